@@ -1,1 +1,34 @@
-"""kfac."""
+"""Kronecker-factored curvature for layers with several kinds of weight sharing.
+
+`compute_factors` makes one pass over data and returns `KroneckerFactors`: for every parameter the raw sums
+of a Kronecker-factored generalized Gauss-Newton block. They add up over data, turn into eigenvalues with
+`eigendecompose`, and from these come log determinants and effective numbers of parameters. The package
+knows nothing of any particular network; layer types join by `register_rule`.
+"""
+
+from kfac.collect import compute_factors
+from kfac.eigen import EigenFactors
+from kfac.factors import DiagonalBlock, KroneckerBlock, KroneckerFactors
+from kfac.ggn import ggn_block
+from kfac.rules import Rule, register_rule
+
+__all__ = [
+    "DiagonalBlock",
+    "EigenFactors",
+    "KfacGGN",
+    "KroneckerBlock",
+    "KroneckerFactors",
+    "Rule",
+    "compute_factors",
+    "ggn_block",
+    "register_rule",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import the laplace-torch adapter only when it is asked for: laplace-torch is slow to import."""
+    if name == "KfacGGN":
+        from kfac.laplace_backend import KfacGGN
+
+        return KfacGGN
+    raise AttributeError(f"module 'kfac' has no attribute {name!r}")

@@ -1,1 +1,20 @@
-"""symlearn."""
+"""symlearn: networks that discover their own symmetries, layer by layer, by the Laplace marginal likelihood."""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+__kfac_rules__ = "symlearn.curvature"  # where kfac finds the rules of our layers
+
+_PUBLIC = {  # name -> module; imported on first use, so that `symlearn --help` stays quick
+    "build_model": "symlearn.networks",
+}
+__all__ = sorted([*_PUBLIC, "__version__"])
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from the module that defines it, on first use."""
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'symlearn' has no attribute {name!r}")

@@ -1,0 +1,400 @@
+"""One pass over data: hooks on the layers, one backward pass for every column of the loss Hessian's root.
+
+The only stateful file of the package. For every batch, the modules that own parameters are hooked, the
+network runs once, and its outputs are pulled back along each column; the rules of `kfac.rules` turn what
+passed through the modules into the raw sums of `kfac.factors`. Factors are computed in `eval` mode.
+
+Before the first batch counts, the rows of two data are compared with autograd's own gradients: a weight that
+is also used outside its module, or a rule that is wrong for its layer, is named instead of half counted.
+
+Axes: batch, group, place, d_in, d_out, column, classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.func import functional_call, jacrev, vmap
+
+from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors
+from kfac.loss_hessian import FisherType, Likelihood, square_root
+from kfac.rules import Rule, find_rule
+
+WeightSharing = Literal["expand", "reduce"]
+GroupFactors = Literal["grouped", "shared"]
+Batches = Iterable[tuple[Tensor, Tensor]]
+Fallback = Mapping[str, str] | str
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Which curvature, and how its columns are drawn."""
+
+    likelihood: Likelihood
+    fisher_type: FisherType = "type-2"
+    mc_samples: int = 1
+    weight_sharing: WeightSharing = "expand"
+    group_factors: GroupFactors = "grouped"
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("likelihood", Likelihood),
+            ("fisher_type", FisherType),
+            ("weight_sharing", WeightSharing),
+            ("group_factors", GroupFactors),
+        ):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {get_args(choices)}")
+        if self.mc_samples < 1:
+            raise ValueError(f"mc_samples must be at least 1, got {self.mc_samples}")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A module with a rule, and the names under which the model knows its parameters (None: frozen)."""
+
+    module: nn.Module
+    path: str
+    rule: Rule
+    weight: str | None
+    bias: str | None
+
+
+@dataclass
+class Call:
+    """One use of a module in one forward pass."""
+
+    owner: Owner
+    x: Tensor
+    edge: GradientEdge
+    version: int
+    y_shape: torch.Size
+
+    def input(self) -> Tensor:
+        """The input, if it is still what the module saw."""
+        if self.x._version != self.version:
+            raise ValueError(
+                f"the input of {self.owner.path!r} was modified in place after use, so its curvature cannot "
+                "be read; use the out-of-place form of the operation"
+            )
+        return self.x
+
+
+@dataclass
+class Sums:
+    """Running raw sums of one parameter."""
+
+    input_factor: Tensor | float = 0.0
+    output_factor: Tensor | float = 0.0
+    rows: int = 0
+    owners: list[Owner] = field(default_factory=list)
+
+
+def find_owners(
+    model: nn.Module, fallback: Fallback
+) -> tuple[list[Owner], dict[str, nn.Parameter], list[str]]:
+    """Modules with rules, the trainable parameters by name, and the names left to a diagonal block.
+
+    Raises:
+        ValueError: a trainable parameter has neither rule nor declared fallback.
+    """
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    declared = {} if isinstance(fallback, str) else dict(fallback)
+    unknown = sorted(set(declared) - set(trainable))
+    if unknown:
+        raise ValueError(f"fallback names {unknown}, which are no trainable parameters of the model")
+    choices = {fallback} if isinstance(fallback, str) else set(declared.values())
+    if choices - {"diagonal"}:
+        raise ValueError(f"the only fallback is 'diagonal', got {sorted(choices)}")
+    names = {id(p): name for name, p in trainable.items() if name not in declared}
+    owners, covered = [], set()
+    for path, module in model.named_modules():
+        own = {key: names.get(id(p)) for key, p in module._parameters.items() if p is not None}
+        if not any(own.values()) or not set(own) <= {"weight", "bias"}:
+            continue
+        rule = find_rule(module)
+        if rule is not None:
+            owners.append(Owner(module, path, rule, own.get("weight"), own.get("bias")))
+            covered.update(name for name in own.values() if name)
+    missing = [name for name in trainable if name not in covered and name not in declared]
+    if missing and not isinstance(fallback, str):
+        raise ValueError(
+            f"no curvature rule covers {', '.join(missing)}; register one with kfac.register_rule, freeze the "
+            'parameter, or declare fallback={name: "diagonal"} for it'
+        )
+    return owners, trainable, [name for name in trainable if name not in covered]
+
+
+@contextmanager
+def recorded_calls(owners: list[Owner], batch: int) -> Iterator[list[Call]]:
+    """Record every use of the owners' modules while the context is open."""
+    calls: list[Call] = []
+
+    def hook(owner: Owner):  # noqa: ANN202 - a torch hook
+        def record(_: nn.Module, args: tuple[Tensor, ...], y: Tensor) -> None:
+            x = args[0]
+            if x.shape[0] != batch:
+                raise ValueError(
+                    f"{owner.path!r} received {x.shape[0]} rows where the batch has {batch}: keep the batch axis "
+                    "first and put shared places on axes of their own"
+                )
+            calls.append(Call(owner, x.detach(), get_gradient_edge(y), x._version, y.shape))
+
+        return record
+
+    handles = [owner.module.register_forward_hook(hook(owner)) for owner in owners]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def pull_back(f: Tensor, calls: list[Call], column: Tensor, keep: bool) -> list[Tensor | None]:
+    """Gradients at the calls' outputs for one cotangent `[batch, classes]`."""
+    edges = [call.edge for call in calls]
+    return list(torch.autograd.grad(f, edges, column, retain_graph=keep, allow_unused=True))
+
+
+def compare_with_autograd(
+    model: nn.Module, owners: list[Owner], parameters: Mapping[str, Tensor], x: Tensor
+) -> None:
+    """Check that rows reproduce autograd's gradients on a few data.
+
+    Raises:
+        ValueError: they do not, for a named parameter.
+    """
+    with torch.enable_grad(), recorded_calls(owners, len(x)) as calls:
+        f = model(x)
+    cotangent = torch.cos(torch.arange(f.numel(), dtype=f.dtype, device=f.device)).reshape(f.shape)
+    grads = pull_back(f, calls, cotangent, keep=True)
+    names = [n for owner in owners for n in (owner.weight, owner.bias) if n]
+    names = list(dict.fromkeys(names))
+    expected = torch.autograd.grad(f, [parameters[n] for n in names], cotangent, allow_unused=True)
+    found: dict[str, Tensor] = {}
+    for call, g in zip(calls, grads, strict=True):
+        if g is None:
+            continue
+        owner, rule = call.owner, call.owner.rule
+        if owner.weight:
+            a, rows = rule.input_rows(owner.module, call.input()), rule.output_rows(owner.module, g)
+            blocks = torch.einsum("gbro,gbri->goi", rows, a).permute(rule.order)
+            found[owner.weight] = found.get(owner.weight, 0) + blocks.reshape(parameters[owner.weight].shape)
+        if owner.bias:
+            bias = rule.bias_rows(owner.module, g).sum(0).reshape(parameters[owner.bias].shape)
+            found[owner.bias] = found.get(owner.bias, 0) + bias
+    tolerance = 1e-2 if f.dtype == torch.float32 else 1e-6
+    for name, truth in zip(names, expected, strict=True):
+        truth = torch.zeros_like(parameters[name]) if truth is None else truth
+        difference = (found.get(name, torch.zeros_like(truth)) - truth).norm()
+        if difference > tolerance * truth.norm() + 1e-12:
+            raise ValueError(
+                f"{name!r} is used in a way its curvature rule does not see (relative error of its gradient "
+                f"{float(difference / truth.norm().clamp_min(1e-30)):.1e}): call the weight only through its own "
+                'module, or declare fallback={name: "diagonal"}'
+            )
+
+
+class Collector:
+    """Accumulates the factors of one pass over data."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        curvature: Curvature,
+        fallback: Fallback,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.model, self.curvature, self.generator = model, curvature, generator
+        self.owners, self.parameters, self.diagonal_names = find_owners(model, fallback)
+        self.sums: dict[str, Sums] = {}
+        for owner in self.owners:
+            for name in (owner.weight, owner.bias):
+                if name:
+                    self.sums.setdefault(name, Sums()).owners.append(owner)
+        self.diagonals: dict[str, Tensor | float] = dict.fromkeys(self.diagonal_names, 0.0)
+        self.n_data, self.n_targets, self.log_likelihood = 0, 0, 0.0
+
+    def add_batch(self, x: Tensor, y: Tensor) -> None:
+        """Add one batch's rows to the sums."""
+        if self.n_data == 0:
+            compare_with_autograd(self.model, self.owners, self.parameters, x[:2])
+        with torch.enable_grad(), recorded_calls(self.owners, len(x)) as calls:
+            f = self.model(x)
+        check_outputs(f, y, self.curvature.likelihood)
+        self.log_likelihood += log_likelihood(f.detach(), y, self.curvature.likelihood)
+        self.n_data += len(x)
+        self.n_targets += f.numel()
+        with torch.no_grad():
+            columns = square_root(
+                f.detach(),
+                y,
+                self.curvature.likelihood,
+                self.curvature.fisher_type,
+                self.curvature.mc_samples,
+                self.generator,
+            )
+            self.add_inputs(calls)
+            if self.diagonal_names:
+                self.add_diagonals(x, columns)
+        for k, column in enumerate(columns):
+            grads = pull_back(f, calls, column, keep=k + 1 < len(columns))
+            self.add_outputs(calls, grads)
+
+    def add_inputs(self, calls: list[Call]) -> None:
+        """Add this batch's a a^T."""
+        if self.curvature.weight_sharing == "expand":
+            for call in calls:
+                if call.owner.weight:
+                    x, sums = call.input(), self.sums[call.owner.weight]
+                    sums.input_factor += call.owner.rule.input_factor(call.owner.module, x)
+                    sums.rows += len(x) * call.owner.rule.places(call.owner.module, call.y_shape)
+            return
+        means: dict[str, tuple[Tensor | float, int]] = {}
+        for call in calls:
+            if call.owner.weight:
+                rows = call.owner.rule.input_rows(call.owner.module, call.input())
+                total, places = means.get(call.owner.weight, (0.0, 0))
+                means[call.owner.weight] = (total + rows.sum(2), places + rows.shape[2])
+        for name, (total, places) in means.items():
+            mean = total / places  # [group, batch, d_in]
+            assert isinstance(mean, Tensor)
+            self.sums[name].input_factor += mean.mT @ mean
+            self.sums[name].rows += mean.shape[1]
+
+    def add_outputs(self, calls: list[Call], grads: list[Tensor | None]) -> None:
+        """Add one column's g g^T."""
+        summed: dict[str, Tensor] = {}
+        expand = self.curvature.weight_sharing == "expand"
+        for call, g in zip(calls, grads, strict=True):
+            if g is None:
+                continue
+            owner, rule = call.owner, call.owner.rule
+            if owner.bias:
+                rows = rule.bias_rows(owner.module, g).unsqueeze(0)
+                summed[owner.bias] = summed[owner.bias] + rows if owner.bias in summed else rows
+            if owner.weight and expand:
+                self.add_output_factor(owner.weight, rule.output_factor(owner.module, g), rule)
+            elif owner.weight:
+                rows = rule.output_rows(owner.module, g).sum(2)
+                summed[owner.weight] = summed[owner.weight] + rows if owner.weight in summed else rows
+        for name, rows in summed.items():
+            self.add_output_factor(name, rows.mT @ rows, self.sums[name].owners[0].rule)
+
+    def add_output_factor(self, name: str, factor: Tensor, rule: Rule) -> None:
+        """Add g g^T `[group, d_out, d_out]`, averaged over the groups where they count as places."""
+        if self.curvature.group_factors == "shared" and rule.groups_are_places:
+            factor = factor.mean(0, keepdim=True)
+        self.sums[name].output_factor += factor
+
+    def add_diagonals(self, x: Tensor, columns: Tensor) -> None:
+        """Add the exact diagonals of the parameters that were declared for it."""
+        names = {name: self.parameters[name].detach() for name in self.diagonal_names}
+
+        def outputs(parameters: dict[str, Tensor], datum: Tensor) -> Tensor:
+            return functional_call(self.model, parameters, (datum.unsqueeze(0),))[0]
+
+        jacobians = vmap(jacrev(outputs), in_dims=(None, 0))(names, x)  # [batch, classes, *shape]
+        for name, jacobian in jacobians.items():
+            rooted = torch.einsum("kbc,bcp->kbp", columns, jacobian.flatten(2))
+            self.diagonals[name] += rooted.square().sum((0, 1))
+
+    def factors(self) -> KroneckerFactors:
+        """What has been summed so far."""
+        blocks: dict[str, Block] = {}
+        for name, parameter in self.parameters.items():
+            if name in self.diagonals:
+                diagonal = torch.as_tensor(self.diagonals[name])
+                blocks[name] = DiagonalBlock(diagonal, parameter.shape)
+                continue
+            sums = self.sums[name]
+            if not isinstance(sums.output_factor, Tensor):
+                raise ValueError(
+                    f"{name!r} never influenced an output: its module was not called, or nothing depends on it; "
+                    "freeze it or take it out of the network"
+                )
+            a = sums.input_factor if isinstance(sums.input_factor, Tensor) else None
+            order = sums.owners[0].rule.order
+            blocks[name] = KroneckerBlock(a, sums.output_factor, sums.rows, parameter.shape, order)
+        return KroneckerFactors(blocks, self.n_data, self.log_likelihood, self.n_targets)
+
+
+def check_outputs(f: Tensor, y: Tensor, likelihood: Likelihood) -> None:
+    """Reject outputs and targets that do not fit the likelihood, in one line."""
+    if f.dim() != 2:
+        raise ValueError(f"the network must return [batch, classes], got shape {tuple(f.shape)}")
+    if not torch.isfinite(f).all():
+        raise ValueError("the network's outputs are not finite; curvature would be meaningless")
+    if likelihood == "classification":
+        if y.shape != f.shape[:1] or y.is_floating_point():
+            raise ValueError(f"classification needs integer labels [batch], got {y.dtype} {tuple(y.shape)}")
+        if len(y) and not (0 <= int(y.min()) and int(y.max()) < f.shape[1]):
+            raise ValueError(
+                f"labels run from {int(y.min())} to {int(y.max())}, but the network has {f.shape[1]} classes"
+            )
+    elif y.reshape(len(y), -1).shape != f.shape:
+        raise ValueError(f"regression targets {tuple(y.shape)} do not match the outputs {tuple(f.shape)}")
+
+
+def log_likelihood(f: Tensor, y: Tensor, likelihood: Likelihood) -> float:
+    """Summed log-likelihood (classification) or -1/2 of the summed squared residuals (regression)."""
+    if likelihood == "classification":
+        return -float(torch.nn.functional.cross_entropy(f.double(), y, reduction="sum"))
+    return -0.5 * float((f.double() - y.reshape(f.shape).double()).square().sum())
+
+
+def compute_factors(
+    model: nn.Module,
+    loader: Batches,
+    likelihood: Likelihood,
+    fisher_type: FisherType = "type-2",
+    mc_samples: int = 1,
+    weight_sharing: WeightSharing = "expand",
+    group_factors: GroupFactors = "grouped",
+    seed: int | None = None,
+    fallback: Fallback | None = None,
+) -> KroneckerFactors:
+    """Kronecker factors of the GGN of the summed negative log-likelihood, one pass over `loader`.
+
+    Args:
+        model: maps x to outputs `[batch, classes]`; evaluated in `eval` mode, left in the mode it was in.
+        loader: batches (x, y); y are labels `[batch]` or regression targets `[batch, outputs]`. Factors of
+            regression are those of unit noise.
+        likelihood: "classification" (softmax) or "regression" (Gaussian).
+        fisher_type: "type-2" (exact over the outputs), "mc" (sampled labels), "empirical" (observed labels),
+            "sketch" (random-sign mixtures of the exact columns).
+        mc_samples: columns for "mc" and "sketch".
+        weight_sharing: "expand" or "reduce" over places (Eschenhagen et al. 2023).
+        group_factors: "grouped" keeps an output factor per channel of a factored layer, "shared" averages
+            them as in van der Ouderaa et al. 2023.
+        seed: fixes the drawn columns; None draws from torch's global generator.
+        fallback: "diagonal" gives every parameter without a rule its exact diagonal block, and
+            {parameter name: "diagonal"} the named ones.
+
+    Raises:
+        ValueError: an uncovered parameter (named), outputs or targets of a wrong shape, non-finite outputs,
+            an empty loader, a weight used outside its module.
+    """
+    curvature = Curvature(likelihood, fisher_type, mc_samples, weight_sharing, group_factors)
+    generator = None
+    if seed is not None:
+        device = next(model.parameters()).device
+        generator = torch.Generator(device=device).manual_seed(seed)
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        collector = Collector(model, curvature, fallback or {}, generator)
+        for x, y in loader:
+            collector.add_batch(x, y)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    if collector.n_data == 0:
+        raise ValueError("the loader gave no data; factors need at least one batch")
+    return collector.factors()

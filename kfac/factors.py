@@ -1,0 +1,167 @@
+"""Curvature blocks of single parameters, as raw sums that add over data.
+
+The GGN block of a weight that is used at `rows` places (all data, all places), with inputs a and output
+gradients g there, is approximated per group by
+
+    H = A (x) B / rows,      A = sum a a^T  [group, d_in, d_in],   B = sum g g^T  [group, d_out, d_out]
+
+(Martens & Grosse 2015; Grosse & Martens 2016; Eschenhagen et al. 2023). A and B are kept apart and
+unnormalised: they add over batches and loaders, Kronecker products do not. A parameter's entries are
+`[group, d_out, d_in]` up to a permutation of these three axes, `order`; blocks between groups are zero.
+A bias has no input factor and its block is exact: B = sum (sum_r g)(sum_r g)^T, and H = B.
+
+Axes: group, d_in, d_out, params.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from kfac.eigen import EigenBlock, EigenFactors, decompose_diagonal, decompose_kronecker
+
+Order = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class KroneckerBlock:
+    """Raw Kronecker sums of one parameter.
+
+    Attributes:
+        input_factor: A `[group, d_in, d_in]`, or None for a bias.
+        output_factor: B `[group or 1, d_out, d_out]`; 1 when all groups share it.
+        rows: number of (datum, place) pairs behind the sums.
+        shape: the parameter's shape.
+        order: the parameter, flattened, is `[group, d_out, d_in]` permuted by this.
+    """
+
+    input_factor: Tensor | None
+    output_factor: Tensor
+    rows: int
+    shape: torch.Size
+    order: Order = (0, 1, 2)
+
+    def __add__(self, other: Self) -> KroneckerBlock:
+        if (self.shape, self.order) != (other.shape, other.order):
+            raise ValueError(f"blocks of different parameters: {self.shape} and {other.shape}")
+        a = None
+        if self.input_factor is not None and other.input_factor is not None:
+            a = self.input_factor + other.input_factor
+        b = self.output_factor + other.output_factor
+        return replace(self, input_factor=a, output_factor=b, rows=self.rows + other.rows)
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return 1 if self.input_factor is None else self.input_factor.shape[0]
+
+    @property
+    def normaliser(self) -> int:
+        """What A (x) B is divided by."""
+        return 1 if self.input_factor is None else max(self.rows, 1)
+
+    def to_dense(self) -> Tensor:
+        """The block `[params, params]` in `parameter.flatten()` order. For tests."""
+        b = self.output_factor / self.normaliser
+        if self.input_factor is None:
+            return b[0]
+        blocks = [
+            torch.kron(b[g % b.shape[0]], self.input_factor[g]) for g in range(self.groups)
+        ]  # row-major [d_out, d_in]: the output index is the slow one
+        d_in, d_out = self.input_factor.shape[-1], b.shape[-1]
+        places = torch.arange(self.groups * d_out * d_in).reshape(self.groups, d_out, d_in)
+        places = places.permute(self.order).flatten().to(b.device)
+        return torch.block_diag(*blocks)[places][:, places]
+
+    def eigendecompose(self, vectors: bool = False) -> EigenBlock:
+        """Float64 eigenvalues (and vectors) of the block."""
+        return decompose_kronecker(
+            self.input_factor, self.output_factor, self.normaliser, self.groups, vectors
+        )
+
+
+@dataclass(frozen=True)
+class DiagonalBlock:
+    """The exact diagonal of a parameter's GGN block: the declared fallback.
+
+    Attributes:
+        diagonal: `[params]`, raw sum over data.
+        shape: the parameter's shape.
+    """
+
+    diagonal: Tensor
+    shape: torch.Size
+
+    def __add__(self, other: Self) -> DiagonalBlock:
+        return replace(self, diagonal=self.diagonal + other.diagonal)
+
+    def to_dense(self) -> Tensor:
+        """The block `[params, params]`. For tests."""
+        return torch.diag(self.diagonal)
+
+    def eigendecompose(self, vectors: bool = False) -> EigenBlock:
+        """The diagonal itself; its eigenvectors are the axes."""
+        return decompose_diagonal(self.diagonal)
+
+
+Block = KroneckerBlock | DiagonalBlock
+
+
+class KroneckerFactors(Mapping[str, Block]):
+    """Curvature of a whole network: a block for every parameter, weights and biases alike.
+
+    Args:
+        blocks: one block a parameter name (as `model.named_parameters()` gives it).
+        n_data: number of data behind the sums.
+        log_likelihood: sum over the data of log p(y | f(x)) up to the likelihood's noise: for classification
+            the log-likelihood itself, for regression -1/2 of the summed squared residuals.
+        n_targets: number of scalar targets (data times outputs); regression's noise needs it.
+    """
+
+    def __init__(
+        self, blocks: Mapping[str, Block], n_data: int, log_likelihood: float = 0.0, n_targets: int = 0
+    ) -> None:
+        self._blocks = dict(blocks)
+        self.n_data = n_data
+        self.log_likelihood = log_likelihood
+        self.n_targets = n_targets
+
+    def __getitem__(self, name: str) -> Block:
+        try:
+            return self._blocks[name]
+        except KeyError:
+            raise KeyError(f"no factors for {name!r}; there are: {', '.join(self._blocks)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._blocks)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Parameter names, in the model's order."""
+        return tuple(self._blocks)
+
+    def __add__(self, other: Self) -> KroneckerFactors:
+        if self.names != other.names:
+            missing = sorted(set(self.names) ^ set(other.names))
+            raise ValueError(f"factors of different networks cannot be added; they differ in {missing}")
+        return KroneckerFactors(
+            {name: self[name] + other[name] for name in self},  # type: ignore[operator]
+            self.n_data + other.n_data,
+            self.log_likelihood + other.log_likelihood,
+            self.n_targets + other.n_targets,
+        )
+
+    def to_dense(self, name: str) -> Tensor:
+        """The GGN block `[params, params]` of the summed negative log-likelihood, `parameter.flatten()` order."""
+        return self[name].to_dense()
+
+    def eigendecompose(self, vectors: bool = False) -> EigenFactors:
+        """Float64 eigenvalues of every block; with `vectors`, the Kronecker eigenbasis as well."""
+        return EigenFactors({name: block.eigendecompose(vectors) for name, block in self.items()})

@@ -1,0 +1,104 @@
+"""Square roots of the loss Hessian with respect to the network's outputs.
+
+For one datum the Hessian of the negative log-likelihood at outputs f is Lambda. Every function here returns
+columns S `[column, batch, classes]` with sum_k s_k s_k^T equal to Lambda, or to it in expectation:
+
+- classification, p = softmax(f): Lambda = diag(p) - p p^T (Martens & Grosse 2015, section 6);
+- regression with unit noise: Lambda = I (the noise enters later, as H / sigma^2).
+
+Axes: column, batch, classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Likelihood = Literal["classification", "regression"]
+FisherType = Literal["type-2", "mc", "empirical", "sketch"]
+
+
+def exact_classification(f: Tensor) -> Tensor:
+    """Exact square root diag(sqrt p) Q with classes - 1 columns, `[classes - 1, batch, classes]`.
+
+    Q is an orthonormal basis of the complement of sqrt(p): the columns of the Householder reflection that
+    sends sqrt(p) to the last axis, without that axis' own column.
+    """
+    root = f.softmax(-1).sqrt()
+    axis = torch.zeros_like(root)
+    axis[:, -1] = 1.0
+    v = root + axis  # never cancels: sqrt(p) >= 0
+    reflection = torch.eye(f.shape[-1], dtype=f.dtype, device=f.device) - (
+        2 * v.unsqueeze(2) * v.unsqueeze(1) / v.square().sum(-1)[:, None, None]
+    )
+    return (root.unsqueeze(2) * reflection[:, :, :-1]).permute(2, 0, 1)
+
+
+def exact_regression(f: Tensor) -> Tensor:
+    """Columns of the identity, `[outputs, batch, outputs]`."""
+    outputs = f.shape[-1]
+    return torch.eye(outputs, dtype=f.dtype, device=f.device).unsqueeze(1).expand(outputs, *f.shape)
+
+
+def sampled_classification(f: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
+    """Monte-Carlo columns (p - e_y) / sqrt(M), y ~ p, `[M, batch, classes]`."""
+    p = f.softmax(-1)
+    drawn = torch.multinomial(p, samples, replacement=True, generator=generator)
+    columns = p.unsqueeze(1) - torch.nn.functional.one_hot(drawn, f.shape[-1]).to(f.dtype)
+    return columns.transpose(0, 1) / samples**0.5
+
+
+def sampled_regression(f: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
+    """Monte-Carlo columns eps / sqrt(M), eps ~ N(0, I), `[M, batch, outputs]`."""
+    noise = torch.randn(samples, *f.shape, dtype=f.dtype, device=f.device, generator=generator)
+    return noise / samples**0.5
+
+
+def sketched(exact: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
+    """Random-sign mixtures of the exact columns, `[M, batch, classes]`.
+
+    s = sum_k eps_k s_k / sqrt(M) with independent signs eps: unbiased like Monte-Carlo labels, but every
+    draw carries the datum's full curvature, where a drawn label of a confident datum carries almost none.
+    """
+    signs = torch.randint(0, 2, (samples, *exact.shape[:2]), generator=generator, device=exact.device)
+    signs = signs.to(exact.dtype).mul_(2).sub_(1)
+    return torch.einsum("mkb,kbc->mbc", signs, exact) / samples**0.5
+
+
+def empirical_classification(f: Tensor, y: Tensor) -> Tensor:
+    """The gradient of the negative log-likelihood at the observed label, `[1, batch, classes]`."""
+    return (f.softmax(-1) - torch.nn.functional.one_hot(y, f.shape[-1]).to(f.dtype)).unsqueeze(0)
+
+
+def empirical_regression(f: Tensor, y: Tensor) -> Tensor:
+    """The residual f - y, `[1, batch, outputs]`."""
+    return (f - y.reshape(f.shape)).unsqueeze(0)
+
+
+EXACT: dict[str, Callable[[Tensor], Tensor]] = {
+    "classification": exact_classification,
+    "regression": exact_regression,
+}
+SAMPLED = {"classification": sampled_classification, "regression": sampled_regression}
+EMPIRICAL = {"classification": empirical_classification, "regression": empirical_regression}
+
+
+def square_root(
+    f: Tensor,
+    y: Tensor,
+    likelihood: Likelihood,
+    fisher_type: FisherType = "type-2",
+    mc_samples: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Columns `[column, batch, classes]` of the chosen curvature type; see the module's notation."""
+    if fisher_type == "type-2":
+        return EXACT[likelihood](f)
+    if fisher_type == "mc":
+        return SAMPLED[likelihood](f, mc_samples, generator)
+    if fisher_type == "sketch":
+        return sketched(EXACT[likelihood](f), mc_samples, generator)
+    return EMPIRICAL[likelihood](f, y)

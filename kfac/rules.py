@@ -1,0 +1,205 @@
+"""How a layer type's parameters meet its inputs and outputs: one rule a type, dispatched on the exact type.
+
+A layer with one weight is, per group, the linear map y_r = W a_r at every place r. A rule turns the tensors
+that pass through the module into rows
+
+    a  [group, batch, place, d_in]      from the module's input x
+    g  [group, batch, place, d_out]     from a gradient at the module's output
+
+such that the weight's gradient is sum_{batch, place} g a^T per group, and a bias' gradient is
+sum_batch `bias_rows`. Everything else (sums over data, expand or reduce, several calls) is generic.
+
+`Rule` subclasses may override `input_factor` where the sum of a a^T has a faster form than its rows.
+A package that ships layers of its own names the module that registers their rules in its attribute
+`__kfac_rules__`; it is imported when one of its layers is first met.
+
+Axes: batch, group, place, d_in, d_out, c_in, c_out, h, w, tap.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from kfac.factors import Order
+
+
+class Rule(ABC):
+    """Curvature rule of one layer type.
+
+    Attributes:
+        order: the weight, flattened, is `[group, d_out, d_in]` permuted by this.
+        groups_are_places: whether `group_factors="shared"` averages B over the groups (van der Ouderaa et
+            al. 2023, section 5.1, treats the channels of a factored layer as shared places).
+    """
+
+    order: Order = (0, 1, 2)
+    groups_are_places: bool = False
+
+    @abstractmethod
+    def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
+        """Rows a `[group, batch, place, d_in]` of the weight."""
+
+    @abstractmethod
+    def output_rows(self, module: nn.Module, g: Tensor) -> Tensor:
+        """Rows g `[group, batch, place, d_out]` of the weight."""
+
+    @abstractmethod
+    def bias_rows(self, module: nn.Module, g: Tensor) -> Tensor:
+        """The bias' gradient datum by datum, `[batch, d_bias]`."""
+
+    def places(self, module: nn.Module, y_shape: torch.Size) -> int:
+        """Number of places a datum uses the weight at, from the output's shape."""
+        return self.output_rows(module, torch.empty(y_shape, device="meta")).shape[2]
+
+    def input_factor(self, module: nn.Module, x: Tensor) -> Tensor:
+        """A = sum over batch and places of a a^T, `[group, d_in, d_in]`."""
+        return gram(self.input_rows(module, x))
+
+    def output_factor(self, module: nn.Module, g: Tensor) -> Tensor:
+        """B = sum over batch and places of g g^T, `[group, d_out, d_out]`."""
+        return gram(self.output_rows(module, g))
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Sum of outer products over batch and places: `[group, batch, place, d]` -> `[group, d, d]`."""
+    flat = rows.flatten(1, 2)
+    return flat.mT @ flat
+
+
+class LinearRule(Rule):
+    """`nn.Linear` on `[batch, *place, d_in]` with any number of extra axes."""
+
+    def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
+        """See `Rule`."""
+        return x.reshape(1, x.shape[0], -1, x.shape[-1])
+
+    def output_rows(self, module: nn.Module, g: Tensor) -> Tensor:
+        """See `Rule`."""
+        return g.reshape(1, g.shape[0], -1, g.shape[-1])
+
+    def bias_rows(self, module: nn.Module, g: Tensor) -> Tensor:
+        """See `Rule`."""
+        return g.reshape(g.shape[0], -1, g.shape[-1]).sum(1)
+
+
+def padded(module: nn.Conv2d, x: Tensor) -> Tensor:
+    """The input as the convolution sees it, in the module's own padding mode."""
+    left_right_top_bottom = module._reversed_padding_repeated_twice
+    if not any(left_right_top_bottom):
+        return x
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(x, left_right_top_bottom, mode=mode)
+
+
+def is_circular_correlation(module: nn.Conv2d, x: Tensor, height_width: tuple[int, int]) -> bool:
+    """Whether every output place sees a circular window and there are as many outputs as inputs."""
+    return (
+        module.padding_mode == "circular"
+        and module.groups == 1
+        and tuple(module.stride) == (1, 1)
+        and tuple(module.dilation) == (1, 1)
+        and tuple(x.shape[2:]) == height_width
+    )
+
+
+def circular_patch_gram(x: Tensor, k_h: int, k_w: int) -> Tensor:
+    """Sum of outer products of all circular k_h x k_w patches, `[c_in * tap, c_in * tap]`.
+
+    sum_x x(c, x+t) x(c', x+t') depends on t' - t alone, so (2 k_h - 1)(2 k_w - 1) lags, half of them by
+    symmetry, stand for the (k_h k_w)^2 pairs of taps.
+    """
+    channels = x.shape[1]
+    planes = x.transpose(0, 1).contiguous()  # [c_in, batch, h, w]
+    flat = planes.flatten(1)
+    lags = [(dy, dx) for dy in range(k_h) for dx in range(1 - k_w, k_w) if dy > 0 or dx >= 0]
+    lagged = torch.stack([planes.roll((-dy, -dx), (2, 3)).flatten(1) for dy, dx in lags])
+    correlation = (lagged.flatten(0, 1) @ flat.T).reshape(len(lags), channels, channels)  # [lag, c', c]
+    by_lag = {}
+    for lag, block in zip(lags, correlation, strict=True):
+        by_lag[lag] = block.T  # [c, c'] at t' - t = lag
+        by_lag[-lag[0], -lag[1]] = block
+    taps = [(y, z) for y in range(k_h) for z in range(k_w)]
+    out = torch.stack([torch.stack([by_lag[b[0] - a[0], b[1] - a[1]] for b in taps]) for a in taps])
+    return rearrange(out, "tap1 tap2 c1 c2 -> (c1 tap1) (c2 tap2)")
+
+
+class Conv2dRule(Rule):
+    """`nn.Conv2d` with its own padding mode, stride, dilation and groups."""
+
+    def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
+        """See `Rule`."""
+        assert isinstance(module, nn.Conv2d)
+        patches = F.unfold(
+            padded(module, x), module.kernel_size, dilation=module.dilation, stride=module.stride
+        )  # [batch, c_in * tap, place]
+        return rearrange(patches, "batch (group d) place -> group batch place d", group=module.groups)
+
+    def output_rows(self, module: nn.Module, g: Tensor) -> Tensor:
+        """See `Rule`."""
+        return rearrange(g, "batch (group d) h w -> group batch (h w) d", group=module.groups)
+
+    def bias_rows(self, module: nn.Module, g: Tensor) -> Tensor:
+        """See `Rule`."""
+        return g.sum((2, 3))
+
+    def input_factor(self, module: nn.Module, x: Tensor) -> Tensor:
+        """See `Rule`; circular windows by their lags, everything else by its patches."""
+        assert isinstance(module, nn.Conv2d)
+        k_h, k_w = module.kernel_size
+        pads = module._reversed_padding_repeated_twice
+        same = (x.shape[2] + pads[2] + pads[3] - k_h + 1, x.shape[3] + pads[0] + pads[1] - k_w + 1)
+        if is_circular_correlation(module, x, same):
+            return circular_patch_gram(x, k_h, k_w).unsqueeze(0)
+        patches = F.unfold(padded(module, x), module.kernel_size, module.dilation, stride=module.stride)
+        columns = rearrange(patches, "batch (group d) place -> group d (batch place)", group=module.groups)
+        return columns @ columns.mT
+
+    def output_factor(self, module: nn.Module, g: Tensor) -> Tensor:
+        """See `Rule`."""
+        assert isinstance(module, nn.Conv2d)
+        columns = rearrange(g, "batch (group d) h w -> group d (batch h w)", group=module.groups)
+        return columns @ columns.mT
+
+
+_RULES: dict[type, Rule] = {}
+
+
+def register_rule(layer_type: type[nn.Module], rule: Rule) -> None:
+    """Use `rule` for modules of exactly `layer_type` (and for subclasses that leave its forward alone)."""
+    _RULES[layer_type] = rule
+
+
+register_rule(nn.Linear, LinearRule())
+register_rule(nn.Conv2d, Conv2dRule())
+
+
+def _load_rules_of(layer_type: type) -> None:
+    """Import the rules that the layer type's own package ships, if it names any."""
+    package = sys.modules.get(layer_type.__module__.partition(".")[0])
+    rules = getattr(package, "__kfac_rules__", None)
+    if rules is not None:
+        importlib.import_module(rules)
+
+
+def _same_map(layer_type: type, base: type) -> bool:
+    """Whether a subclass computes what its base computes: it overrides no method of the forward pass."""
+    methods = ("forward", "_conv_forward", "__call__")
+    return all(getattr(layer_type, m, None) is getattr(base, m, None) for m in methods)
+
+
+def find_rule(module: nn.Module) -> Rule | None:
+    """The rule for a module, or None: by its exact type, or by a base whose forward pass it inherits."""
+    layer_type = type(module)
+    if layer_type not in _RULES:
+        _load_rules_of(layer_type)
+    for base in layer_type.__mro__:
+        if base in _RULES:
+            return _RULES[base] if _same_map(layer_type, base) else None
+    return None

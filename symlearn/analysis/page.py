@@ -1,0 +1,109 @@
+"""One run as one HTML file: verdict, layer table, numbers, figures, proposals, configuration.
+
+The file needs nothing but itself: styles are inline, figures are embedded PNGs, and its content security
+policy forbids every request. All text is escaped by Jinja (names of data sets come from users).
+"""
+
+import base64
+import io
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from matplotlib.figure import Figure
+
+from symlearn.analysis.plots import path_colour
+from symlearn.analysis.reading import Report, body_layers, head_layers, layer_label, proposals_of
+from symlearn.analysis.table import LAYER_HEADINGS, PROPOSAL_HEADINGS, layer_rows, proposal_rows, run_numbers
+from symlearn.analysis.verdict import layer_verdict, verdict
+from symlearn.analysis.wording import subject
+
+DOTS_PER_INCH = 160  # sharp on screens of double density
+
+CAPTIONS = {
+    "effective-dimension": "How much of what each path could hold the data made it use, relative to the other paths "
+    "of its layer.",
+    "layer-shares": "How many parameters the data determines in each layer, and in which path they lie.",
+    "proposals": "What adding or removing a path did to the log evidence, against the same refit without the change. "
+    "Above zero the data asks for it.",
+    "evidence": "The evidence weighs the fit against the parameters that it takes; lower is better. Train loss alone "
+    "does not see that price.",
+    "prior-precisions": "A path whose prior precision grows is being switched off.",
+}
+
+
+def html_page(
+    report: Report,
+    metrics: list[dict[str, Any]],
+    figures: Mapping[str, Figure],
+    config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+) -> str:
+    """The whole page as one self-contained HTML document.
+
+    `figures` by stem, in order of display (`plots.run_figures`); `config` and `environment` are nested
+    tables such as `config.toml` and `environment.json` hold, left out where None.
+    """
+    return _template().render(
+        subject=subject(report),
+        verdict=verdict(report),
+        numbers=run_numbers(report),
+        headings=LAYER_HEADINGS,
+        groups=[
+            {
+                "label": layer_label(layer["name"]),
+                "verdict": layer_verdict(layer) if layer in body_layers(report) else "–",
+                "rows": [row | {"colour": path_colour(row["path"])} for row in layer_rows(layer, report)],
+            }
+            for layer in [*body_layers(report), *head_layers(report)]
+        ],
+        proposal_headings=PROPOSAL_HEADINGS,
+        proposals=[
+            {"cells": cells, "accepted": bool(proposal.get("accepted"))}
+            for cells, proposal in zip(proposal_rows(report), proposals_of(report), strict=True)
+        ],
+        figures=[
+            {
+                "name": name.replace("-", " "),
+                "data": base64.b64encode(png(figure)).decode("ascii"),
+                "alt": figure.get_label() or name,
+                "caption": CAPTIONS.get(name, ""),
+            }
+            for name, figure in figures.items()
+        ],
+        epochs=len(metrics),
+        seconds=sum(row.get("seconds") or 0.0 for row in metrics),
+        tables=[
+            (title, list(_flat(table)))
+            for title, table in (("Configuration", config), ("Environment", environment))
+            if table
+        ],
+    )
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG image."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+    return buffer.getvalue()
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested tables as `("training.lr", "0.005")` pairs, in their order."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", str(value)
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(
+        files("symlearn.analysis").joinpath("page.html.j2").read_text(encoding="utf-8")
+    )

@@ -1,0 +1,35 @@
+"""Figures of a run, as pure functions: what `report.json` and `metrics.jsonl` hold in, a matplotlib Figure out.
+
+Re-plotting never trains; no function touches pyplot's global state, a display or a file.
+"""
+
+from matplotlib.figure import Figure
+
+from symlearn.analysis.plots.evidence import evidence_curve
+from symlearn.analysis.plots.heat_map import effective_dimension_heat_map
+from symlearn.analysis.plots.precisions import prior_precisions
+from symlearn.analysis.plots.proposals import proposals
+from symlearn.analysis.plots.shares import layer_shares
+from symlearn.analysis.plots.style import path_colour
+from symlearn.analysis.reading import Metrics, Report
+
+__all__ = [
+    "effective_dimension_heat_map",
+    "evidence_curve",
+    "layer_shares",
+    "path_colour",
+    "prior_precisions",
+    "proposals",
+    "run_figures",
+]
+
+
+def run_figures(report: Report, metrics: Metrics) -> dict[str, Figure]:
+    """Every figure of a run by the stem of its file, in the order to show them."""
+    return {
+        "effective-dimension": effective_dimension_heat_map(report),
+        "layer-shares": layer_shares(report),
+        "proposals": proposals(report),
+        "evidence": evidence_curve(metrics, report),
+        "prior-precisions": prior_precisions(metrics, report),
+    }

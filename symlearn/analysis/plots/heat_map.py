@@ -1,0 +1,177 @@
+"""Which path each layer uses: the heat map of relative effective dimension, layers × paths."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from symlearn.analysis.plots.style import (
+    FAINT,
+    INK,
+    blend,
+    ink_on,
+    message_figure,
+    new_figure,
+    note,
+    path_colour,
+    text_colour,
+)
+from symlearn.analysis.reading import (
+    HEAD_PATH,
+    SWITCHED_OFF_BELOW,
+    Layer,
+    Report,
+    body_layers,
+    effective_parameters,
+    finite,
+    head_layers,
+    layer_label,
+    path_entry,
+    path_names,
+    top_path,
+)
+from symlearn.analysis.verdict import layer_verdict, verdict
+from symlearn.analysis.wording import count, percent
+
+TITLE = "Relative effective dimension"
+_GAP = 0.03  # white between cells, in cells
+_VERDICT_COLUMNS = 0.85  # room for the verdicts at the right, in cells
+
+
+def effective_dimension_heat_map(report: Report) -> Figure:
+    """Layers × paths; a cell is a path's relative effective dimension, from white (0) to its colour (1).
+
+    Each cell says percent and gamma (effective number of parameters). The path that gives a layer its
+    effective type is outlined, a path that the layer does not have is hatched, a path without measured
+    numbers shows a dash. The head's Linear layers stand apart, with gamma of P.
+    Source: relative effective dimension as in [L, Table 4].
+    """
+    layers, heads, paths = body_layers(report), head_layers(report), path_names(report)
+    if not layers:
+        return message_figure(TITLE, report, "the report lists no layer with paths to choose from")
+    row = 0.56 if len(layers) <= 12 else 0.34  # inches; deep networks have both numbers on one line
+    rows = len(layers) + 0.8 * len(heads)
+    width = min(10.0, 3.4 + 1.75 * len(paths))
+    figure = new_figure(1.75 + row * rows, TITLE, report, width=max(width, 6.4))
+    ratios = [len(layers), 0.8 * len(heads)] if heads else [1]
+    grid = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
+    separator = "\n" if len(layers) <= 12 else "   "
+    for at, layer in enumerate(layers):
+        _draw_layer(grid[0], at, layer, paths, separator)
+    _frame(grid[0], [layer_label(layer["name"]) for layer in layers], len(paths))
+    _label_paths(grid[0], paths)
+    if heads:
+        for at, head in enumerate(heads):
+            _draw_head(grid[1], at, head, len(paths))
+        _frame(grid[1], [layer_label(head["name"]) for head in heads], len(paths))
+    note(
+        figure,
+        "outlined: the layer's effective type     hatched: absent     γ: effective number of parameters",
+    )
+    figure.set_label(f"Heat map of relative effective dimension, layers by paths. {verdict(report)}")
+    return figure
+
+
+def _draw_layer(axes: Axes, at: int, layer: Layer, paths: list[str], separator: str) -> None:
+    top = top_path(layer)
+    for column, path in enumerate(paths):
+        entry = path_entry(layer, path)
+        if entry is None:
+            _cell(axes, column, at, "#ffffff", hatched=True)
+            axes.text(
+                column,
+                at,
+                "absent",
+                ha="center",
+                va="center",
+                fontsize=9.5,
+                color="#666666",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
+            )
+            continue
+        relative, gamma = finite(entry.get("relative")), finite(entry.get("effective_parameters"))
+        if relative is None and gamma is None:
+            words = "–"
+        else:
+            words = f"{percent(relative)}{separator}γ {count(gamma)}"
+        strength = 0.0 if effective_parameters(layer) is None else min(max(relative or 0.0, 0.0), 1.0)
+        if gamma is not None and gamma < SWITCHED_OFF_BELOW and path != top:
+            strength = 0.0
+        colour = blend("#f7f7f7", path_colour(path), strength)
+        _cell(axes, column, at, colour)
+        weight = "bold" if path == top else "normal"
+        axes.text(
+            column, at, words, ha="center", va="center", fontsize=10, color=ink_on(colour), weight=weight
+        )
+    if top is not None:
+        _outline(axes, paths.index(top), at)
+    axes.text(
+        len(paths) - 0.5 + 0.08,
+        at,
+        layer_verdict(layer),
+        va="center",
+        fontsize=10,
+        parse_math=False,
+        color=text_colour(top) if top else "#666666",
+        weight="bold",
+    )
+
+
+def _draw_head(axes: Axes, at: int, head: Layer, columns: int) -> None:
+    entry = head["paths"][HEAD_PATH]
+    axes.add_patch(
+        Rectangle((-0.5 + _GAP, at - 0.5 + _GAP), columns - 2 * _GAP, 1 - 2 * _GAP, facecolor="#ededed")
+    )
+    gamma, parameters = finite(entry.get("effective_parameters")), entry.get("parameters")
+    words = f"linear   γ {count(gamma)} of {count(parameters)} parameters"
+    axes.text((columns - 1) / 2, at, words, ha="center", va="center", fontsize=10, color=INK)
+
+
+def _cell(axes: Axes, column: int, at: int, colour: str, hatched: bool = False) -> None:
+    corner = (column - 0.5 + _GAP, at - 0.5 + _GAP)
+    cell = Rectangle(corner, 1 - 2 * _GAP, 1 - 2 * _GAP, facecolor=colour, linewidth=0)
+    if hatched:
+        cell.set(hatch="////", edgecolor="#c4c4c4")
+    axes.add_patch(cell)
+
+
+def _outline(axes: Axes, column: int, at: int) -> None:
+    corner = (column - 0.5 + _GAP, at - 0.5 + _GAP)
+    axes.add_patch(
+        Rectangle(corner, 1 - 2 * _GAP, 1 - 2 * _GAP, fill=False, edgecolor=INK, linewidth=2, zorder=3)
+    )
+
+
+def _frame(axes: Axes, labels: list[str], columns: int) -> None:
+    """Rows from the top down, no spines or ticks, room for the verdicts at the right."""
+    axes.set(xlim=(-0.5, columns - 0.5 + _VERDICT_COLUMNS), ylim=(len(labels) - 0.5, -0.5))
+    axes.set_yticks(range(len(labels)), labels, fontsize=10.5, color=INK, parse_math=False)
+    axes.tick_params(length=0)
+    axes.tick_params(axis="x", labelbottom=False)
+    axes.spines[:].set_visible(False)
+
+
+def _label_paths(axes: Axes, paths: list[str]) -> None:
+    for column, path in enumerate(paths):
+        axes.annotate(
+            path.replace(":", ":\n"),
+            (column, -0.5),
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=10.5,
+            weight="bold",
+            color=text_colour(path),
+            parse_math=False,
+            annotation_clip=False,
+        )
+    axes.annotate(
+        "verdict",
+        (len(paths) - 0.5 + 0.08, -0.5),
+        xytext=(0, 5),
+        textcoords="offset points",
+        va="bottom",
+        fontsize=10.5,
+        color=FAINT,
+        annotation_clip=False,
+    )

@@ -1,0 +1,118 @@
+"""How to read a run's results: `report.json` and `metrics.jsonl`, as `json` loads them.
+
+The table, the page and every figure see a run only through these functions, so that what counts as
+absent, switched off or not measured is decided once.
+
+Notation: P is a path's number of parameters, gamma (`effective_parameters`) the part of them that the data
+determines, `normalised` = gamma / P, `relative` = normalised / sum of the layer's normalised values; all
+of them are pure numbers. A layer's effective type is its path of largest relative value
+[L: van der Ouderaa, Immer, van der Wilk 2023, Table 4].
+
+A number that was not computed is `null` in the JSON; NaN and infinities are read as the same.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Report = Mapping[str, Any]
+Layer = Mapping[str, Any]
+Metrics = Sequence[Mapping[str, Any]]
+
+HEAD_PATH = "linear"  # the one path of the layers after the features
+SWITCHED_OFF_BELOW = 0.5  # effective parameters; less than half of one is none
+
+
+def finite(value: object) -> float | None:
+    """The number, or None where there is none: missing, null, NaN, infinite or not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def tensor_place(name: str) -> tuple[str, str]:
+    """The `(layer, path)` that a parameter belongs to, by the networks' naming convention.
+
+    `layers.<i>.paths.<path>.<...>` gives `("layers.<i>", "<path>")`, `head.<j>.<...>` gives
+    `("head.<j>", "linear")`; any other name gives the module that holds it and the path `"other"`.
+    """
+    layer, separator, rest = name.partition(".paths.")
+    if separator:
+        return layer, rest.split(".", 1)[0]
+    parts = name.split(".")
+    if parts[0] == "head" and len(parts) > 1:
+        return ".".join(parts[:2]), HEAD_PATH
+    return name.rpartition(".")[0] or name, "other"
+
+
+def layer_number(name: str) -> int | None:
+    """3 for `layers.3`; None for a layer that is not named by its depth."""
+    stem, _, number = name.rpartition(".")
+    return int(number) if stem == "layers" and number.isdecimal() else None
+
+
+def layer_label(name: str) -> str:
+    """`layers.3` as "layer 3", `head.0` as "head 0", any other name as it is."""
+    stem, _, number = name.rpartition(".")
+    singular = {"layers": "layer", "head": "head"}.get(stem)
+    return f"{singular} {number}" if singular and number.isdecimal() else name
+
+
+def body_layers(report: Report) -> list[Layer]:
+    """The layers with paths to choose from, in order of depth."""
+    return [layer for layer in report.get("layers") or [] if set(layer["paths"]) != {HEAD_PATH}]
+
+
+def head_layers(report: Report) -> list[Layer]:
+    """The Linear layers after the features, which have the single path `linear`."""
+    return [layer for layer in report.get("layers") or [] if set(layer["paths"]) == {HEAD_PATH}]
+
+
+def path_names(report: Report) -> list[str]:
+    """Every path of the run, the configured ones first, then any other that a layer has."""
+    found = [path for layer in body_layers(report) for path in layer["paths"]]
+    return list(dict.fromkeys([*(report.get("paths") or []), *found]))
+
+
+def path_entry(layer: Layer, path: str) -> Mapping[str, Any] | None:
+    """The numbers of one path of a layer; None where the layer does not have it (never added, or removed)."""
+    entry = layer["paths"].get(path)
+    return None if entry is None or entry.get("present") is False else entry
+
+
+def present_paths(layer: Layer) -> dict[str, Mapping[str, Any]]:
+    """The paths that the layer has, with their numbers."""
+    return {path: entry for path in layer["paths"] if (entry := path_entry(layer, path)) is not None}
+
+
+def effective_parameters(layer: Layer) -> float | None:
+    """gamma of the whole layer, summed over its present paths; None where nothing was measured."""
+    values = [finite(entry.get("effective_parameters")) for entry in present_paths(layer).values()]
+    known = [value for value in values if value is not None]
+    return sum(known) if known or not values else None
+
+
+def is_switched_off(layer: Layer) -> bool:
+    """Whether the data determines nothing in this layer: gamma was measured and is about 0."""
+    gamma = effective_parameters(layer)
+    return gamma is not None and gamma < SWITCHED_OFF_BELOW
+
+
+def top_path(layer: Layer) -> str | None:
+    """The path that gives the layer its effective type; None where it is switched off or not measured."""
+    if is_switched_off(layer):
+        return None
+    relative = {path: finite(entry.get("relative")) for path, entry in present_paths(layer).items()}
+    known = {path: value for path, value in relative.items() if value is not None}
+    return max(known, key=known.__getitem__) if known else None
+
+
+def proposals_of(report: Report) -> list[Mapping[str, Any]]:
+    """What the search proposed, in the order of the trials; empty for the other methods."""
+    return list((report.get("selection") or {}).get("proposals") or [])
+
+
+def train_examples(report: Report | None) -> int | None:
+    """Number of training examples, the unit of "per example"; None where the report does not say."""
+    number = finite((report or {}).get("train_examples"))
+    return int(number) if number else None

@@ -1,0 +1,230 @@
+"""The layer table, for the terminal, for pipes and for Markdown: one line a path, grouped by layer.
+
+A line a path, not a column a path, so that two paths or five fit the same 100 columns. Columns: the path's
+relative effective dimension (percent of the layer's), gamma / P (effective parameters of all), its raw
+share of the layer's effective parameters, its prior precision (geometric mean over its tensors, or
+smallest–largest where they span over tenfold) and its weight norm.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from symlearn.analysis.reading import (
+    HEAD_PATH,
+    Layer,
+    Report,
+    body_layers,
+    finite,
+    head_layers,
+    layer_label,
+    path_entry,
+    path_names,
+    proposals_of,
+    top_path,
+    train_examples,
+)
+from symlearn.analysis.verdict import layer_verdict, verdict
+from symlearn.analysis.wording import (
+    MISSING,
+    action_phrase,
+    count,
+    decimal,
+    magnitude,
+    percent,
+    precision_range,
+    signed,
+    subject,
+)
+
+TEXT_WIDTH = 100  # columns
+LAYER_HEADINGS = ("layer", "verdict", "path", "relative", "γ / P", "share", "prior precision", "weight norm")
+PROPOSAL_HEADINGS = ("round", "layer", "proposal", "Δ log evidence [nats]", "kept")
+
+
+def layer_table(report: Report) -> Table:
+    """The layers and their paths as a rich table; top paths in bold, absent ones dim."""
+    table = _rich_table(LAYER_HEADINGS, numeric_from=3)
+    for layer in [*body_layers(report), *head_layers(report)]:
+        top = top_path(layer)
+        rows = _layer_rows(layer, report)
+        for path, row in rows:
+            style = (
+                "dim" if path_entry(layer, path) is None else "bold" if path == top and len(rows) > 1 else ""
+            )
+            table.add_row(*(Text(cell, style=style) for cell in row), end_section=path == rows[-1][0])
+    return table
+
+
+def proposals_table(report: Report) -> Table | None:
+    """Every proposal of the search as a rich table, kept ones in bold; None where nothing was proposed."""
+    proposals = proposals_of(report)
+    if not proposals:
+        return None
+    table = _rich_table(PROPOSAL_HEADINGS, numeric_from=3)
+    for proposal, row in zip(proposals, proposal_rows(report), strict=True):
+        table.add_row(*(Text(cell, style="bold" if proposal.get("accepted") else "") for cell in row))
+    return table
+
+
+def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -> str:
+    """Everything a reader of the run needs, as plain text of at most 100 columns, or as Markdown.
+
+    The layer table, the verdict, the search's proposals if there are any, and the run's numbers.
+    """
+    if format not in ("table", "md"):
+        raise ValueError(f"format is {format!r}, expected 'table' or 'md'")
+    layers = [
+        row for layer in [*body_layers(report), *head_layers(report)] for _, row in _layer_rows(layer, report)
+    ]
+    numbers = run_numbers(report)
+    if format == "md":
+        parts = [f"## {_markdown(subject(report))}", _markdown_table(LAYER_HEADINGS, layers, numeric_from=3)]
+        parts.append(f"**{_markdown(verdict(report))}**")
+        if proposals_of(report):
+            parts.append(_markdown_table(PROPOSAL_HEADINGS, proposal_rows(report), numeric_from=3))
+        parts.append(_markdown_table(("", "value"), numbers, numeric_from=1))
+    else:
+        parts = [subject(report), _plain(layer_table(report)), verdict(report)]
+        if (proposals := proposals_table(report)) is not None:
+            parts.append(_plain(proposals))
+        width = max(len(name) for name, _ in numbers)
+        parts.append("\n".join(f"{name:<{width}}  {value}" for name, value in numbers))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _layer_rows(layer: Layer, report: Report) -> list[tuple[str, list[str]]]:
+    """`(path, cells)` of a layer, a row a path; the layer's own cells stand in the first row only."""
+    is_head = set(layer["paths"]) == {HEAD_PATH}
+    rows: list[tuple[str, list[str]]] = []
+    for path in [HEAD_PATH] if is_head else path_names(report):
+        entry = path_entry(layer, path)
+        own = ["", ""] if rows else [layer_label(layer["name"]), MISSING if is_head else layer_verdict(layer)]
+        rows.append((path, [*own, path, *path_cells(entry)]))
+    return rows
+
+
+def path_cells(entry: Mapping[str, Any] | None) -> list[str]:
+    """Relative, gamma / P, share, prior precision and weight norm of one path, as text."""
+    if entry is None:
+        return ["absent", MISSING, MISSING, MISSING, MISSING]
+    return [
+        percent(entry.get("relative")),
+        f"{count(_as_gamma(entry.get('effective_parameters')))} / {count(entry.get('parameters'))}",
+        percent(entry.get("share")),
+        precision_range(entry.get("prior_precision")),
+        magnitude(entry.get("weight_norm")),
+    ]
+
+
+def layer_rows(layer: Layer, report: Report) -> list[dict[str, Any]]:
+    """One layer's rows for a template: path, its cells, relative as a fraction, and whether it is top or absent."""
+    top = top_path(layer)
+    return [
+        {
+            "path": path,
+            "cells": cells[3:],
+            "relative": finite((path_entry(layer, path) or {}).get("relative")) or 0.0,
+            "top": path == top,
+            "absent": path_entry(layer, path) is None,
+        }
+        for path, cells in _layer_rows(layer, report)
+    ]
+
+
+def proposal_rows(report: Report) -> list[list[str]]:
+    """Round, layer, proposal, change of log evidence (with its noise where measured) and whether it was kept."""
+    rows = []
+    for proposal in proposals_of(report):
+        delta = signed(proposal.get("delta_log_evidence"))
+        if finite(proposal.get("noise")) is not None:
+            delta += f" ± {count(_as_gamma(proposal['noise']))}"
+        layer = layer_label(_layer_name(proposal.get("layer"), report))
+        kept = "yes" if proposal.get("accepted") else "no"
+        rows.append([str(proposal.get("round", MISSING)), layer, action_phrase(proposal), delta, kept])
+    return rows
+
+
+def run_numbers(report: Report) -> list[tuple[str, str]]:
+    """What was measured of the whole run, `(name, value)`; scores that were not measured are left out."""
+    examples = train_examples(report)
+    evidence = finite(report.get("log_marginal_likelihood"))
+    gamma = [
+        finite(entry.get("effective_parameters"))
+        for layer in report.get("layers") or []
+        for entry in layer["paths"].values()
+    ]
+    numbers = [("parameters", count(report.get("parameters")))]
+    if any(value is not None for value in gamma):
+        numbers.append(("effective parameters", count(sum(value or 0.0 for value in gamma))))
+    if examples:
+        numbers.append(("training examples", count(examples)))
+    numbers.append(
+        ("log marginal likelihood", "not computed" if evidence is None else f"{decimal(evidence, 1)} nats")
+    )
+    if evidence is not None and examples:
+        numbers.append(("  per training example", f"{decimal(evidence / examples)} nats"))
+    for prefix, scores in (("test", report.get("test")), ("test, Laplace", report.get("laplace"))):
+        for key, name, write in _SCORES:
+            value = (scores or {}).get(key)
+            if finite(value) is not None:
+                numbers.append((f"{prefix} {name}", write(value)))
+    return numbers
+
+
+_SCORES = (
+    ("accuracy", "accuracy", lambda value: percent(value, 1)),
+    ("nll", "NLL", lambda value: f"{decimal(value)} nats per example"),
+    ("ece", "ECE", lambda value: percent(value, 1)),
+)
+
+
+def _layer_name(layer: object, report: Report) -> str:
+    """A proposal's layer by name, whether the search wrote its name or its index."""
+    if isinstance(layer, int):
+        names = [known["name"] for known in report.get("layers") or [] if known.get("index") == layer]
+        return names[0] if names else f"layers.{layer}"
+    return str(layer)
+
+
+def _as_gamma(value: object) -> float | None:
+    """A measured number, never whole by type, so that small ones keep a decimal."""
+    return finite(value)
+
+
+def _rich_table(headings: Sequence[str], numeric_from: int) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for at, heading in enumerate(headings):
+        table.add_column(
+            heading,
+            justify="right" if at >= numeric_from else "left",
+            overflow="fold",
+            no_wrap=at >= numeric_from,
+        )
+    return table
+
+
+def _plain(table: Table) -> str:
+    """The table as text without colour, lines stripped at the right."""
+    console = Console(
+        file=io.StringIO(), width=TEXT_WIDTH, color_system=None, force_terminal=False, legacy_windows=False
+    )
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
+
+
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric_from: int) -> str:
+    rule = ["---:" if at >= numeric_from else "---" for at in range(len(headings))]
+    lines = [headings, rule, *([_markdown(cell.strip()) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown shows as it is, also inside a table's cell: no pipes, no tags."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

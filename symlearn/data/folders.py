@@ -1,0 +1,138 @@
+"""Image folders: `train/<class>/*` and `test/<class>/*`, or for prediction any folder of images or one image.
+
+Classes are the names of the class folders in alphabetical order. Hidden files and files without an image's
+suffix are passed over. Where every image is grey the set has one channel, otherwise three; transparency is
+dropped, and the orientation that a camera noted is applied. Images are uint8 [n, c, h, w].
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from symlearn.data.raw import RawData, RawSplit, to_float
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+LAYOUT = "train/<class>/* and test/<class>/*"
+_DEEP_MODES = ("I", "F")  # Pillow's modes of more than 8 bits start so, and it clips them instead of scaling
+
+
+def load_folder(path: Path) -> RawData:
+    """An image folder as a source; ValueError names the class or the file that is wrong."""
+    for half in ("train", "test"):
+        if not (path / half).is_dir():
+            raise ValueError(f"{path} is not an image folder: it has no folder {half!r}; expected {LAYOUT}")
+    class_names = _class_names(path / "train")
+    test_names = _class_names(path / "test")
+    if class_names != test_names:
+        odd = sorted(set(class_names) ^ set(test_names))[0]
+        have, lack = ("train", "test") if odd in class_names else ("test", "train")
+        raise ValueError(
+            f"class {odd!r} of {path} is in {have} but not in {lack}; expected the same class folders in both"
+        )
+    files: dict[str, list[Path]] = {"train": [], "test": []}
+    labels: dict[str, list[int]] = {"train": [], "test": []}
+    for half in files:
+        for label, name in enumerate(class_names):
+            found = _image_files(path / half / name)
+            if not found:
+                raise ValueError(
+                    f"class {name!r} in {path / half} has no images; expected at least one; "
+                    "add some or remove it"
+                )
+            files[half] += found
+            labels[half] += [label] * len(found)
+    images = _read_images(files["train"] + files["test"], channels=None)
+    middle = len(files["train"])
+    return RawData(
+        RawSplit(images[:middle], torch.tensor(labels["train"])),
+        RawSplit(images[middle:], torch.tensor(labels["test"])),
+        class_names,
+    )
+
+
+def load_folder_images(path: Path, channels: int | None) -> tuple[Tensor, tuple[str, ...]]:
+    """Images to predict, float32 [n, c, h, w] in [0, 1], and their names relative to `path`.
+
+    Taken are the images of `path/test/<class>/*` if there is such a folder, otherwise those of `path/*`,
+    otherwise those of `path/<class>/*`. `channels` (1 or 3) asks for grey or colour; None takes what is there.
+    """
+    start = path / "test" if (path / "test").is_dir() else path
+    files = _image_files(start) or [file for folder in _folders(start) for file in _image_files(folder)]
+    if not files:
+        raise ValueError(
+            f"{path} holds no images; expected a folder of images, of class folders, or test/<class>/*"
+        )
+    names = tuple(file.relative_to(path).as_posix() for file in files)
+    return to_float(_read_images(files, channels)), names
+
+
+def load_image(path: Path, channels: int | None) -> tuple[Tensor, tuple[str, ...]]:
+    """One image file, float32 [1, c, h, w] in [0, 1], and its name."""
+    return to_float(_read_images([path], channels)), (path.name,)
+
+
+def _class_names(half: Path) -> tuple[str, ...]:
+    names = tuple(folder.name for folder in _folders(half))
+    if not names:
+        raise ValueError(f"{half} has no class folders; expected {LAYOUT}")
+    return names
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if entry.suffix.lower() in SUFFIXES and entry.is_file() and not entry.name.startswith(".")
+    )
+
+
+def _read_images(files: Sequence[Path], channels: int | None) -> Tensor:
+    """All files as uint8 [n, c, h, w], grey if `channels` is 1 or (None) all of them are."""
+    arrays = [_read_image(file) for file in files]
+    for file, array in zip(files, arrays, strict=True):
+        if array.shape[:2] != arrays[0].shape[:2]:
+            (h, w), (h0, w0) = array.shape[:2], arrays[0].shape[:2]
+            raise ValueError(
+                f"{file} is {h}x{w} but {files[0]} is {h0}x{w0}; expected images of one size; "
+                "resize them first"
+            )
+    colour = channels == 3 if channels is not None else any(array.ndim == 3 for array in arrays)
+    return torch.from_numpy(np.stack([_with_channels(array, colour) for array in arrays]))
+
+
+def _read_image(file: Path) -> np.ndarray:
+    """One image as uint8, [h, w] if grey, [h, w, 3] otherwise."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+            deep = image.mode.startswith(_DEEP_MODES)
+            array = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
+        raise ValueError(
+            f"{file} cannot be read as an image; expected a whole PNG, JPEG or the like; replace it"
+        ) from error
+    if deep:
+        raise ValueError(
+            f"{file} has more than 8 bits a pixel; expected 8 bits; "
+            "convert it, or save the set as a .npz of floats"
+        )
+    return array
+
+
+def _with_channels(array: np.ndarray, colour: bool) -> np.ndarray:
+    """[h, w] or [h, w, 3] -> [c, h, w] with three channels if `colour`, one otherwise (ITU-R 601 luma)."""
+    if not colour:
+        if array.ndim == 3:
+            luma = array @ np.array([0.299, 0.587, 0.114])
+            array = np.round(luma).astype(np.uint8)
+        return array[None]
+    return array.transpose(2, 0, 1) if array.ndim == 3 else np.broadcast_to(array, (3, *array.shape))

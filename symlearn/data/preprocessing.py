@@ -1,0 +1,135 @@
+"""From raw images to what the network sees, the same for training and for files that come later.
+
+Raw images [n, c, h, w] of the source's own size are put in the middle of a black canvas, the canvas is
+resized to the network's size, and each channel is normalised, (x - mean) / std, with mean and std
+(population) of the *training* images as the network's size shows them, after the task's transform.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from symlearn.data import warps
+from symlearn.data.warps import Size
+
+_CHUNK = 4096  # images normalised at once
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Sizes in pixels, (h, w), and statistics by channel in raw units; writes itself to JSON.
+
+    `source_size` is None where an image's label depends on its place on the canvas, so that only whole
+    canvases can be understood.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source_size: Size | None
+    canvas: Size
+    size: Size
+
+    def __post_init__(self) -> None:
+        """Check what a file may have brought."""
+        if not self.mean or len(self.mean) != len(self.std):
+            raise ValueError(
+                f"preprocessing: {len(self.mean)} means but {len(self.std)} stds; "
+                "expected one of each a channel"
+            )
+        if not all(map(math.isfinite, [*self.mean, *self.std])) or min(self.std) <= 0:
+            raise ValueError(
+                f"preprocessing: mean {self.mean}, std {self.std}; expected finite numbers, std above 0"
+            )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalise raw images: [n, c, h, w] -> float32 [n, c, *size].
+
+        Images of the source's own size are placed and resized, images of the network's size are taken as they
+        are, and images of the canvas's size are resized. Other sizes and other channels are a ValueError.
+        """
+        if images.ndim != 4 or images.shape[1] != len(self.mean):
+            raise ValueError(
+                f"images have shape {list(images.shape)}; expected [n, {len(self.mean)}, h, w], as in "
+                "training"
+            )
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images are {images.dtype}; expected float, in the units of the training images"
+            )
+        got = (images.shape[-2], images.shape[-1])
+        if got not in (self.source_size, self.size, self.canvas):
+            known = dict.fromkeys(
+                size for size in (self.source_size, self.canvas, self.size) if size is not None
+            )
+            expected = " or ".join(f"{h}x{w}" for h, w in known)
+            raise ValueError(
+                f"images are {got[0]}x{got[1]}; expected {expected}, as in training; resize them first"
+            )
+        images = images.float()
+        if got == self.source_size:
+            images = warps.resize(warps.place_centred(images, self.canvas), self.size)
+        elif got != self.size:
+            images = warps.resize(images, self.size)
+        return self.normalise(images)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(x - mean) / std by channel; [n, c, h, w] of any size."""
+        return (images - _by_channel(self.mean, images)) / _by_channel(self.std, images)
+
+    @property
+    def black(self) -> tuple[float, ...]:
+        """What a black pixel (raw 0) becomes, by channel: the `fill` of `augment`."""
+        return tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for JSON."""
+        return {key: list(value) if value is not None else None for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `to_dict`; ValueError where keys or types differ."""
+        expected = {field.name for field in fields(cls)}
+        if not isinstance(plain, dict) or set(plain) != expected:
+            got = sorted(plain) if isinstance(plain, dict) else type(plain).__name__
+            raise ValueError(f"preprocessing has {got}; expected the keys {sorted(expected)}")
+        try:
+            mean, std = (tuple(float(number) for number in plain[key]) for key in ("mean", "std"))
+            source_size = None if plain["source_size"] is None else _size(plain["source_size"])
+            return cls(mean, std, source_size, _size(plain["canvas"]), _size(plain["size"]))
+        except TypeError as error:
+            raise ValueError(
+                "preprocessing holds a value of the wrong type; expected what to_dict wrote"
+            ) from error
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population std by channel of [n, c, h, w], in two float64 passes; std 1 if constant."""
+    count = images[:, 0].numel()
+    chunks: Sequence[Tensor] = images.split(_CHUNK)
+    mean = torch.stack([chunk.double().sum(dim=(0, 2, 3)) for chunk in chunks]).sum(0) / count
+    squares = [(chunk.double() - mean[:, None, None]).square().sum(dim=(0, 2, 3)) for chunk in chunks]
+    std = (torch.stack(squares).sum(0) / count).sqrt()
+    constant = (
+        std <= torch.finfo(torch.float32).eps * mean.abs()
+    )  # what float32 cannot tell from no variation
+    for channel in constant.nonzero().flatten().tolist():
+        warnings.warn(
+            f"channel {channel} of the training images is constant ({mean[channel]:.4g}); it is shifted "
+            "but not scaled",
+            stacklevel=3,
+        )
+    return tuple(mean.tolist()), tuple(std.masked_fill(constant, 1.0).tolist())
+
+
+def _by_channel(numbers: tuple[float, ...], images: Tensor) -> Tensor:
+    return torch.tensor(numbers, dtype=images.dtype, device=images.device)[:, None, None]
+
+
+def _size(pair: Sequence[int]) -> Size:
+    h, w = pair
+    return int(h), int(w)

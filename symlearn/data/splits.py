@@ -1,0 +1,216 @@
+"""`load_data`: from the name of a source and of a task to normalised training and test sets.
+
+The order of the samples is fixed, whatever the seed, and mixes the classes: its first k samples hold the
+classes in the source's proportions, each at least once where k allows, so a `limit` is fair to sets that are
+stored class by class. The seed draws the training transforms only; those of the test set never change.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from symlearn.data import warps
+from symlearn.data.draws import TEST, TRAIN, per_sample_uniform
+from symlearn.data.preprocessing import Preprocessing, channel_statistics
+from symlearn.data.raw import RawData, RawSplit, to_float
+from symlearn.data.sources import load_raw
+from symlearn.data.tasks import Task, find_task
+from symlearn.data.warps import Size
+
+_TEST_SEED = 0
+_ORDER_SEED = 0
+_CHUNK = 2048  # images transformed at once: a bound on memory, of no influence on the result
+
+
+@dataclass(frozen=True, eq=False)
+class DataSplits:
+    """One source under one task, ready for a network.
+
+    `train` and `test` hold float32 images [n, in_channels, *size], normalised with the training set's
+    statistics, and int64 labels [n] (regression: float32 targets [n, classes]). `classes` is the number of outputs.
+    """
+
+    train: TensorDataset
+    test: TensorDataset
+    classes: int
+    class_names: tuple[str, ...]
+    in_channels: int
+    size: Size
+    data: str
+    task: str
+    preprocessing: Preprocessing
+
+
+def load_data(
+    data: str | Path = "digits",
+    task: str = "class",
+    *,
+    data_root: str | Path | None = None,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    seed: int = 0,
+    size: int | Size | None = None,
+    frame: int | Size | None = None,
+    likelihood: Literal["classification", "regression"] = "classification",
+) -> DataSplits:
+    """Load a source, apply a task to each sample and normalise with the training set's statistics.
+
+    Args:
+        data: a name of `SOURCES`, a `.npz` file or an image folder.
+        task: a name of `TASKS`.
+        data_root: where torchvision's sets lie or are downloaded to; None is the user's cache folder.
+        limit: how many training images to take; None takes all.
+        test_limit: how many test images to take; None takes all.
+        seed: of the training transforms; the test set does not depend on it.
+        size: final side in pixels, or (h, w); None keeps the canvas's; torchvision's 28x28 sets become 32x32.
+        frame: side of the black canvas on which the image lies before resizing, or (h, w); None is 16 for
+            `digits`, otherwise the image's own size, twice that for the quadrant tasks.
+        likelihood: `classification`, or `regression` for a `.npz` with real targets.
+
+    Raises:
+        ValueError: in one line, what was wrong, what was expected and what to do.
+    """
+    if likelihood not in ("classification", "regression"):
+        raise ValueError(f"unknown likelihood {likelihood!r}; expected classification or regression")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"seed is {seed!r}; expected a whole number")
+    chosen = find_task(task)
+    regression = likelihood == "regression"
+    if regression and chosen.label_needs_place:
+        raise ValueError(f"task {task!r} makes classes; expected another task for likelihood 'regression'")
+    asked_frame, asked_size = _size("frame", frame), _size("size", size)
+    for name, number in (("limit", limit), ("test_limit", test_limit)):
+        _check_count(name, number)
+    raw = load_raw(data, data_root, regression=regression)
+    canvas = _canvas(raw, chosen, task, asked_frame)
+    final = asked_size or raw.size or canvas
+    chosen.check_size(final)
+    train_x, train_y = _apply(
+        chosen, raw, raw.train, canvas, final, seed, TRAIN, _take("limit", limit, raw.train, str(data))
+    )
+    test_x, test_y = _apply(
+        chosen,
+        raw,
+        raw.test,
+        canvas,
+        final,
+        _TEST_SEED,
+        TEST,
+        _take("test_limit", test_limit, raw.test, str(data)),
+    )
+    class_names = chosen.class_names(raw.class_names)
+    if raw.labelled:
+        _warn_of_empty_classes(train_y, class_names)
+    mean, std = channel_statistics(train_x)
+    source_size = None if chosen.label_needs_place else raw.image_size
+    preprocessing = Preprocessing(mean, std, source_size, canvas, final)
+    return DataSplits(
+        TensorDataset(_normalise(train_x, preprocessing), train_y),
+        TensorDataset(_normalise(test_x, preprocessing), test_y),
+        classes=len(class_names),
+        class_names=class_names,
+        in_channels=train_x.shape[1],
+        size=final,
+        data=str(data),
+        task=task,
+        preprocessing=preprocessing,
+    )
+
+
+def _apply(
+    task: Task, raw: RawData, half: RawSplit, canvas: Size, size: Size, seed: int, split: int, index: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Images [n, c, *size] and targets of the samples `index`, int64 [n], under the task."""
+    images = torch.empty(len(index), half.images.shape[1], *size)
+    uniform = per_sample_uniform(seed, split, index, task.draws)
+    for start in range(0, len(index), _CHUNK):
+        here = slice(start, start + _CHUNK)
+        placed = task.place(to_float(half.images[index[here]]), canvas, uniform[here])
+        images[here] = task.transform(warps.resize(placed, size), uniform[here])
+    targets = half.targets[index]
+    return images, task.labels(targets, uniform) if raw.labelled else targets
+
+
+def _normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """`preprocessing.normalise` in place, chunk by chunk: a second copy of a large set is not needed."""
+    for chunk in images.split(_CHUNK):
+        chunk.copy_(preprocessing.normalise(chunk))
+    return images
+
+
+def _take(name: str, limit: int | None, half: RawSplit, data: str) -> Tensor:
+    """The first `limit` samples of the fixed order, int64 [limit]."""
+    if limit is not None and limit > len(half):
+        which = "training" if name == "limit" else "test"
+        raise ValueError(
+            f"{name} is {limit} but {data} has {len(half)} {which} images; expected at most that many"
+        )
+    return mixed_order(half.targets)[:limit]
+
+
+def mixed_order(targets: Tensor) -> Tensor:
+    """A fixed shuffle, int64 [n], whose every prefix holds the classes in proportion; plain for real targets.
+
+    The r-th of a class's n_c samples (after the shuffle) has key r/n_c; the order is that of the keys.
+    """
+    shuffled = torch.randperm(len(targets), generator=torch.Generator().manual_seed(_ORDER_SEED))
+    if targets.is_floating_point():
+        return shuffled
+    labels = targets[shuffled]
+    by_class = labels.argsort(stable=True)
+    counts = labels.bincount()
+    first = counts.cumsum(0) - counts
+    rank = torch.empty_like(labels)
+    rank[by_class] = torch.arange(len(labels)) - first[labels[by_class]]
+    return shuffled[(rank.double() / counts[labels]).argsort(stable=True)]
+
+
+def _canvas(raw: RawData, task: Task, task_name: str, asked: Size | None) -> Size:
+    """The canvas on which images are placed, checked against what the task puts there."""
+    canvas = asked or raw.frame or task.canvas(raw.image_size)
+    least = task.smallest_canvas(raw.image_size)
+    if canvas[0] < least[0] or canvas[1] < least[1]:
+        raise ValueError(
+            f"frame {canvas[0]}x{canvas[1]} is too small for images of "
+            f"{raw.image_size[0]}x{raw.image_size[1]} under task {task_name!r}; "
+            f"expected at least {least[0]}x{least[1]}; leave frame out"
+        )
+    return canvas
+
+
+def _size(name: str, asked: object) -> Size | None:
+    """A side or (h, w) as (h, w)."""
+    if asked is None:
+        return None
+    pair = (asked, asked) if isinstance(asked, int) else asked
+    if isinstance(pair, (tuple, list)) and len(pair) == 2:
+        h, w = pair
+        if _is_positive(h) and _is_positive(w):
+            return h, w
+    raise ValueError(f"{name} is {asked!r}; expected a whole number of pixels above 0, or (h, w)")
+
+
+def _check_count(name: str, number: object) -> None:
+    if number is not None and not _is_positive(number):
+        raise ValueError(f"{name} is {number!r}; expected a whole number above 0, or none for all images")
+
+
+def _is_positive(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number > 0
+
+
+def _warn_of_empty_classes(labels: Tensor, class_names: tuple[str, ...]) -> None:
+    """Few training images can leave classes out: allowed, but said."""
+    counts = labels.bincount(minlength=len(class_names))
+    empty = (counts == 0).nonzero().flatten().tolist()
+    if empty:
+        warnings.warn(
+            f"{len(empty)} of {len(class_names)} classes have no training image under this limit, such as "
+            f"{class_names[empty[0]]!r}; raise the limit",
+            stacklevel=3,
+        )

@@ -1,0 +1,18 @@
+"""Layers: paths, the relaxed sum of them, subsampling. Each maps `[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
+
+from symlearn.layers.conv import CircularConv2d
+from symlearn.layers.factored_fc import FactoredLinear2d
+from symlearn.layers.fc import FullyConnected2d
+from symlearn.layers.polyphase import PolyphaseSubsample2d
+from symlearn.layers.registry import PATHS, parse_paths
+from symlearn.layers.relaxed import RelaxedLayer2d
+
+__all__ = [
+    "PATHS",
+    "CircularConv2d",
+    "FactoredLinear2d",
+    "FullyConnected2d",
+    "PolyphaseSubsample2d",
+    "RelaxedLayer2d",
+    "parse_paths",
+]

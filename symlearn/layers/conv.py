@@ -1,0 +1,49 @@
+"""CONV: the stationary fully connected layer with a k x k support and circular padding.
+
+    y(c_out, x) = sum_{c_in, t} theta(c_out, c_in, t) x(c_in, x + t) + b(c_out)
+
+exactly equivariant to circular shifts (van der Ouderaa et al. 2023, Eq. 3).
+
+Axes: batch, c_in, c_out, h, w, k.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from symlearn.layers.sizes import Size, expect_channels, pair
+
+
+class CircularConv2d(nn.Conv2d):
+    """CONV, `[batch, c_in, h, w] -> [batch, c_out, h, w]`, weight `[c_out, c_in, k, k]`.
+
+    Kaiming-uniform for ReLU; biases start at zero. Even k is padded more at the far side, as `nn.Conv2d`
+    does with `padding="same"`.
+
+    Raises:
+        ValueError: a channel count or kernel size is not positive.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel_size: Size = 3, bias: bool = True) -> None:
+        expect_channels(c_in, c_out)
+        super().__init__(c_in, c_out, pair(kernel_size), padding="same", padding_mode="circular", bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values."""
+        nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def to_dense(self, in_size: Size | None = None) -> Tensor:
+        """The linear part as a matrix `[c_out * h * w, c_in * h * w]` at the given input size. For tests.
+
+        Raises:
+            ValueError: `in_size` is missing.
+        """
+        if in_size is None:
+            raise ValueError("a convolution fits any size; give in_size=(h, w) for its matrix")
+        h, w = pair(in_size)
+        axes = torch.eye(self.in_channels * h * w, dtype=self.weight.dtype, device=self.weight.device)
+        images = axes.reshape(-1, self.in_channels, h, w)
+        return self._conv_forward(images, self.weight, None).flatten(1).T

@@ -1,0 +1,120 @@
+"""F-FC: a fully connected layer factored into two channel-wise linear maps (van der Ouderaa et al. 2023, Eq. 5).
+
+    z(c_out, c_in) = sum_x theta1(c_out, c_in, x) x(c_in, x) + b1(c_out)
+    y(c_out, v)    = sum_{c_in} theta2(c_out, c_in, v) z(c_out, c_in) + b2(v)
+
+Each factor is one batched matrix product: theta1 maps, for every input channel by itself, x -> c_out; theta2
+maps, for every output channel by itself, c_in -> v. The input is never expanded over channels.
+
+Axes: batch, c_in, c_out, x (input place), v (output place).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from symlearn.layers.sizes import Size, expect_channels, expect_map, pair
+
+
+class InputChannelLinear(nn.Module):
+    """theta1: for every input channel, a linear map from places to output channels.
+
+    `[batch, c_in, x] -> [batch, c_out, c_in]`. Weight `[c_out, c_in, x]`, uniform in +-sqrt(3 / x); bias
+    `[c_out]`, the same for every input channel, zero at the start.
+    """
+
+    def __init__(self, c_in: int, c_out: int, places: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(c_out, c_in, places))
+        self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values."""
+        bound = math.sqrt(3 / self.weight.shape[2])
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, c_in, x] -> [batch, c_out, c_in]`."""
+        # einsum(x, weight, "batch c_in x, c_out c_in x -> c_in batch c_out")
+        z = torch.bmm(x.transpose(0, 1), self.weight.permute(1, 2, 0))
+        if self.bias is not None:
+            z = z + self.bias
+        return z.permute(1, 2, 0)
+
+
+class OutputChannelLinear(nn.Module):
+    """theta2: for every output channel, a linear map from input channels to places.
+
+    `[batch, c_out, c_in] -> [batch, c_out, v]`. Weight `[c_out, c_in, v]`, uniform in +-sqrt(3 / c_in); bias
+    `[v]`, shared by the output channels, zero at the start.
+    """
+
+    def __init__(self, c_in: int, c_out: int, places: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(c_out, c_in, places))
+        self.bias = nn.Parameter(torch.zeros(places)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values."""
+        bound = math.sqrt(3 / self.weight.shape[1])
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """`[batch, c_out, c_in] -> [batch, c_out, v]`."""
+        # einsum(z, weight, "batch c_out c_in, c_out c_in v -> c_out batch v")
+        y = torch.bmm(z.transpose(0, 1), self.weight)
+        if self.bias is not None:
+            y = y + self.bias
+        return y.transpose(0, 1)
+
+
+class FactoredLinear2d(nn.Module):
+    """F-FC, `[batch, c_in, h, w] -> [batch, c_out, h', w']` with c_in c_out (x + v) weights.
+
+    Args:
+        c_in: input channels.
+        c_out: output channels.
+        in_size: h, or (h, w), of the input.
+        out_size: the same of the output.
+        bias: whether theta1 and theta2 have biases (`[c_out]` and `[h' w']`).
+
+    Raises:
+        ValueError: a size or channel count is not positive; an input of another shape.
+    """
+
+    def __init__(self, c_in: int, c_out: int, in_size: Size, out_size: Size, bias: bool = True) -> None:
+        super().__init__()
+        expect_channels(c_in, c_out)
+        self.c_in, self.c_out = c_in, c_out
+        self.in_size, self.out_size = pair(in_size), pair(out_size)
+        self.theta1 = InputChannelLinear(c_in, c_out, math.prod(self.in_size), bias)
+        self.theta2 = OutputChannelLinear(c_in, c_out, math.prod(self.out_size), bias)
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values of both factors."""
+        self.theta1.reset_parameters()
+        self.theta2.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
+        expect_map(x, self.c_in, self.in_size)
+        z = self.theta1(x.flatten(2))
+        return self.theta2(z).unflatten(2, self.out_size)
+
+    def to_dense(self, in_size: Size | None = None) -> Tensor:
+        """The linear part as a matrix `[c_out * v, c_in * x]`. For tests."""
+        theta1, theta2 = self.theta1.weight, self.theta2.weight
+        return torch.einsum("oix,oiv->ovix", theta1, theta2).flatten(2).flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        """Channels and sizes, for printing."""
+        return f"{self.c_in}, {self.c_out}, in_size={self.in_size}, out_size={self.out_size}"

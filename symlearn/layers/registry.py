@@ -1,0 +1,79 @@
+"""The paths a relaxed layer can be made of: one line a path.
+
+A path is a module on `[batch, c_in, h, w]`. It either keeps the full resolution (the layer subsamples the
+sum of such paths once) or maps straight to the layer's output size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from symlearn.layers.conv import CircularConv2d
+from symlearn.layers.factored_fc import FactoredLinear2d
+from symlearn.layers.fc import FullyConnected2d
+
+
+@dataclass(frozen=True)
+class PathShape:
+    """What a layer tells its paths about itself: channels and sizes (h, w)."""
+
+    c_in: int
+    c_out: int
+    in_size: tuple[int, int]
+    out_size: tuple[int, int]
+    kernel_size: int = 3
+
+
+@dataclass(frozen=True)
+class PathKind:
+    """One kind of path.
+
+    Attributes:
+        build: makes the module from a `PathShape`.
+        effective_type: the upper-case name a layer gets when this path holds most of it.
+        full_resolution: whether its output has the input's size (True) or the layer's output size.
+        symmetry: larger is stricter; a search starts from the strictest path.
+    """
+
+    build: Callable[[PathShape], nn.Module]
+    effective_type: str
+    full_resolution: bool
+    symmetry: int
+
+
+PATHS: dict[str, PathKind] = {
+    "fc": PathKind(lambda s: FullyConnected2d(s.c_in, s.c_out, s.in_size, s.out_size), "FC", False, 0),
+    "f-fc": PathKind(lambda s: FactoredLinear2d(s.c_in, s.c_out, s.in_size, s.out_size), "FC", False, 0),
+    "conv": PathKind(lambda s: CircularConv2d(s.c_in, s.c_out, s.kernel_size), "CONV", True, 1),
+}
+
+
+def path_kind(name: str) -> PathKind:
+    """The kind registered under a name.
+
+    Raises:
+        ValueError: no such path.
+    """
+    if name not in PATHS:
+        raise ValueError(f"unknown path {name!r}; choose from {', '.join(PATHS)}, joined by '+'")
+    return PATHS[name]
+
+
+def parse_paths(paths: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    """Path names from a sum such as "f-fc+conv".
+
+    Raises:
+        ValueError: no path, an unknown one, or one named twice.
+    """
+    names = tuple(paths.split("+")) if isinstance(paths, str) else tuple(paths)
+    names = tuple(name.strip() for name in names)
+    if not names or not all(names):
+        raise ValueError(f"no path in {paths!r}; give one or more of {', '.join(PATHS)}, joined by '+'")
+    for name in names:
+        path_kind(name)
+    if len(set(names)) < len(names):
+        raise ValueError(f"a path is named twice in {'+'.join(names)!r}; name each once")
+    return names

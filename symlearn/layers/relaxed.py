@@ -1,0 +1,114 @@
+"""A relaxed layer: a sum of paths on the same input, each with prior precisions of its own.
+
+Order (van der Ouderaa et al. 2023, section 3): sum the paths that keep full resolution; subsample that sum
+once where the layer strides, one choice a sample; add the paths that map straight to the output size; divide
+by the number of declared paths. The network applies the nonlinearity.
+
+A path can be switched off: it is then neither computed nor trained, its prior precision counts as infinite,
+and the divisor stays what it was, so that the other paths are not rescaled.
+
+Axes: batch, c_in, c_out, h, w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from symlearn.layers.polyphase import PolyphaseSubsample2d
+from symlearn.layers.registry import PathShape, parse_paths, path_kind
+from symlearn.layers.sizes import Size, expect_map, pair
+
+
+class RelaxedLayer2d(nn.Module):
+    """A sum of paths, `[batch, c_in, h, w] -> [batch, c_out, h / stride, w / stride]`.
+
+    Args:
+        c_in: input channels.
+        c_out: output channels.
+        in_size: h, or (h, w), of the input.
+        paths: a sum of path names such as "f-fc+conv".
+        stride: 1, or 2 by polyphase subsampling.
+        kernel_size: of the convolutional paths.
+
+    Raises:
+        ValueError: an unknown path, another stride, an odd size under stride 2, an input of another shape.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        in_size: Size,
+        paths: str | tuple[str, ...] = "f-fc+conv",
+        stride: int = 1,
+        kernel_size: int = 3,
+    ) -> None:
+        super().__init__()
+        if stride not in (1, 2):
+            raise ValueError(f"stride must be 1 or 2, got {stride}")
+        self.in_size = pair(in_size)
+        if stride == 2 and any(s % 2 for s in self.in_size):
+            raise ValueError(
+                f"stride 2 needs an even size, got {self.in_size[0]}x{self.in_size[1]}; resize the input"
+            )
+        self.out_size = (self.in_size[0] // stride, self.in_size[1] // stride)
+        self.c_in, self.c_out, self.stride = c_in, c_out, stride
+        names = parse_paths(paths)
+        shape = PathShape(c_in, c_out, self.in_size, self.out_size, kernel_size)
+        self.paths = nn.ModuleDict({name: path_kind(name).build(shape) for name in names})
+        self.subsample = PolyphaseSubsample2d() if stride == 2 else nn.Identity()
+        self.active: tuple[str, ...] = names
+
+    @property
+    def path_names(self) -> tuple[str, ...]:
+        """All declared paths, switched on or not."""
+        return tuple(self.paths)
+
+    def set_active(self, names: Iterable[str]) -> None:
+        """Switch on exactly these paths; the others stop being computed and trained.
+
+        Raises:
+            ValueError: none, or a path the layer does not have.
+        """
+        chosen = set(names)
+        if not chosen or not chosen <= set(self.paths):
+            raise ValueError(f"choose one or more of {', '.join(self.paths)}, got {sorted(chosen)}")
+        self.active = tuple(name for name in self.paths if name in chosen)
+        for name, path in self.paths.items():
+            path.requires_grad_(name in chosen)
+
+    def _sum(self, x: Tensor, full_resolution: bool) -> Tensor | None:
+        total = None
+        for name in self.active:
+            if path_kind(name).full_resolution is full_resolution:
+                y = self.paths[name](x)
+                total = y if total is None else total + y
+        return total
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, c_in, h, w] -> [batch, c_out, h / stride, w / stride]`."""
+        expect_map(x, self.c_in, self.in_size)
+        full, direct = self._sum(x, True), self._sum(x, False)
+        total = direct if full is None else self.subsample(full)
+        if full is not None and direct is not None:
+            total = total + direct
+        assert total is not None
+        return total / len(self.paths)
+
+    def to_dense(self, in_size: Size | None = None) -> Tensor:
+        """The linear part as a matrix `[c_out * h * w, c_in * h * w]`; stride 1 only. For tests.
+
+        Raises:
+            ValueError: the layer strides, and so is not linear.
+        """
+        if self.stride != 1:
+            raise ValueError("a layer with polyphase stride is not linear")
+        dense = [self.paths[name].to_dense(self.in_size) for name in self.active]
+        return torch.stack(dense).sum(0) / len(self.paths)
+
+    def extra_repr(self) -> str:
+        """Channels, sizes and active paths, for printing."""
+        return f"{self.c_in}, {self.c_out}, in_size={self.in_size}, stride={self.stride}, active={self.active}"

@@ -1,0 +1,98 @@
+"""Networks of relaxed layers with a linear head.
+
+`ten_layer` is the network of van der Ouderaa et al. 2023, Table 6: eight relaxed layers of 1,2,2,4,4,8,8,16
+times alpha channels, strides 1,2,1,2,1,2,2,2, 3 x 3 filters; then Linear 16 alpha -> 64 alpha, ReLU,
+Linear 64 alpha -> classes. `small` is its relative for 16 x 16 frames. Inputs larger than the strides
+reduce to one place end in an average over what is left.
+
+Axes: batch, c, h, w, classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from symlearn.layers.registry import parse_paths
+from symlearn.layers.relaxed import RelaxedLayer2d
+from symlearn.layers.sizes import Size, pair
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Widths and strides of a network; widths are multiples of alpha."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    hidden: int
+    alpha: int
+
+
+TEN_LAYER = Plan((1, 2, 2, 4, 4, 8, 8, 16), (1, 2, 1, 2, 1, 2, 2, 2), hidden=64, alpha=10)
+SMALL = Plan((1, 1, 2, 4, 8), (1, 2, 2, 2, 2), hidden=8, alpha=8)
+
+
+class RelaxedNetwork(nn.Module):
+    """Relaxed layers with ReLU, an average over the places that are left, and a two-layer linear head.
+
+    `[batch, c, h, w] -> [batch, classes]`.
+
+    Args:
+        plan: widths and strides.
+        paths: a sum of path names such as "f-fc+conv", the same in every layer.
+        alpha: width; None takes the plan's own.
+        in_channels: channels of the image.
+        size: h, or (h, w), of the image.
+        classes: number of outputs.
+
+    Raises:
+        ValueError: an unknown path; a size that the strides do not divide; a count that is not positive.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        paths: str | tuple[str, ...],
+        alpha: int | None = None,
+        in_channels: int = 1,
+        size: Size = 32,
+        classes: int = 10,
+    ) -> None:
+        super().__init__()
+        alpha = plan.alpha if alpha is None else alpha
+        for name, value in (("alpha", alpha), ("in_channels", in_channels), ("classes", classes)):
+            if value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value}")
+        h_w = pair(size)
+        reduction = 2 ** sum(stride == 2 for stride in plan.strides)
+        if any(s % reduction for s in h_w):
+            raise ValueError(
+                f"the network halves the image {reduction.bit_length() - 1} times, so its sides must be multiples "
+                f"of {reduction}, got {h_w[0]}x{h_w[1]}; resize the images"
+            )
+        names = parse_paths(paths)
+        layers, c_in = [], in_channels
+        for width, stride in zip(plan.channels, plan.strides, strict=True):
+            layer = RelaxedLayer2d(c_in, width * alpha, h_w, names, stride)
+            layers.append(layer)
+            c_in, h_w = width * alpha, layer.out_size
+        self.layers = nn.ModuleList(layers)
+        self.head = nn.Sequential(
+            nn.Linear(c_in, plan.hidden * alpha), nn.ReLU(), nn.Linear(plan.hidden * alpha, classes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, c, h, w] -> [batch, classes]`."""
+        for layer in self.layers:
+            x = layer(x).relu()
+        return self.head(x.mean((2, 3)))
+
+    def hyperparameters(self) -> dict[str, Tensor]:
+        """What the evidence learns besides precisions, declared by the layers; none of it is a parameter."""
+        found = {}
+        for name, module in self.named_modules():
+            declare = getattr(module, "declared_hyperparameters", None)
+            if declare is not None:
+                found.update({f"{name}.{key}": value for key, value in declare().items()})
+        return found
