@@ -1,15 +1,16 @@
 """The curvature rules of symlearn's layers, handed to kfac: the one link between the two packages.
 
 Notation as in `kfac.rules`: rows a `[group, batch, place, d_in]` and g `[group, batch, place, d_out]`.
-`CircularConv2d` needs no rule of its own: it is an `nn.Conv2d` whose forward pass it inherits.
+`CircularConv2d` is an `nn.Conv2d` with circular padding written out, and takes that rule.
 """
 
 from __future__ import annotations
 
 import kfac
-from kfac.rules import Rule
+from kfac.rules import Conv2dRule, Rule
 from torch import Tensor, nn
 
+from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.factored_fc import InputChannelLinear, OutputChannelLinear
 
 
@@ -51,5 +52,6 @@ class OutputChannelLinearRule(Rule):
         return g.sum(1)
 
 
+kfac.register_rule(CircularConv2d, Conv2dRule())
 kfac.register_rule(InputChannelLinear, InputChannelLinearRule())
 kfac.register_rule(OutputChannelLinear, OutputChannelLinearRule())

@@ -23,13 +23,13 @@ from symlearn.analysis.wording import subject
 DOTS_PER_INCH = 160  # sharp on screens of double density
 
 CAPTIONS = {
-    "effective-dimension": "How much of what each path could hold the data made it use, relative to the other paths "
-    "of its layer.",
+    "effective-dimension": "How much of what each path could hold the data made it use, relative to the "
+    "other paths of its layer.",
     "layer-shares": "How many parameters the data determines in each layer, and in which path they lie.",
-    "proposals": "What adding or removing a path did to the log evidence, against the same refit without the change. "
-    "Above zero the data asks for it.",
-    "evidence": "The evidence weighs the fit against the parameters that it takes; lower is better. Train loss alone "
-    "does not see that price.",
+    "proposals": "What adding or removing a path did to the log evidence, against the same refit without the "
+    "change. Above zero the data asks for it.",
+    "evidence": "The evidence weighs the fit against the parameters that it takes; lower is better. Train "
+    "loss alone does not see that price.",
     "prior-precisions": "A path whose prior precision grows is being switched off.",
 }
 
@@ -70,6 +70,8 @@ def html_page(
                 "data": base64.b64encode(png(figure)).decode("ascii"),
                 "alt": figure.get_label() or name,
                 "caption": CAPTIONS.get(name, ""),
+                "width": round(100 * figure.get_figwidth()),
+                "height": round(100 * figure.get_figheight()),
             }
             for name, figure in figures.items()
         ],

@@ -86,7 +86,7 @@ def present_paths(layer: Layer) -> dict[str, Mapping[str, Any]]:
 
 
 def effective_parameters(layer: Layer) -> float | None:
-    """gamma of the whole layer, summed over its present paths; None where nothing was measured."""
+    """Gamma of the whole layer, summed over its present paths; None where nothing was measured."""
     values = [finite(entry.get("effective_parameters")) for entry in present_paths(layer).values()]
     known = [value for value in values if value is not None]
     return sum(known) if known or not values else None

@@ -7,6 +7,7 @@ smallest–largest where they span over tenfold) and its weight norm.
 """
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ from symlearn.analysis.wording import (
 )
 
 TEXT_WIDTH = 100  # columns
+_PATH_WIDTH = 18  # columns; longer names of paths fold
 LAYER_HEADINGS = ("layer", "verdict", "path", "relative", "γ / P", "share", "prior precision", "weight norm")
 PROPOSAL_HEADINGS = ("round", "layer", "proposal", "Δ log evidence [nats]", "kept")
 
@@ -57,7 +59,11 @@ def layer_table(report: Report) -> Table:
             style = (
                 "dim" if path_entry(layer, path) is None else "bold" if path == top and len(rows) > 1 else ""
             )
-            table.add_row(*(Text(cell, style=style) for cell in row), end_section=path == rows[-1][0])
+            cells = [*row[:2], _folded(row[2]), *row[3:]]
+            table.add_row(
+                *(Text(cell, style=style) for cell in cells),
+                end_section=len(rows) > 1 and path == rows[-1][0],
+            )
     return table
 
 
@@ -90,7 +96,7 @@ def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -
             parts.append(_markdown_table(PROPOSAL_HEADINGS, proposal_rows(report), numeric_from=3))
         parts.append(_markdown_table(("", "value"), numbers, numeric_from=1))
     else:
-        parts = [subject(report), _plain(layer_table(report)), verdict(report)]
+        parts = [_wrapped(subject(report)), _plain(layer_table(report)), _wrapped(verdict(report))]
         if (proposals := proposals_table(report)) is not None:
             parts.append(_plain(proposals))
         width = max(len(name) for name, _ in numbers)
@@ -115,7 +121,7 @@ def path_cells(entry: Mapping[str, Any] | None) -> list[str]:
         return ["absent", MISSING, MISSING, MISSING, MISSING]
     return [
         percent(entry.get("relative")),
-        f"{count(_as_gamma(entry.get('effective_parameters')))} / {count(entry.get('parameters'))}",
+        f"{count(_measured(entry.get('effective_parameters')))} / {count(entry.get('parameters'))}",
         percent(entry.get("share")),
         precision_range(entry.get("prior_precision")),
         magnitude(entry.get("weight_norm")),
@@ -123,14 +129,14 @@ def path_cells(entry: Mapping[str, Any] | None) -> list[str]:
 
 
 def layer_rows(layer: Layer, report: Report) -> list[dict[str, Any]]:
-    """One layer's rows for a template: path, its cells, relative as a fraction, and whether it is top or absent."""
+    """One layer's rows for a template: path, cells, relative as a fraction, whether it is top or absent."""
     top = top_path(layer)
     return [
         {
             "path": path,
             "cells": cells[3:],
             "relative": finite((path_entry(layer, path) or {}).get("relative")) or 0.0,
-            "top": path == top,
+            "top": path == top and len(layer["paths"]) > 1,
             "absent": path_entry(layer, path) is None,
         }
         for path, cells in _layer_rows(layer, report)
@@ -138,12 +144,12 @@ def layer_rows(layer: Layer, report: Report) -> list[dict[str, Any]]:
 
 
 def proposal_rows(report: Report) -> list[list[str]]:
-    """Round, layer, proposal, change of log evidence (with its noise where measured) and whether it was kept."""
+    """Round, layer, proposal, change of log evidence (with its noise where measured), and if it was kept."""
     rows = []
     for proposal in proposals_of(report):
         delta = signed(proposal.get("delta_log_evidence"))
         if finite(proposal.get("noise")) is not None:
-            delta += f" ± {count(_as_gamma(proposal['noise']))}"
+            delta += f" ± {count(_measured(proposal['noise']))}"
         layer = layer_label(_layer_name(proposal.get("layer"), report))
         kept = "yes" if proposal.get("accepted") else "no"
         rows.append([str(proposal.get("round", MISSING)), layer, action_phrase(proposal), delta, kept])
@@ -168,7 +174,7 @@ def run_numbers(report: Report) -> list[tuple[str, str]]:
         ("log marginal likelihood", "not computed" if evidence is None else f"{decimal(evidence, 1)} nats")
     )
     if evidence is not None and examples:
-        numbers.append(("  per training example", f"{decimal(evidence / examples)} nats"))
+        numbers.append(("log marginal likelihood per example", f"{decimal(evidence / examples)} nats"))
     for prefix, scores in (("test", report.get("test")), ("test, Laplace", report.get("laplace"))):
         for key, name, write in _SCORES:
             value = (scores or {}).get(key)
@@ -179,7 +185,7 @@ def run_numbers(report: Report) -> list[tuple[str, str]]:
 
 _SCORES = (
     ("accuracy", "accuracy", lambda value: percent(value, 1)),
-    ("nll", "NLL", lambda value: f"{decimal(value)} nats per example"),
+    ("nll", "NLL", lambda value: f"{decimal(value)} nats"),
     ("ece", "ECE", lambda value: percent(value, 1)),
 )
 
@@ -192,19 +198,24 @@ def _layer_name(layer: object, report: Report) -> str:
     return str(layer)
 
 
-def _as_gamma(value: object) -> float | None:
-    """A measured number, never whole by type, so that small ones keep a decimal."""
+def _measured(value: object) -> float | None:
+    """The number as a float, so that `count` gives small ones a decimal even where they are whole."""
     return finite(value)
 
 
+def _folded(path: str) -> str:
+    """A long path name on two lines, its variant on the second."""
+    return path.replace(":", ":\n", 1) if len(path) > _PATH_WIDTH else path
+
+
 def _rich_table(headings: Sequence[str], numeric_from: int) -> Table:
+    """An empty table; headings of numbers stand on two lines where they have two words."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for at, heading in enumerate(headings):
+        numeric = at >= numeric_from
+        words = heading.replace("prior ", "prior\n").replace("weight ", "weight\n")
         table.add_column(
-            heading,
-            justify="right" if at >= numeric_from else "left",
-            overflow="fold",
-            no_wrap=at >= numeric_from,
+            Text(words), justify="right" if numeric else "left", overflow="fold", no_wrap=heading != "path"
         )
     return table
 
@@ -217,6 +228,10 @@ def _plain(table: Table) -> str:
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, TEXT_WIDTH, break_on_hyphens=False)
 
 
 def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]], numeric_from: int) -> str:

@@ -91,7 +91,7 @@ def verdict(report: Report) -> str:
 
 
 def _who(layers: list[Layer], total: int) -> str:
-    """ "all 5 layers", "layer 4", "layers 0–3", "layers 0, 2 and 4"; names that are no numbers one by one."""
+    """Layers in words: "all 5 layers", "layer 4", "layers 0–3", "layers 0, 2 and 4", "block1 and block2"."""
     if len(layers) == total > 1:
         return f"all {total} layers"
     numbers = [number for layer in layers if (number := layer_number(layer["name"])) is not None]
@@ -112,9 +112,9 @@ def _who(layers: list[Layer], total: int) -> str:
 
 
 def _parts(layer: Layer) -> str:
-    """ "conv 55 %, f-fc 45 %", largest first."""
+    """Relative values of all but the slight paths, such as "conv 55 %, f-fc 45 %", largest first."""
     relative = {path: finite(entry.get("relative")) or 0.0 for path, entry in present_paths(layer).items()}
-    ordered = sorted(relative, key=lambda path: -relative[path])
+    ordered = sorted((path for path in relative if relative[path] >= 0.05), key=lambda path: -relative[path])
     return ", ".join(f"{path} {percent(relative[path])}" for path in ordered)
 
 

@@ -41,13 +41,13 @@ def magnitude(value: object) -> str:
 
 
 def signed(value: object) -> str:
-    """A difference with its sign: "+1,204.3", "−13.0"."""
+    """A difference with its sign: "+1,204", "−13.0"."""
     number = finite(value)
-    return MISSING if number is None else f"{number:+,.1f}".replace("-", "−")
+    return MISSING if number is None else f"{number:+,.{0 if abs(number) >= 99.95 else 1}f}".replace("-", "−")
 
 
 def precision_range(prior_precision: Mapping[str, object] | None) -> str:
-    """Prior precisions of a path's tensors: their geometric mean, or "min–max" where they span over tenfold."""
+    """A path's prior precisions: their geometric mean, or "min–max" where they span over tenfold."""
     values = [finite(value) for value in (prior_precision or {}).values()]
     positive = [value for value in values if value is not None and value > 0]
     if not positive:

@@ -27,7 +27,7 @@ def load_folder(path: Path) -> RawData:
     class_names = _class_names(path / "train")
     test_names = _class_names(path / "test")
     if class_names != test_names:
-        odd = sorted(set(class_names) ^ set(test_names))[0]
+        odd = min(set(class_names) ^ set(test_names))
         have, lack = ("train", "test") if odd in class_names else ("test", "train")
         raise ValueError(
             f"class {odd!r} of {path} is in {have} but not in {lack}; expected the same class folders in both"
@@ -57,7 +57,7 @@ def load_folder_images(path: Path, channels: int | None) -> tuple[Tensor, tuple[
     """Images to predict, float32 [n, c, h, w] in [0, 1], and their names relative to `path`.
 
     Taken are the images of `path/test/<class>/*` if there is such a folder, otherwise those of `path/*`,
-    otherwise those of `path/<class>/*`. `channels` (1 or 3) asks for grey or colour; None takes what is there.
+    otherwise those of `path/<class>/*`. `channels` (1 or 3) asks for grey or colour; None keeps either.
     """
     start = path / "test" if (path / "test").is_dir() else path
     files = _image_files(start) or [file for folder in _folders(start) for file in _image_files(folder)]

@@ -14,7 +14,12 @@ from symlearn.data.arrays import load_array_images, load_arrays
 from symlearn.data.digits import load_digits_set
 from symlearn.data.folders import SUFFIXES, load_folder, load_folder_images, load_image
 from symlearn.data.raw import RawData, to_float
-from symlearn.data.torchvision_sets import load_cifar10, load_cifar100, load_fashion_mnist, load_mnist
+from symlearn.data.torchvision_sets import (
+    load_cifar10,
+    load_cifar100,
+    load_fashion_mnist,
+    load_mnist,
+)
 
 SOURCES: dict[str, Callable[[Path | None], RawData]] = {
     "digits": load_digits_set,

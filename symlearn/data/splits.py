@@ -8,7 +8,7 @@ stored class by class. The seed draws the training transforms only; those of the
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class DataSplits:
     """One source under one task, ready for a network.
 
     `train` and `test` hold float32 images [n, in_channels, *size], normalised with the training set's
-    statistics, and int64 labels [n] (regression: float32 targets [n, classes]). `classes` is the number of outputs.
+    statistics, and int64 labels [n] (regression: float32 targets [n, classes]). `classes` counts the outputs.
     """
 
     train: TensorDataset
@@ -77,7 +77,7 @@ def load_data(
     """
     if likelihood not in ("classification", "regression"):
         raise ValueError(f"unknown likelihood {likelihood!r}; expected classification or regression")
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if not _is_whole(seed):
         raise ValueError(f"seed is {seed!r}; expected a whole number")
     chosen = find_task(task)
     regression = likelihood == "regression"
@@ -200,8 +200,12 @@ def _check_count(name: str, number: object) -> None:
         raise ValueError(f"{name} is {number!r}; expected a whole number above 0, or none for all images")
 
 
-def _is_positive(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number > 0
+def _is_positive(number: object) -> TypeGuard[int]:
+    return _is_whole(number) and number > 0
+
+
+def _is_whole(number: object) -> TypeGuard[int]:
+    return isinstance(number, int) and not isinstance(number, bool)
 
 
 def _warn_of_empty_classes(labels: Tensor, class_names: tuple[str, ...]) -> None:
@@ -210,7 +214,7 @@ def _warn_of_empty_classes(labels: Tensor, class_names: tuple[str, ...]) -> None
     empty = (counts == 0).nonzero().flatten().tolist()
     if empty:
         warnings.warn(
-            f"{len(empty)} of {len(class_names)} classes have no training image under this limit, such as "
-            f"{class_names[empty[0]]!r}; raise the limit",
+            f"{len(empty)} of {len(class_names)} classes have no training image, such as "
+            f"{class_names[empty[0]]!r}; raise the limit or add images",
             stacklevel=3,
         )

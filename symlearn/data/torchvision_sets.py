@@ -7,10 +7,13 @@ Python pickles, which can run code, so only the published ones (by checksum) are
 resized to 32x32 unless another size is asked for.
 """
 
+import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -54,9 +57,8 @@ def _load_idx(name: str, kind: Any, data_root: Path | None, class_names: tuple[s
     """Read one set of idx files; `kind` is a class of torchvision.datasets."""
     root = _root(data_root)
     folder = root / kind.__name__ / "raw"
-    wanted = [folder / Path(url).stem for url, _ in kind.resources]
-    if not all(file.is_file() for file in wanted):
-        _download(name, kind, root)
+    archives = [f"{kind.__name__}/raw/{archive}" for archive, _ in kind.resources]
+    _download(name, kind, root, [archive.removesuffix(".gz") for archive in archives], archives)
     splits = []
     for train in (True, False):
         try:
@@ -79,9 +81,8 @@ def _load_cifar(name: str, kind: Any, data_root: Path | None) -> RawData:
     """Read one of the CIFAR sets; `kind` is a class of torchvision.datasets."""
     root = _root(data_root)
     folder = root / kind.base_folder
-    wanted = [folder / file for file, _ in [*kind.train_list, *kind.test_list]]
-    if not all(file.is_file() for file in wanted):
-        _download(name, kind, root)
+    names = [kind.meta["filename"], *(file for file, _ in [*kind.train_list, *kind.test_list])]
+    _download(name, kind, root, [f"{kind.base_folder}/{file}" for file in names], [kind.filename])
     try:
         halves = [kind(str(root), train=train, download=False) for train in (True, False)]
     except Exception as error:  # wrong checksum, or a pickle that fails in its own way
@@ -119,14 +120,31 @@ def _root(data_root: Path | None) -> Path:
     return user_cache_path("symlearn")
 
 
-def _download(name: str, kind: Any, root: Path) -> None:
-    """Download one set to `root`, one process at a time; ValueError with one line where that fails."""
+def _download(name: str, kind: Any, root: Path, files: list[str], archives: list[str]) -> None:
+    """Bring those of `files` that `root` lacks; ValueError with one line where that fails.
+
+    torchvision works in a folder of its own, and only whole files leave it: an interrupted or parallel run
+    neither leaves nor sees half a file. Archives that already lie in `root` spare the network.
+    """
+    if all((root / file).is_file() for file in files):
+        return
     from filelock import FileLock
 
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"), _impatient_sockets():
-            kind(str(root), train=True, download=True)
+        with FileLock(root / f".{name}.lock"), TemporaryDirectory(dir=root, prefix=f".{name}-") as own:
+            missing = [file for file in files if not (root / file).is_file()]
+            if not missing:  # another run brought them while this one waited
+                return
+            for archive in archives:
+                if (root / archive).is_file():
+                    (Path(own) / archive).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(root / archive, Path(own) / archive)
+            with _impatient_sockets():
+                kind(own, train=True, download=True)
+            for file in missing:
+                (root / file).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(Path(own) / file, root / file)
     except Exception as error:  # no network, a proxy's page, a full disk, a folder that may not be written
         raise ValueError(
             f"{name} is not in data_root {root} and could not be downloaded ({_one_line(error)}); "

@@ -10,9 +10,18 @@ Axes: batch, c_in, c_out, h, w, k.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symlearn.layers.sizes import Size, expect_channels, pair
+
+
+def wrap(x: Tensor, before: int, after: int, dim: int) -> Tensor:
+    """Circular padding of one axis; `before` and `after` may exceed its size."""
+    size = x.shape[dim]
+    if before > size or after > size:
+        return x.index_select(dim, torch.arange(-before, size + after, device=x.device) % size)
+    return torch.cat([x.narrow(dim, size - before, before), x, x.narrow(dim, 0, after)], dim)
 
 
 class CircularConv2d(nn.Conv2d):
@@ -34,6 +43,13 @@ class CircularConv2d(nn.Conv2d):
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """As `nn.Conv2d`, with two concatenations for the padding in place of many small copies."""
+        k_h, k_w = self.kernel_size
+        padded = wrap(input, (k_h - 1) // 2, k_h // 2, 2)
+        padded = wrap(padded, (k_w - 1) // 2, k_w // 2, 3)
+        return F.conv2d(padded, weight, bias)
 
     def to_dense(self, in_size: Size | None = None) -> Tensor:
         """The linear part as a matrix `[c_out * h * w, c_in * h * w]` at the given input size. For tests.

@@ -41,11 +41,11 @@ class InputChannelLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, c_in, x] -> [batch, c_out, c_in]`."""
-        # einsum(x, weight, "batch c_in x, c_out c_in x -> c_in batch c_out")
-        z = torch.bmm(x.transpose(0, 1), self.weight.permute(1, 2, 0))
+        # einsum(x, weight, "batch c_in x, c_out c_in x -> c_in c_out batch"): no operand needs a copy
+        z = torch.bmm(self.weight.transpose(0, 1), x.permute(1, 2, 0))
         if self.bias is not None:
-            z = z + self.bias
-        return z.permute(1, 2, 0)
+            z = z + self.bias.unsqueeze(1)
+        return z.permute(2, 1, 0)
 
 
 class OutputChannelLinear(nn.Module):

@@ -27,17 +27,17 @@ Norm = Literal["inf", "2"]
 TIE = 1e-9
 
 
-def components(x: Tensor) -> Tensor:
-    """The polyphase components `[batch, component, ..., h/2, w/2]` of `[batch, ..., h, w]`."""
-    return torch.stack([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
+def components(plane: Tensor) -> Tensor:
+    """The polyphase components `[batch, component, h/2, w/2]` of a plane `[batch, h, w]`."""
+    return torch.stack([plane[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
 
 
-def signature(parts: Tensor) -> Tensor:
+def signature(planes: Tensor) -> Tensor:
     """A number `[batch, component]` that shifts keep and rearrangements change; see the module's notation."""
-    weights = torch.linspace(1.0, 2.0, parts.shape[2], dtype=parts.dtype, device=parts.device)
-    group = parts.dim() == 6  # [batch, component, c, group, h, w]
-    planes = parts.sum(3) if group else parts
-    s = torch.einsum("bkchw,c->bkhw", planes, weights).double()
+    group = planes.dim() == 5  # [batch, c, group, h, w]
+    planes = planes.sum(2) if group else planes
+    weights = torch.linspace(1.0, 2.0, planes.shape[1], dtype=planes.dtype, device=planes.device)
+    s = components(torch.einsum("bchw,c->bhw", planes, weights).double())
     right, below = s.roll(-1, 3), s.roll(-1, 2)
     if group:
         mixed = s + 0.7 * (right + below + s.roll(1, 3) + s.roll(1, 2))
@@ -52,15 +52,28 @@ def largest(key: Tensor, among: Tensor) -> Tensor:
     return among & (key >= top - TIE * top.abs())
 
 
-def choose(parts: Tensor, norm: Norm = "inf") -> Tensor:
+def choose(x: Tensor, norm: Norm = "inf") -> Tensor:
     """Index `[batch]` of each sample's component of largest norm; see the module's notation for ties."""
-    parts = parts.detach()
-    flat = parts.flatten(2)
-    candidates = torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device)
+    x = x.detach()
+    planes = x.flatten(1, -3)  # [batch, c (x group), h, w]
+    energy = components(planes.square().sum(1).double()).sum((2, 3))
+    candidates = torch.ones_like(energy, dtype=torch.bool)
     if norm == "inf":
-        candidates = largest(flat.abs().amax(2), candidates)
-    candidates = largest(torch.linalg.vector_norm(flat, dim=2, dtype=torch.float64), candidates)
-    return torch.where(candidates, signature(parts), -torch.inf).argmax(1)
+        candidates = largest(components(planes.abs().amax(1)).amax((2, 3)).double(), candidates)
+    candidates = largest(energy, candidates)
+    return torch.where(candidates, signature(x), -torch.inf).argmax(1)
+
+
+def pick(x: Tensor, component: Tensor) -> Tensor:
+    """The component `[batch]` of every sample: `[batch, ..., h, w] -> [batch, ..., h/2, w/2]`, one gather."""
+    h, w = x.shape[-2:]
+    rows = torch.arange(0, h, 2, device=x.device) * w
+    columns = torch.arange(0, w, 2, device=x.device)
+    start = component // 2 * w + component % 2
+    places = start[:, None] + (rows[:, None] + columns).flatten()  # [batch, h/2 * w/2]
+    flat = x.flatten(1, -3).flatten(2)
+    index = places.unsqueeze(1).expand(-1, flat.shape[1], -1)
+    return flat.gather(2, index).reshape(*x.shape[:-2], h // 2, w // 2)
 
 
 class PolyphaseSubsample2d(nn.Module):
@@ -89,9 +102,7 @@ class PolyphaseSubsample2d(nn.Module):
             raise ValueError(
                 f"stride 2 on a {h}x{w} map is not shift-equivariant; use even sizes (resize or pad the input)"
             )
-        parts = components(x)
-        index = choose(parts, self.norm).reshape(-1, *[1] * (parts.dim() - 1))
-        return parts.take_along_dim(index, 1).squeeze(1)
+        return pick(x, choose(x, self.norm))
 
     def extra_repr(self) -> str:
         """The norm, for printing."""

@@ -1,4 +1,4 @@
-"""Figures of a run, as pure functions: what `report.json` and `metrics.jsonl` hold in, a matplotlib Figure out.
+"""Figures of a run, as pure functions: `report.json` and `metrics.jsonl` in, matplotlib Figures out.
 
 Re-plotting never trains; no function touches pyplot's global state, a display or a file.
 """

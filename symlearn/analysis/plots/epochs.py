@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ def epoch_axis(metrics: Metrics) -> tuple[np.ndarray, str]:
     """`([epochs], axis label)`: the epoch of every line, or the line's number where epochs start over."""
     epochs = [finite(row.get("epoch")) for row in metrics]
     known = [epoch for epoch in epochs if epoch is not None]
-    if len(known) == len(epochs) and all(b > a for a, b in zip(known, known[1:], strict=False)):
+    if len(known) == len(epochs) and all(b > a for a, b in pairwise(known)):
         return np.array(known), "epoch"
     return np.arange(1.0, len(metrics) + 1), "epoch, counted over all phases"
 

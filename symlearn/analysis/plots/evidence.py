@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from symlearn.analysis.plots.epochs import column, epoch_axis, points
 from symlearn.analysis.plots.style import FAINT, INK, message_figure, new_figure, tidy
@@ -58,7 +59,7 @@ def _draw_evidence(
             (x[best], y[best]),
             xytext=(0, 9),
             textcoords="offset points",
-            ha="center",
+            ha="right" if best > 0.85 * len(x) else "center",
             va="bottom",
             fontsize=9.5,
             color=INK,
@@ -73,8 +74,10 @@ def _draw_evidence(
     axes.set_ylabel("nats per training example" if loss_axes is axes else "nats, in total", fontsize=10.5)
     if loss_axes is axes and known.any() and _outranges(evidence[known]) and np.nanmin(loss) > 0:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
     handles = axes.get_lines()[:1] if known.any() else []
-    axes.legend(handles=[*handles, line], frameon=False, fontsize=9.5, loc="upper right")
+    axes.legend(handles=[*handles, line], frameon=False, fontsize=9.5, loc="best")
 
 
 def _outranges(evidence: np.ndarray) -> bool:

@@ -118,27 +118,28 @@ def _draw_layer(axes: Axes, at: int, layer: Layer, paths: list[str], separator: 
 
 def _draw_head(axes: Axes, at: int, head: Layer, columns: int) -> None:
     entry = head["paths"][HEAD_PATH]
-    axes.add_patch(
-        Rectangle((-0.5 + _GAP, at - 0.5 + _GAP), columns - 2 * _GAP, 1 - 2 * _GAP, facecolor="#ededed")
-    )
+    axes.add_patch(Rectangle(*_box(0, at, _GAP, columns), facecolor="#ededed"))
     gamma, parameters = finite(entry.get("effective_parameters")), entry.get("parameters")
     words = f"linear   γ {count(gamma)} of {count(parameters)} parameters"
     axes.text((columns - 1) / 2, at, words, ha="center", va="center", fontsize=10, color=INK)
 
 
 def _cell(axes: Axes, column: int, at: int, colour: str, hatched: bool = False) -> None:
-    corner = (column - 0.5 + _GAP, at - 0.5 + _GAP)
-    cell = Rectangle(corner, 1 - 2 * _GAP, 1 - 2 * _GAP, facecolor=colour, linewidth=0)
+    cell = Rectangle(*_box(column, at, _GAP), facecolor=colour, linewidth=0)
     if hatched:
         cell.set(hatch="////", edgecolor="#c4c4c4")
     axes.add_patch(cell)
 
 
 def _outline(axes: Axes, column: int, at: int) -> None:
-    corner = (column - 0.5 + _GAP, at - 0.5 + _GAP)
     axes.add_patch(
-        Rectangle(corner, 1 - 2 * _GAP, 1 - 2 * _GAP, fill=False, edgecolor=INK, linewidth=2, zorder=3)
+        Rectangle(*_box(column, at, _GAP + 0.012), fill=False, edgecolor=INK, linewidth=1.8, zorder=3)
     )
+
+
+def _box(column: int, at: int, gap: float, columns: int = 1) -> tuple[tuple[float, float], float, float]:
+    """Corner, width and height of cells in data coordinates, less a gap that is wider between rows."""
+    return (column - 0.5 + 0.6 * gap, at - 0.5 + 1.5 * gap), columns - 1.2 * gap, 1 - 3 * gap
 
 
 def _frame(axes: Axes, labels: list[str], columns: int) -> None:

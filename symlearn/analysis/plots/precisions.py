@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from symlearn.analysis.plots.epochs import as_array, epoch_axis, points
 from symlearn.analysis.plots.style import INK, message_figure, new_figure, path_colour, tidy
@@ -69,25 +69,26 @@ def prior_precisions(metrics: Metrics, report: Report | None = None) -> Figure:
         axes.set_title(title, fontsize=10, color=INK, parse_math=False)
         _log_axis(axes)
         axes.tick_params(labelbottom=at + columns >= len(layers))
-    figure.supxlabel(label, fontsize=10.5, color=INK)
+        if at + columns >= len(layers):
+            axes.set_xlabel(label, fontsize=9.5, color=INK)
     figure.supylabel("prior precision δ", fontsize=10.5, color=INK)
     paths = list(dict.fromkeys(path for layer in layers for path in series[layer]))
     handles = [Line2D([], [], color=path_colour(path), linewidth=4, label=path) for path in paths]
     if not per_path:
-        handles += [
-            Line2D([], [], color="#555555", linestyle=style, label=leaf) for leaf, style in styles.items()
-        ]
+        for style in dict.fromkeys(styles.values()):
+            leaves = ", ".join(leaf for leaf in styles if styles[leaf] == style)
+            handles.append(Line2D([], [], color="#555555", linestyle=style, label=leaves))
     legend = figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(8, len(handles)),
+        ncols=min(7, len(handles)),
         frameon=False,
         fontsize=9.5,
         handlelength=2.6,
     )
     if per_path:
         legend.set_title(
-            "line: geometric mean over a path's tensors; shade: smallest to largest", {"size": 9}
+            "line: geometric mean over a path's tensors; shade: smallest to largest", FontProperties(size=9)
         )
     figure.set_label(_summary(series, paths))
     return figure
@@ -105,14 +106,17 @@ def _draw_range(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str) -> N
 
 def _log_axis(axes: Axes) -> None:
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=6))
+    low, high = axes.get_ylim()
+    subs = (1.0, 3.0) if high < 300 * low else (1.0,)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.02)
     tidy(axes)
 
 
 def _leaf(tensor: str) -> str:
-    """What a tensor is within its path or module: `weight`, `theta1`, …"""
+    """What a tensor is within its path or module, such as `weight` or `theta1`."""
     _, inside, rest = tensor.partition(".paths.")
     return rest.partition(".")[2] if inside and "." in rest else tensor.rpartition(".")[2]
 

@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, SymmetricalLogLocator
+from matplotlib.ticker import FuncFormatter, NullLocator, SymmetricalLogLocator
 
 from symlearn.analysis.plots.style import FAINT, INK, message_figure, new_figure, path_colour, tidy
 from symlearn.analysis.reading import Report, finite, layer_label, proposals_of, train_examples
 from symlearn.analysis.wording import action_phrase, signed
+
+if TYPE_CHECKING:
+    from matplotlib.axes._secondary_axes import SecondaryAxis  # private, so for the type only
 
 TITLE = "Change of log evidence of every proposal against the unchanged control"
 _COLUMNS = 3  # panels side by side
@@ -46,21 +49,18 @@ def proposals(report: Report) -> Figure:
         _draw_round(axes, [each for each in tried if each.get("round") == rounds[at]], layers)
         axes.set_title(f"round {rounds[at]}", fontsize=10.5, color=INK)
         _scale(axes, threshold)
-        if at + columns < len(rounds):
-            axes.tick_params(labelbottom=False)
-        if at % columns == columns - 1 or at == len(rounds) - 1:
+        if at % columns == 0:
+            scale = "" if threshold is None else "\n(symmetric log scale)"
+            axes.set_ylabel(f"Δ log evidence [nats]{scale}", fontsize=10, color=INK)
+        if at % columns == columns - 1:
             _per_example(axes, train_examples(report), threshold)
-    suffix = "\n(symmetric log scale)" if threshold else ""
-    figure.supylabel(
-        f"Δ log evidence [nats]{suffix}", fontsize=10.5, color=INK, ha="center", multialignment="center"
-    )
     figure.legend(
         handles=_legend(tried),
         loc="outside lower center",
         ncols=8,
         frameon=False,
         fontsize=9.5,
-        handletextpad=0.3,
+        handletextpad=0.6,
     )
     figure.set_label(_summary(tried))
     return figure
@@ -76,11 +76,11 @@ def _draw_round(axes: Axes, tried: Sequence[Proposal], layers: Sequence[str]) ->
             colour = path_colour(str(each.get("path")))
             axes.plot([x, x], [0, delta], color=colour, linewidth=2, solid_capstyle="butt")
             if noise:
-                axes.errorbar(x, delta, yerr=noise, color=INK, linewidth=0.9, capsize=2.5, zorder=4)
+                axes.errorbar(x, delta, yerr=noise, color="#555555", linewidth=0.9, capsize=2, zorder=2.5)
             marker = _MARKERS.get(str(each.get("action")), "o")
-            axes.plot(x, delta, marker=marker, color=colour, markersize=7, markeredgecolor="white", zorder=3)
+            axes.plot(x, delta, marker=marker, color=colour, markersize=8, markeredgewidth=0, zorder=3)
             if each.get("accepted"):
-                axes.plot(x, delta, marker="o", markersize=14, fillstyle="none", color=INK, zorder=5)
+                axes.plot(x, delta, marker="o", markersize=15, fillstyle="none", color=INK, zorder=5)
                 below = delta < 0
                 axes.annotate(
                     signed(delta),
@@ -111,30 +111,30 @@ def _linear_below(tried: Sequence[Proposal]) -> float | None:
     return float(10 ** max(0, math.floor(math.log10(max(sizes[len(sizes) // 4], 1e-12)))))
 
 
-def _scale(axes: Axes, threshold: float | None) -> None:
+def _scale(axes: "Axes | SecondaryAxis", threshold: float | None) -> None:
+    """A symmetric log axis, linear below the threshold, a tick a power of ten; or thousands with commas."""
     if threshold is None:
+        axes.yaxis.set_major_formatter(FuncFormatter(_tick))
         return
     axes.set_yscale("symlog", linthresh=threshold, linscale=0.6)
     axes.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=threshold))
     axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:+,.0f}".replace("-", "−") if value else "0")
+        FuncFormatter(lambda y, _: "" if 0 < abs(y) < 1.5 * threshold else _tick(y))
     )
-    axes.yaxis.set_minor_locator(LogLocator(subs=[]))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _tick(value: float, _: int | None = None) -> str:
+    return f"{value:+,.6g}".replace("-", "−") if value else "0"
 
 
 def _per_example(axes: Axes, examples: int | None, threshold: float | None) -> None:
     """A second axis at the right in nats per training example."""
     if not examples:
         return
-    second = axes.secondary_yaxis(
-        "right", functions=(lambda y: np.asarray(y) / examples, lambda y: np.asarray(y) * examples)
-    )
-    if threshold is not None:
-        second.set_yscale("symlog", linthresh=threshold / examples, linscale=0.6)
-        second.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=threshold / examples))
-        second.yaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0")
-        )
+    both = (lambda y: np.asarray(y) / examples, lambda y: np.asarray(y) * examples)
+    second = axes.secondary_yaxis("right", functions=both)
+    _scale(second, None if threshold is None else threshold / examples)
     second.set_ylabel("nats per training example", fontsize=9.5, color="#666666")
     second.tick_params(colors="#666666", labelsize=9)
     second.spines["right"].set_color(FAINT)
@@ -165,6 +165,10 @@ def _legend(tried: Sequence[Proposal]) -> list[Line2D]:
     return handles
 
 
+def _label(proposal: Proposal) -> str:
+    return layer_label(str(proposal["layer"]))
+
+
 def _by_depth(layer: str) -> tuple[str, int]:
     stem, _, number = layer.rpartition(".")
     return (stem, int(number)) if number.isdecimal() else (layer, -1)
@@ -172,7 +176,7 @@ def _by_depth(layer: str) -> tuple[str, int]:
 
 def _summary(tried: Sequence[Proposal]) -> str:
     kept = [
-        f"{action_phrase(each)} in {layer_label(str(each['layer']))} ({signed(each['delta_log_evidence'])} nats)"
+        f"{action_phrase(each)} in {_label(each)} ({signed(each['delta_log_evidence'])} nats)"
         for each in tried
         if each.get("accepted")
     ]

@@ -1,6 +1,8 @@
 """How much of each layer is used, and by which path: stacked bars of effective parameters."""
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import StrMethodFormatter
 
 from symlearn.analysis.plots.style import (
     INK,
@@ -39,10 +41,14 @@ def layer_shares(report: Report) -> Figure:
     figure = new_figure(4.2, TITLE, report)
     axes = figure.subplots()
     tallest = max(total or 0.0 for total in totals)
-    for at, (layer, total) in enumerate(zip(layers, totals, strict=True)):
+    gap = 0.4  # between the layers and the heads
+    places = [at + gap * (at >= len(body_layers(report))) for at in range(len(layers))]
+    for at, layer, total in zip(places, layers, totals, strict=True):
         base = 0.0
         for path in paths:
             gamma = finite((path_entry(layer, path) or {}).get("effective_parameters")) or 0.0
+            if not gamma:
+                continue
             axes.bar(
                 at, gamma, bottom=base, width=0.72, color=path_colour(path), edgecolor="white", linewidth=0.8
             )
@@ -72,16 +78,18 @@ def layer_shares(report: Report) -> Figure:
         )
     turned = 0 if len(layers) <= 12 else 90
     labels = [layer_label(layer["name"]) for layer in layers]
-    axes.set_xticks(range(len(layers)), labels, rotation=turned, parse_math=False)
+    axes.set_xticks(places, labels, rotation=turned, parse_math=False)
     axes.set_ylabel("effective parameters γ", fontsize=10.5)
-    axes.margins(x=0.01, y=0.1)
+    axes.margins(x=0.01)
+    axes.set_ylim(0, (1.1 if len(layers) <= 16 else 1.2) * tallest)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}" if tallest > 10 else "{x:g}"))
     tidy(axes)
     axes.tick_params(axis="x", length=0)
     axes.legend(
-        handles=[axes.bar(0, 0, color=path_colour(path), label=path) for path in paths],
+        handles=[Patch(color=path_colour(path), label=path) for path in paths],
         fontsize=9.5,
         frameon=False,
-        ncols=len(paths),
+        ncols=min(6, len(paths)),
         loc="lower left",
         bbox_to_anchor=(0, 1.0),
         borderaxespad=0,

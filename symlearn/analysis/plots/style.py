@@ -8,7 +8,9 @@ Colours are those of Okabe and Ito (2008), told apart by the colour-blind. A pat
 every figure, by its name alone: FC-like paths warm, convolutions blue, group convolutions green.
 """
 
+import textwrap
 import zlib
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
@@ -43,25 +45,24 @@ def path_colour(path: str) -> str:
         return _NAMED[path]
     base = next((colour for prefix, colour in _FAMILIES.items() if path.startswith(prefix)), "#4D4D4D")
     shade = zlib.crc32(path.encode()) % 1000 / 1000  # the same in every process, unlike hash()
-    return (
-        blend(base, "#ffffff", 0.25 + 0.35 * shade)
-        if shade < 0.6
-        else blend(base, "#000000", 0.7 * (shade - 0.5))
-    )
+    if shade < 0.6:
+        return blend(base, "#ffffff", 0.25 + 0.35 * shade)
+    return blend(base, "#000000", 0.7 * (shade - 0.5))
 
 
 def blend(colour: str, towards: str, amount: float) -> str:
     """`colour` moved towards another one; amount 0 leaves it, 1 gives the other."""
-    return to_hex(
-        [(1 - amount) * a + amount * b for a, b in zip(to_rgb(colour), to_rgb(towards), strict=True)]
+    red, green, blue = (
+        (1 - amount) * a + amount * b for a, b in zip(to_rgb(colour), to_rgb(towards), strict=True)
     )
+    return to_hex((red, green, blue))
 
 
 def ink_on(colour: str) -> str:
-    """Black or white, whichever reads better on the colour (relative luminance of WCAG 2)."""
+    """Black or white, whichever reads better on the colour, by its relative luminance (WCAG 2)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "#ffffff" if luminance < 0.179 else INK
+    return "#ffffff" if luminance < 0.28 else INK
 
 
 def text_colour(path: str) -> str:
@@ -70,22 +71,20 @@ def text_colour(path: str) -> str:
 
 
 def new_figure(height: float, title: str, report: Report | None, width: float = WIDTH) -> Figure:
-    """An empty figure of `width` × `height` inches under its title and, below that, what the run was about."""
+    """An empty figure of `width` × `height` inches, with its title and below that what the run was about."""
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained", facecolor="white")
-    about = subject(report)
-    text = f"{title}\n{about}" if about else title
-    figure.suptitle(text, fontsize=12.5, color=INK, parse_math=False)
+    about = textwrap.fill(subject(report), int(10.5 * width), break_on_hyphens=False)
+    figure.suptitle(f"{title}\n{about}" if about else title, fontsize=12, color=INK, parse_math=False)
     return figure
 
 
-def tidy(axes: Axes, grid: str | None = "y") -> None:
-    """Two spines, small quiet ticks, and a faint grid along one axis (`"x"`, `"y"`, `"both"` or None)."""
+def tidy(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
+    """Two spines, small quiet ticks, and a faint grid along one axis."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=9.5, color=FAINT)
     axes.set_axisbelow(True)
-    if grid == "x" or grid == "y" or grid == "both":
-        axes.grid(axis=grid, color=RULE, linewidth=0.7)
+    axes.grid(axis=grid, color=RULE, linewidth=0.7)
 
 
 def note(figure: Figure, text: str) -> None:

@@ -1,12 +1,13 @@
 """A run made up by hand: quadrant digits, a search that kept one F-FC path in the last of five layers."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 
-def path_numbers(
+def _path_numbers(
     parameters: int, gamma: float | None, relative: float | None, share: float | None
 ) -> dict[str, Any]:
     """One path's entry; a None makes its numbers those of a run without curvature."""
@@ -21,20 +22,19 @@ def path_numbers(
     }
 
 
-def make_layer(index: int, **paths: tuple[int, float] | None) -> dict[str, Any]:
-    """A layer from `path=(P, gamma)`; None is a path that the search removed. `f_fc` stands for `f-fc`."""
-    named = {name.replace("_", "-").replace("XX", ":"): numbers for name, numbers in paths.items()}
+def _layer(index: int, paths: dict[str, tuple[int, float] | None]) -> dict[str, Any]:
+    """A layer from `{path: (P, gamma)}`; None is a path that the search removed."""
     normalised = {
-        name: gamma / size for name, numbers in named.items() if numbers for size, gamma in [numbers]
+        name: gamma / size for name, numbers in paths.items() if numbers for size, gamma in [numbers]
     }
-    total, gammas = sum(normalised.values()), sum(numbers[1] for numbers in named.values() if numbers)
+    total, gammas = sum(normalised.values()), sum(numbers[1] for numbers in paths.values() if numbers)
     entries: dict[str, Any] = {}
-    for name, numbers in named.items():
+    for name, numbers in paths.items():
         if numbers is None:
-            entries[name] = path_numbers(10, 0.0, 0.0, 0.0) | {"present": False}
+            entries[name] = _path_numbers(10, 0.0, 0.0, 0.0) | {"present": False}
         else:
             size, gamma = numbers
-            entries[name] = path_numbers(
+            entries[name] = _path_numbers(
                 size, gamma, normalised[name] / total if total else 0.0, gamma / gammas if gammas else 0.0
             )
     top = max(normalised, key=normalised.__getitem__)
@@ -46,14 +46,14 @@ def make_layer(index: int, **paths: tuple[int, float] | None) -> dict[str, Any]:
     }
 
 
-def make_report(layers: list[dict[str, Any]], paths: list[str], **changes: Any) -> dict[str, Any]:
+def _report(layers: list[dict[str, Any]], paths: list[str], **changes: Any) -> dict[str, Any]:
     """A report of these layers, two Linear layers after them and no proposals, with `changes` on top."""
     heads = [
         {
             "name": f"head.{at}",
             "index": len(layers) + at,
             "effective_type": "LINEAR",
-            "paths": {"linear": path_numbers(size, gamma, 1.0, 1.0)},
+            "paths": {"linear": _path_numbers(size, gamma, 1.0, 1.0)},
         }
         for at, size, gamma in ((0, 4160, 211.4), (2, 2600, 388.0))
     ]
@@ -73,7 +73,7 @@ def make_report(layers: list[dict[str, Any]], paths: list[str], **changes: Any) 
     } | changes
 
 
-def make_proposal(
+def _proposal(
     round_: int, layer: int, action: str, path: str, delta: float, accepted: bool
 ) -> dict[str, Any]:
     """One line of the search."""
@@ -89,26 +89,43 @@ def make_proposal(
 
 
 @pytest.fixture
+def make_layer() -> Callable[..., dict[str, Any]]:
+    """`make_layer(index, {"conv": (P, gamma), "f-fc": None})`: a layer's entry."""
+    return _layer
+
+
+@pytest.fixture
+def make_report() -> Callable[..., dict[str, Any]]:
+    """`make_report(layers, paths, **changes)`: a whole report."""
+    return _report
+
+
+@pytest.fixture
+def make_proposal() -> Callable[..., dict[str, Any]]:
+    """`make_proposal(round, layer, action, path, delta, accepted)`: a line of the search."""
+    return _proposal
+
+
+@pytest.fixture
 def search_report() -> dict[str, Any]:
     """Layers 0–3 CONV (F-FC removed from two of them, never listed in one), layer 4 F-FC."""
     layers = [
-        make_layer(0, f_fc=(4_128, 0.2), conv=(80, 61.3)),
-        make_layer(1, conv=(1_168, 402.0), f_fc=None),
-        make_layer(2, conv=(2_320, 655.1)),
-        make_layer(3, f_fc=None, conv=(4_640, 801.4)),
-        make_layer(4, f_fc=(16_448, 1_204.0), conv=(9_248, 40.2)),
+        _layer(0, {"f-fc": (4_128, 0.2), "conv": (80, 61.3)}),
+        _layer(1, {"conv": (1_168, 402.0), "f-fc": None}),
+        _layer(2, {"conv": (2_320, 655.1)}),
+        _layer(3, {"f-fc": None, "conv": (4_640, 801.4)}),
+        _layer(4, {"f-fc": (16_448, 1_204.0), "conv": (9_248, 40.2)}),
     ]
     first = [
-        make_proposal(1, at, "add", "f-fc", delta, at == 4)
+        _proposal(1, at, "add", "f-fc", delta, at == 4)
         for at, delta in enumerate((760.2, 805, 812.9, 930, 1640))
     ]
     second = [
-        make_proposal(2, at, "add", "f-fc", delta, False)
-        for at, delta in enumerate((-20.5, 3.1, -8.0, -31.7))
+        _proposal(2, at, "add", "f-fc", delta, False) for at, delta in enumerate((-20.5, 3.1, -8.0, -31.7))
     ]
-    second.append(make_proposal(2, 4, "remove", "conv", -410.0, False))
+    second.append(_proposal(2, 4, "remove", "conv", -410.0, False))
     selection = {"method": "search", "proposals": [*first, *second]}
-    return make_report(layers, ["f-fc", "conv"], selection=selection)
+    return _report(layers, ["f-fc", "conv"], selection=selection)
 
 
 @pytest.fixture
@@ -119,17 +136,20 @@ def map_report() -> dict[str, Any]:
         "index": 0,
         "effective_type": None,
         "paths": {
-            "f-fc": path_numbers(4_128, None, None, None),
-            "conv": path_numbers(80, None, float("nan"), None),
+            "f-fc": _path_numbers(4_128, None, None, None),
+            "conv": _path_numbers(80, None, float("nan"), None),
         },
     }
-    return make_report(
+    report = _report(
         [layer],
         ["f-fc", "conv"],
         log_marginal_likelihood=None,
         test={"accuracy": 0.88, "nll": 0.62, "ece": None},
         selection={"method": "none", "proposals": []},
     )
+    for head in report["layers"][1:]:
+        head["paths"]["linear"] = _path_numbers(4160, None, None, None)
+    return report
 
 
 @pytest.fixture

@@ -1,0 +1,62 @@
+"""Which parameter belongs to which layer and path: read from the modules, never from names.
+
+Axes: none; this file handles names only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from symlearn.layers.registry import path_kind
+from symlearn.layers.relaxed import RelaxedLayer2d
+
+LINEAR = "linear"
+
+
+@dataclass(frozen=True)
+class LayerPaths:
+    """One layer's parameters.
+
+    Attributes:
+        name: the module's name in the model.
+        index: position among the listed layers.
+        relaxed: whether it is a sum of paths (False: a plain layer of the head, its one path `linear`).
+        paths: parameter names of every declared path, whether switched on or not.
+    """
+
+    name: str
+    index: int
+    relaxed: bool
+    paths: dict[str, tuple[str, ...]]
+
+
+def layer_paths(model: nn.Module) -> list[LayerPaths]:
+    """The layers of a model in order: relaxed layers with their paths, then whatever else owns parameters."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    found: list[LayerPaths] = []
+    taken: set[str] = set()
+    for module_name, module in model.named_modules():
+        if isinstance(module, RelaxedLayer2d):
+            paths = {
+                path: tuple(names[id(p)] for p in part.parameters()) for path, part in module.paths.items()
+            }
+            found.append(LayerPaths(module_name, len(found), True, paths))
+            taken.update(name for group in paths.values() for name in group)
+    for module_name, module in model.named_modules():
+        own = tuple(names[id(p)] for p in module.parameters(recurse=False) if names[id(p)] not in taken)
+        if own:
+            found.append(LayerPaths(module_name, len(found), False, {LINEAR: own}))
+            taken.update(own)
+    return found
+
+
+def effective_type_of(path: str) -> str:
+    """The upper-case type a layer gets when `path` holds most of it."""
+    return "LINEAR" if path == LINEAR else path_kind(path).effective_type
+
+
+def relaxed_layers(model: nn.Module) -> dict[str, RelaxedLayer2d]:
+    """The relaxed layers by name, in order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, RelaxedLayer2d)}

@@ -1,0 +1,359 @@
+"""Alternating steps on weights and hyperparameters: the state of a fit, and how an epoch changes it.
+
+An epoch steps the weights on mean negative log-likelihood + (1 / 2N) sum delta ||theta||^2 (the prior by its
+proximal map, `optimizer.py`). An evidence update computes the curvature over the training set, without
+augmentation, and steps the hyperparameters (`evidence.py`). A `Phase` is a run of epochs under one cosine of
+the learning rate. Everything random draws from the state's own generator, so that a copied state continues
+as the original would.
+
+Axes: batch, c, h, w, classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from kfac import compute_factors
+from torch import Tensor, nn
+
+from symlearn.config import Config
+from symlearn.evidence import EvidenceModel, squared_norms
+from symlearn.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
+from symlearn.prior import PriorPrecision, tensor_groups
+from symlearn.structure import layer_paths, relaxed_layers
+
+Pairs = tuple[Tensor, Tensor]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class TrainingStoppedError(ValueError):
+    """A fit that cannot go on: non-finite values, or every path of a layer switched off. One clear line."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A run of epochs.
+
+    Attributes:
+        name: what the metrics call it.
+        epochs: how many.
+        lr: learning rate at its start.
+        lr_end: at its end (cosine between).
+        burn_in: steps before hyperparameters move, "settled" (training loss), or None: never (MAP).
+        keep_best: whether the state of best evidence is kept and restored at the end.
+    """
+
+    name: str
+    epochs: int
+    lr: float
+    lr_end: float
+    burn_in: int | str | None = 0
+    keep_best: bool = False
+
+
+@dataclass
+class FitState:
+    """Everything that changes while fitting."""
+
+    model: nn.Module
+    config: Config
+    n_data: int
+    prior: PriorPrecision = field(init=False)
+    optimizer: ProximalAdam | ProximalSGD = field(init=False)
+    generator: torch.Generator = field(init=False)
+    hyper_moments: dict[str, list[float]] = field(default_factory=dict)
+    sigma_noise: float = 1.0
+    epoch: int = 0
+    step: int = 0
+    evidence: float | None = None
+    effective_parameters: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    setbacks: int = 0
+
+    def __post_init__(self) -> None:
+        evidence, training = self.config.evidence, self.config.training
+        self.prior = PriorPrecision(
+            tensor_groups(self.model, evidence.prior_structure), evidence.prior_precision
+        )
+        make = OPTIMIZERS[training.optimizer]
+        self.optimizer = make(list(self.model.named_parameters()), self.n_data, training.lr)
+        self.generator = torch.Generator().manual_seed(training.seed)
+
+    def clone(self) -> FitState:
+        """An independent copy that would continue exactly as this one."""
+        twin = FitState(copy.deepcopy(self.model), self.config, self.n_data)
+        twin.load(self.saved())
+        return twin
+
+    def saved(self) -> dict[str, Any]:
+        """The state as plain tensors and numbers, for checkpoints (loads with `weights_only`)."""
+        return copy.deepcopy(
+            {
+                "model": self.model.state_dict(),
+                "active": {name: list(m.active) for name, m in relaxed_layers(self.model).items()},
+                "optimizer": self.optimizer.state_dict(),
+                "generator": self.generator.get_state(),
+                "prior": self.prior.state(),
+                "hyper_moments": self.hyper_moments,
+                "sigma_noise": self.sigma_noise,
+                "epoch": self.epoch,
+                "step": self.step,
+                "evidence": self.evidence,
+                "effective_parameters": self.effective_parameters,
+                "losses": self.losses,
+                "setbacks": self.setbacks,
+            }
+        )
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Restore what `saved` gave."""
+        saved = copy.deepcopy(saved)
+        for name, layer in relaxed_layers(self.model).items():
+            layer.set_active(saved["active"][name])
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.generator.set_state(saved["generator"])
+        self.prior.load(saved["prior"])
+        for key in ("hyper_moments", "sigma_noise", "epoch", "step", "evidence", "losses", "setbacks"):
+            setattr(self, key, saved[key])
+        self.effective_parameters = saved["effective_parameters"]
+
+    def active_names(self) -> list[str]:
+        """Parameters that are trained: those of switched-on paths."""
+        return [name for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def forget(self, names: set[str]) -> None:
+        """Drop optimizer state, prior precision and moments of some tensors: they start anew."""
+        for name, parameter in self.model.named_parameters():
+            if name in names:
+                self.optimizer.state.pop(parameter, None)
+                self.effective_parameters.pop(name, None)
+        self.prior.reset(names)
+        for group in {self.prior.groups[name] for name in names}:
+            self.hyper_moments.pop(group, None)
+
+
+def batches(data: Pairs, size: int) -> Iterator[Pairs]:
+    """The data in order, `size` at a time."""
+    for start in range(0, len(data[0]), size):
+        yield data[0][start : start + size], data[1][start : start + size]
+
+
+def mean_loss(f: Tensor, y: Tensor, state: FitState) -> Tensor:
+    """Mean negative log-likelihood of a batch, up to constants."""
+    if state.config.data.likelihood == "regression":
+        return 0.5 * (f - y.reshape(f.shape)).square().sum(1).mean() / state.sigma_noise**2
+    return F.cross_entropy(f, y)
+
+
+def train_epoch(
+    state: FitState, data: Pairs, rates: Callable[[float], float], augment: Augment | None = None
+) -> tuple[float, float]:
+    """One pass of steps on the weights; returns (mean loss, accuracy) as seen during it.
+
+    Args:
+        state: changed in place.
+        data: the training set.
+        rates: learning rate at a fraction of the epoch.
+        augment: applied to every batch, drawing from the state's generator.
+
+    Raises:
+        TrainingStoppedError: the loss is not finite.
+    """
+    x, y = data
+    size = min(state.config.training.batch_size, len(x))
+    steps = len(x) // size
+    order = torch.randperm(len(x), generator=state.generator)
+    state.model.train()
+    state.optimizer.decay = state.prior.floats()
+    total, correct = torch.zeros((), device=x.device), 0
+    for k in range(steps):
+        pick = order[k * size : (k + 1) * size].to(x.device)
+        xb, yb = x[pick], y[pick]
+        if augment is not None:
+            xb = augment(xb, state.generator)
+        state.optimizer.param_groups[0]["lr"] = rates(k / steps)
+        f = state.model(xb)
+        loss = mean_loss(f, yb, state)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        total += loss.detach()
+        if state.config.data.likelihood == "classification":
+            correct += int((f.detach().argmax(1) == yb).sum())
+    state.epoch += 1
+    state.step += steps
+    mean = float(total) / steps
+    if not math.isfinite(mean):
+        raise TrainingStoppedError(
+            f"the training loss became {mean} in epoch {state.epoch}; lower lr (now "
+            f"{state.config.training.lr:g}) or check the data"
+        )
+    state.losses = [*state.losses, mean][-10:]
+    return mean, correct / (steps * size)
+
+
+def curvature_of(state: FitState, data: Pairs) -> EvidenceModel:
+    """Curvature over the training set at the present weights, as a function of the hyperparameters."""
+    curvature = state.config.curvature
+    factors = compute_factors(
+        state.model,
+        batches(data, curvature.batch_size),
+        state.config.data.likelihood,
+        curvature.fisher_type,
+        curvature.mc_samples,
+        curvature.weight_sharing,
+        curvature.group_factors,
+        seed=state.config.training.seed,
+    )
+    return EvidenceModel(factors, squared_norms(state.model), state.config.data.likelihood)
+
+
+def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = True) -> None:
+    """Compute the curvature, step the hyperparameters, and note evidence and effective parameters.
+
+    Raises:
+        TrainingStoppedError: the evidence is not finite, or a layer collapsed again after a second start.
+    """
+    settings = state.config.evidence
+    model = curvature_of(state, data)
+    before = state.prior.state()
+    if step_hyperparameters:
+        if settings.method == "mackay":
+            state.sigma_noise = model.mackay(state.prior, state.sigma_noise, settings.hyper_steps)
+        else:
+            state.sigma_noise = model.adam(
+                state.prior, state.hyper_moments, state.sigma_noise, settings.hyper_steps, settings.hyper_lr
+            )
+    delta = state.prior.by_tensor()
+    total = float(model.terms(delta, state.sigma_noise).total)
+    if not math.isfinite(total):
+        raise TrainingStoppedError(f"the log marginal likelihood became {total} in epoch {state.epoch}")
+    state.evidence = total
+    state.effective_parameters = model.effective_parameters(delta, state.sigma_noise)
+    if step_hyperparameters:
+        back_off_if_collapsed(state, before)
+
+
+def collapsed_layers(state: FitState) -> list[str]:
+    """Layers whose switched-on paths all have next to no effective parameters: nothing passes through."""
+    dead = []
+    for layer in layer_paths(state.model):
+        names = [n for group in layer.paths.values() for n in group if n in state.effective_parameters]
+        weights = [n for n in names if not n.endswith("bias")]
+        if weights and sum(state.effective_parameters[n] for n in weights) < 1e-2:
+            dead.append(layer.name)
+    return dead
+
+
+def back_off_if_collapsed(state: FitState, before: dict[str, float]) -> None:
+    """On a collapse, take the precisions back to the start and let the weights recover; twice at most.
+
+    Raises:
+        TrainingStoppedError: it happened a third time.
+    """
+    dead = collapsed_layers(state)
+    if not dead:
+        return
+    state.setbacks += 1
+    if state.setbacks > 2:
+        raise TrainingStoppedError(
+            f"every path of {', '.join(dead)} switched off (no effective parameters), three times: the precisions "
+            "outran the weights; raise burn_in or epochs, lower prior_precision, or use more data"
+        )
+    names = {n for layer in layer_paths(state.model) for group in layer.paths.values() for n in group}
+    state.prior.load(before)
+    state.prior.reset(names)
+    state.hyper_moments.clear()
+
+
+def settled(losses: list[float]) -> bool:
+    """Whether the last five epochs' mean loss fell by less than 5 % against the five before."""
+    if len(losses) < 10:
+        return False
+    early, late = sum(losses[:5]), sum(losses[5:10])
+    return late > 0.95 * early
+
+
+def evaluate(state: FitState, data: Pairs, size: int = 500) -> tuple[float | None, float]:
+    """(accuracy, mean negative log-likelihood) on held-out data, for the record only.
+
+    Accuracy is None for regression, whose likelihood includes the learned noise.
+    """
+    regression = state.config.data.likelihood == "regression"
+    state.model.eval()
+    correct, total, targets = 0, 0.0, 0
+    with torch.no_grad():
+        for x, y in batches(data, size):
+            f = state.model(x)
+            total += float(mean_loss(f.double(), y, state)) * len(x)
+            targets += f.numel()
+            if not regression:
+                correct += int((f.argmax(1) == y).sum())
+    nll = total / len(data[0])
+    if regression:
+        nll += targets / len(data[0]) / 2 * math.log(2 * math.pi * state.sigma_noise**2)
+    return (None if regression else correct / len(data[0])), nll
+
+
+@dataclass
+class PhaseRun:
+    """Progress within a phase, so that a checkpoint can continue it.
+
+    Attributes:
+        phase: what is run.
+        done: epochs of it that are over.
+        started: the phase's epoch at which hyperparameters began to move, or None.
+        evidences: log evidence of every update so far.
+        best: the state of best evidence so far, saved, if the phase keeps it.
+    """
+
+    phase: Phase
+    done: int = 0
+    started: int | None = None
+    evidences: list[float] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether all epochs are done."""
+        return self.done >= self.phase.epochs
+
+    def rate(self, fraction: float) -> float:
+        """Learning rate at a fraction of the present epoch."""
+        phase = self.phase
+        progress = (self.done + fraction) / phase.epochs
+        return phase.lr_end + (phase.lr - phase.lr_end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def burnt_in(self, state: FitState) -> bool:
+        """Whether hyperparameters may move: after so many steps, or once the loss has settled."""
+        burn_in = self.phase.burn_in
+        if burn_in is None:
+            return False
+        if burn_in == "settled":
+            return settled(state.losses) or self.done >= self.phase.epochs // 2
+        return state.step >= int(burn_in)
+
+    def next_epoch(self, state: FitState, data: Pairs, augment: Augment | None = None) -> dict[str, Any]:
+        """Run one epoch, with an evidence update where one is due; returns the metrics of both."""
+        loss, accuracy = train_epoch(state, data, self.rate, augment)
+        self.done += 1
+        record: dict[str, Any] = {"train_loss": loss, "train_accuracy": accuracy}
+        if self.started is None and self.burnt_in(state):
+            self.started = self.done
+        frequency = state.config.evidence.frequency
+        due = self.started is not None and ((self.done - self.started) % frequency == 0 or self.over)
+        if due:
+            update_evidence(state, data)
+            assert state.evidence is not None
+            self.evidences.append(state.evidence)
+            if self.phase.keep_best and state.evidence >= max(self.evidences):
+                self.best = state.saved()
+            record["log_marginal_likelihood"] = state.evidence
+        return record

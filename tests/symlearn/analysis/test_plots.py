@@ -1,0 +1,252 @@
+"""The figures: what is written and drawn in them, and that they become PNGs without a warning."""
+
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+
+from symlearn.analysis import plots
+
+Make = Callable[..., dict[str, Any]]
+
+
+def texts(figure: Figure) -> list[str]:
+    """Every text of a figure, tick labels and legends included."""
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def xs(line: Line2D) -> np.ndarray:
+    """A line's places, `[points]`."""
+    return np.atleast_1d(np.asarray(line.get_xdata(), dtype=float))
+
+
+def ys(line: Line2D) -> np.ndarray:
+    """A line's values, `[points]`."""
+    return np.atleast_1d(np.asarray(line.get_ydata(), dtype=float))
+
+
+def rendered(figure: Figure) -> bytes:
+    """The figure as PNG; any warning is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=50)
+    return buffer.getvalue()
+
+
+def test_every_figure_renders_and_says_what_it_shows(
+    search_report: dict[str, Any], search_metrics: list[dict[str, Any]]
+) -> None:
+    figures = plots.run_figures(search_report, search_metrics)
+    assert list(figures) == [
+        "effective-dimension",
+        "layer-shares",
+        "proposals",
+        "evidence",
+        "prior-precisions",
+    ]
+    for name, figure in figures.items():
+        assert rendered(figure).startswith(b"\x89PNG"), name
+        assert "digits, quadrant: f-fc + conv" in (figure.get_suptitle() or ""), name
+        assert len(str(figure.get_label())) > 40, f"{name} has no description: {str(figure.get_label())!r}"
+
+
+def test_a_run_with_nothing_measured_says_so(map_report: dict[str, Any]) -> None:
+    row = {"epoch": 1, "train_loss": 0.3, "train_accuracy": None, "log_marginal_likelihood": float("nan")}
+    figures = plots.run_figures(map_report, [row])
+    for name, figure in figures.items():
+        assert rendered(figure).startswith(b"\x89PNG"), name
+    said = {name: " ".join(texts(figure)) for name, figure in figures.items()}
+    assert "no effective parameters were computed" in said["layer-shares"]
+    assert "no proposals were tried (selection: none)" in said["proposals"]
+    assert "no prior precisions were recorded" in said["prior-precisions"]
+    assert "no accuracy was recorded" in said["evidence"]
+    assert "no epoch was recorded" in " ".join(texts(plots.evidence_curve([])))
+
+
+def test_heat_map_annotates_marks_and_hatches(search_report: dict[str, Any]) -> None:
+    figure = plots.effective_dimension_heat_map(search_report)
+    written = texts(figure)
+    assert {"94 %\nγ 1,204", "6 %\nγ 40.2", "0 %\nγ 0.2", "100 %\nγ 61.3"} <= set(written)
+    assert written.count("absent") == 3
+    assert written.count("CONV") == 4 and written.count("FC") == 1
+    assert "linear   γ 211 of 4,160 parameters" in written
+    cells = figure.axes[0].findobj(Rectangle)
+    assert sum(bool(cell.get_hatch()) for cell in cells) == 3
+    outlines = [cell for cell in cells if not cell.get_fill() and cell.get_linewidth() > 1]
+    assert [(round(cell.get_x() + 0.5), round(cell.get_y() + 0.5)) for cell in outlines] == [
+        (1, 0), (1, 1), (1, 2), (1, 3), (0, 4),
+    ], "column and row of each layer's effective type"  # fmt: skip
+    assert "Layers 0–3 became convolutional" in str(figure.get_label())
+
+
+@pytest.mark.parametrize("depth", [1, 8, 30])
+@pytest.mark.parametrize(
+    "paths", [["conv"], ["fc", "s-fc", "conv", "gconv-p4:depthwise-separable", "gconv-c6"]]
+)
+def test_heat_map_has_a_cell_for_every_layer_and_path(
+    depth: int, paths: list[str], make_layer: Make, make_report: Make
+) -> None:
+    named = {path: (100, 10.0) for path in paths}
+    figure = plots.effective_dimension_heat_map(
+        make_report([make_layer(i, named) for i in range(depth)], paths)
+    )
+    cells = [text for text in texts(figure) if text.startswith(f"{100 // len(paths)} %")]
+    assert len(cells) == depth * len(paths)
+    width, height = figure.get_size_inches()
+    assert width <= 10 and 2 < height < 15
+    figure.draw_without_rendering()
+    box = figure.get_tightbbox()
+    assert box.x0 > -0.1 and box.x1 < width + 0.1, (
+        f"{box.x0:.2f} to {box.x1:.2f} of {width} inches: text is cut off"
+    )
+
+
+def test_switched_off_path_is_blank_not_hatched(make_layer: Make, make_report: Make) -> None:
+    report = make_report([make_layer(0, {"f-fc": (100, 0.1), "conv": (100, 0.2)})], ["f-fc", "conv"])
+    figure = plots.effective_dimension_heat_map(report)
+    assert "switched off" in texts(figure) and "absent" not in texts(figure)
+
+
+def test_layer_shares_stack_to_gamma(search_report: dict[str, Any]) -> None:
+    figure = plots.layer_shares(search_report)
+    bars = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+    tops: dict[float, float] = {}
+    for bar in bars:
+        place = round(bar.get_x() + bar.get_width() / 2, 2)
+        tops[place] = max(tops.get(place, 0.0), bar.get_y() + bar.get_height())
+    assert list(tops.values()) == pytest.approx([61.5, 402.0, 655.1, 801.4, 1244.2, 211.4, 388.0])
+    assert {"1,244", "97 %", "head 2"} <= set(texts(figure))
+    orange = [bar for bar in bars if to_hex(bar.get_facecolor()) == plots.path_colour("f-fc").lower()]
+    assert [bar.get_height() for bar in orange] == pytest.approx([0.2, 1204.0])
+    assert figure.axes[0].get_ylim()[1] > 1244
+
+
+def test_proposals_have_a_panel_a_round_and_mark_what_was_kept(search_report: dict[str, Any]) -> None:
+    figure = plots.proposals(search_report)
+    written = texts(figure)
+    assert [axes.get_title() for axes in figure.axes] == ["round 1", "round 2"]
+    assert "+1,640" in written and "Δ log evidence [nats]" in written
+    assert {"add", "remove", "kept", "± noise", "f-fc", "conv"} <= set(written)
+    assert "nats per training example" in written
+    ends = [ys(line)[-1] for line in figure.axes[1].lines if len(np.atleast_1d(xs(line))) == 2]
+    assert {-20.5, 3.1, -8.0, -31.7, -410.0} <= set(map(float, ends))
+    assert "10 proposals" in str(figure.get_label()) and "add f-fc in layer 4 (+1,640 nats)" in str(
+        figure.get_label()
+    )
+
+
+def test_proposals_over_many_decades_are_drawn_on_a_symmetric_log_axis(
+    search_report: dict[str, Any], make_proposal: Make
+) -> None:
+    far = [
+        make_proposal(1, at, "add", "f-fc", delta, False)
+        for at, delta in enumerate((2.0, -54_000.0, 30.0, -4.0))
+    ]
+    del search_report["train_examples"]
+    figure = plots.proposals(search_report | {"selection": {"method": "search", "proposals": far}})
+    assert figure.axes[0].get_yscale() == "symlog"
+    assert "Δ log evidence [nats]\n(symmetric log scale)" in texts(figure)
+    assert "nats per training example" not in texts(figure), "the report does not say how many there are"
+    assert "none was kept" in str(figure.get_label())
+    assert rendered(figure)
+
+
+def test_a_failed_proposal_is_left_out(search_report: dict[str, Any]) -> None:
+    search_report["selection"]["proposals"][0]["delta_log_evidence"] = None
+    assert "9 proposals" in plots.proposals(search_report).get_label()
+
+
+def test_evidence_is_per_example_with_phases_and_what_was_accepted(
+    search_report: dict[str, Any], search_metrics: list[dict[str, Any]]
+) -> None:
+    figure = plots.evidence_curve(search_metrics, search_report)
+    above, below = figure.axes
+    evidence, *_ = above.lines
+    assert len(xs(evidence)) == 12, "every fifth of sixty epochs"
+    last = -search_metrics[-1]["log_marginal_likelihood"] / 1400
+    assert ys(evidence)[-1] == pytest.approx(last)
+    written = texts(figure)
+    assert {"strict start", "round 1: +f-fc in layer 4", "round 2", "anneal", f"best {last:.3f}"} <= set(
+        written
+    )
+    assert above.get_ylabel() == "nats per training example" and below.get_ylabel() == "accuracy [%]"
+    assert "test, 94.9 % at the end" in written
+
+
+def test_evidence_without_the_number_of_examples_is_in_total(search_metrics: list[dict[str, Any]]) -> None:
+    figure = plots.evidence_curve(search_metrics)
+    above, _, loss = figure.axes
+    assert above.get_ylabel() == "nats, in total" and loss.get_ylabel() == "train loss [nats per example]"
+    assert ys(above.lines[0])[-1] == pytest.approx(-search_metrics[-1]["log_marginal_likelihood"])
+
+
+def test_epochs_that_start_over_are_counted_on(search_metrics: list[dict[str, Any]]) -> None:
+    for row in search_metrics:
+        row["epoch"] %= 15
+    figure = plots.evidence_curve(search_metrics)
+    assert "epoch, counted over all phases" in texts(figure)
+    assert xs(figure.axes[0].lines[0])[-1] == 60
+
+
+def test_prior_precisions_have_a_panel_a_layer(
+    search_report: dict[str, Any], search_metrics: list[dict[str, Any]]
+) -> None:
+    figure = plots.prior_precisions(search_metrics, search_report)
+    titles = [axes.get_title() for axes in figure.axes if axes.axison]
+    assert titles == [*(f"layer {at}: CONV" for at in range(4)), "layer 4: FC", "head 0", "head 2"]
+    lines = figure.axes[4].lines
+    assert len(lines) == 6, "two tensors of conv, four of f-fc"
+    entering = next(line for line in lines if line.get_color() == plots.path_colour("f-fc"))
+    assert np.isnan(ys(entering)[:3]).all() and np.isfinite(ys(entering)[3:]).all(), (
+        "f-fc enters in round 1, at the fourth of twelve evidence steps"
+    )
+    assert {"conv", "f-fc", "linear", "weight, theta1", "theta2"} <= set(texts(figure))
+    assert all(axes.get_yscale() == "log" for axes in figure.axes if axes.axison)
+
+
+def test_many_tensors_are_drawn_per_path_by_geometric_mean() -> None:
+    paths, leaves = ("f-fc", "s-fc", "conv"), ("a", "b", "c")
+    tensors = {f"layers.0.paths.{path}.{leaf}": 10.0**at for path in paths for at, leaf in enumerate(leaves)}
+    tensors["layers.0.paths.conv.a"] = 0.0  # has no logarithm and is left out
+    rows = [{"epoch": at, "prior_precision": tensors} for at in range(3)]
+    figure = plots.prior_precisions(rows)
+    lines = {line.get_color(): ys(line)[0] for line in figure.axes[0].lines}
+    assert lines == pytest.approx(
+        {plots.path_colour("f-fc"): 10.0, plots.path_colour("s-fc"): 10.0, plots.path_colour("conv"): 10**1.5}
+    )
+    assert rendered(figure)
+
+
+def test_paths_keep_their_colours_and_differ() -> None:
+    paths = [
+        "fc",
+        "f-fc",
+        "s-fc",
+        "conv",
+        "s-conv",
+        "gconv-p4",
+        "gconv-p4m",
+        "gconv-c6",
+        "gconv-p4:pointwise",
+        "linear",
+    ]
+    colours = [plots.path_colour(path) for path in paths]
+    assert len(set(colours)) == len(paths), colours
+    assert plots.path_colour("conv") == "#0072B2"
+    assert plots.path_colour("a path of one's own") == plots.path_colour("a path of one's own")
+
+
+def test_dollars_in_names_are_no_formulas(search_report: dict[str, Any]) -> None:
+    search_report["data"] = "costs $5 and $\\frac"
+    figure = plots.effective_dimension_heat_map(search_report)
+    assert rendered(figure)
+    assert "costs $5 and $\\frac" in (figure.get_suptitle() or "")
