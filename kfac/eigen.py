@@ -28,11 +28,31 @@ class EigenBlock:
         eigenvalues: `[params]` float64, in `[group, d_out, d_in]` order.
         input_vectors: `[group, d_in, d_in]` (columns), or None.
         output_vectors: `[group or 1, d_out, d_out]` (columns), or None.
+        needs_vectors: whether the eigenbasis differs from the parameter's own axes.
     """
 
     eigenvalues: Tensor
     input_vectors: Tensor | None = None
     output_vectors: Tensor | None = None
+    needs_vectors: bool = True
+
+
+    def coordinates(self, entries: Tensor) -> Tensor:
+        """Coordinates `[params]` of entries `[group, d_out, d_in]` in the eigenbasis.
+
+        Raises:
+            ValueError: the block was decomposed without vectors.
+        """
+        rotated = entries.double()
+        if self.output_vectors is None and self.input_vectors is None:
+            if self.needs_vectors:
+                raise ValueError("decomposed without vectors; use eigendecompose(vectors=True)")
+            return rotated.flatten()
+        if self.output_vectors is not None:
+            rotated = self.output_vectors.mT @ rotated
+        if self.input_vectors is not None:
+            rotated = rotated @ self.input_vectors
+        return rotated.flatten()
 
 
 def symmetric_eigenvalues(factor: Tensor, vectors: bool) -> tuple[Tensor, Tensor | None]:
@@ -66,7 +86,7 @@ def decompose_kronecker(
 
 def decompose_diagonal(diagonal: Tensor) -> EigenBlock:
     """Spectrum of a diagonal block."""
-    return EigenBlock(diagonal.double().flatten().clamp_min(0))
+    return EigenBlock(diagonal.double().flatten().clamp_min(0), needs_vectors=False)
 
 
 class EigenFactors:

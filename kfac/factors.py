@@ -77,6 +77,14 @@ class KroneckerBlock:
         places = places.permute(self.order).flatten().to(b.device)
         return torch.block_diag(*blocks)[places][:, places]
 
+    def to_groups(self, tensor: Tensor) -> Tensor:
+        """A tensor of the parameter's shape as `[group, d_out, d_in]`."""
+        if self.input_factor is None:
+            return tensor.reshape(1, -1, 1)
+        sizes = (self.groups, self.output_factor.shape[-1], self.input_factor.shape[-1])
+        inverse = sorted(range(3), key=self.order.__getitem__)
+        return tensor.reshape([sizes[axis] for axis in self.order]).permute(inverse)
+
     def eigendecompose(self, vectors: bool = False) -> EigenBlock:
         """Float64 eigenvalues (and vectors) of the block."""
         return decompose_kronecker(

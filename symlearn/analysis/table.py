@@ -50,7 +50,7 @@ PROPOSAL_HEADINGS = ("round", "layer", "proposal", "Δ log evidence [nats]", "ke
 
 
 def layer_table(report: Report) -> Table:
-    """The layers and their paths as a rich table; top paths in bold, absent ones dim."""
+    """The layers and their paths as a rich table; verdicts and top paths in bold, absent ones dim."""
     table = _rich_table(LAYER_HEADINGS, numeric_from=3)
     for layer in [*body_layers(report), *head_layers(report)]:
         top = top_path(layer)
@@ -59,11 +59,9 @@ def layer_table(report: Report) -> Table:
             style = (
                 "dim" if path_entry(layer, path) is None else "bold" if path == top and len(rows) > 1 else ""
             )
-            cells = [*row[:2], _folded(row[2]), *row[3:]]
-            table.add_row(
-                *(Text(cell, style=style) for cell in cells),
-                end_section=len(rows) > 1 and path == rows[-1][0],
-            )
+            own = [Text(cell, style="bold") for cell in row[:2]]
+            numbers = [Text(cell, style=style) for cell in (_folded(path), *row[3:])]
+            table.add_row(*own, *numbers, end_section=len(rows) > 1 and path == rows[-1][0])
     return table
 
 
@@ -130,16 +128,16 @@ def path_cells(entry: Mapping[str, Any] | None) -> list[str]:
 
 def layer_rows(layer: Layer, report: Report) -> list[dict[str, Any]]:
     """One layer's rows for a template: path, cells, relative as a fraction, whether it is top or absent."""
-    top = top_path(layer)
+    top, rows = top_path(layer), _layer_rows(layer, report)
     return [
         {
             "path": path,
             "cells": cells[3:],
             "relative": finite((path_entry(layer, path) or {}).get("relative")) or 0.0,
-            "top": path == top and len(layer["paths"]) > 1,
+            "top": path == top and len(rows) > 1,
             "absent": path_entry(layer, path) is None,
         }
-        for path, cells in _layer_rows(layer, report)
+        for path, cells in rows
     ]
 
 

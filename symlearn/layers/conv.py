@@ -51,6 +51,11 @@ class CircularConv2d(nn.Conv2d):
         padded = wrap(padded, (k_w - 1) // 2, k_w // 2, 3)
         return F.conv2d(padded, weight, bias)
 
+    @torch.no_grad()
+    def scale_output_(self, factor: float) -> None:
+        """Scale the linear part of the output in place; 0 silences a path that is about to be tried."""
+        self.weight.mul_(factor)
+
     def to_dense(self, in_size: Size | None = None) -> Tensor:
         """The linear part as a matrix `[c_out * h * w, c_in * h * w]` at the given input size. For tests.
 

@@ -110,6 +110,11 @@ class FactoredLinear2d(nn.Module):
         z = self.theta1(x.flatten(2))
         return self.theta2(z).unflatten(2, self.out_size)
 
+    @torch.no_grad()
+    def scale_output_(self, factor: float) -> None:
+        """Scale the linear part of the output in place; 0 silences a path that is about to be tried."""
+        self.theta2.weight.mul_(factor)
+
     def to_dense(self, in_size: Size | None = None) -> Tensor:
         """The linear part as a matrix `[c_out * v, c_in * x]`. For tests."""
         theta1, theta2 = self.theta1.weight, self.theta2.weight

@@ -44,6 +44,11 @@ class FullyConnected2d(nn.Module):
         expect_map(x, self.c_in, self.in_size)
         return self.linear(x.flatten(1)).unflatten(1, (self.c_out, *self.out_size))
 
+    @torch.no_grad()
+    def scale_output_(self, factor: float) -> None:
+        """Scale the linear part of the output in place; 0 silences a path that is about to be tried."""
+        self.linear.weight.mul_(factor)
+
     def to_dense(self, in_size: Size | None = None) -> Tensor:
         """The linear part as a matrix `[c_out * v, c_in * x]`. For tests."""
         return torch.clone(self.linear.weight)

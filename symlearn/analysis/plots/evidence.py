@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from symlearn.analysis.plots.epochs import column, epoch_axis, points
 from symlearn.analysis.plots.style import FAINT, INK, message_figure, new_figure, tidy
@@ -37,6 +37,7 @@ def evidence_curve(metrics: Metrics, report: Report | None = None) -> Figure:
     _draw_evidence(above, epochs, evidence, column(metrics, "train_loss"), examples)
     _draw_accuracy(below, epochs, metrics)
     below.set_xlabel(label, fontsize=10.5)
+    below.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _mark_phases(above, below, epochs, metrics, report)
     figure.set_label(_summary(evidence, examples, metrics))
     return figure
@@ -70,7 +71,7 @@ def _draw_evidence(
             loss_axes.spines[:].set_visible(False)
             loss_axes.set_ylabel("train loss [nats per example]", fontsize=10.5, color=_DATA)
             loss_axes.tick_params(colors=_DATA, labelsize=9.5)
-    (line,) = loss_axes.plot(epochs, loss, color=_DATA, linewidth=1.6, label="train loss")
+    (line,) = loss_axes.plot(epochs, loss, color=_DATA, linewidth=1.6, label="train loss", **points(epochs))
     axes.set_ylabel("nats per training example" if loss_axes is axes else "nats, in total", fontsize=10.5)
     if loss_axes is axes and known.any() and _outranges(evidence[known]) and np.nanmin(loss) > 0:
         axes.set_yscale("log")
@@ -93,7 +94,9 @@ def _draw_accuracy(axes: Axes, epochs: np.ndarray, metrics: Metrics) -> None:
         known = np.isfinite(values)
         if known.any():
             words = f"{label}, {percent(values[known][-1], 1)} at the end"
-            axes.plot(epochs[known], 100 * values[known], color=colour, linewidth=1.6, label=words)
+            axes.plot(
+                epochs[known], 100 * values[known], color=colour, linewidth=1.6, label=words, **points(epochs)
+            )
     if axes.lines:
         axes.legend(frameon=False, fontsize=9.5, loc="lower right")
     else:

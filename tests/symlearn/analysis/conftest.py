@@ -154,7 +154,7 @@ def map_report() -> dict[str, Any]:
 
 @pytest.fixture
 def search_metrics() -> list[dict[str, Any]]:
-    """Sixty epochs in four phases; F-FC of layer 4 enters in round 1, the evidence comes every fifth epoch."""
+    """Sixty epochs in four phases; F-FC of layer 4 enters in round 1, evidence every fifth epoch."""
     rows = []
     for epoch in range(60):
         phase = ("strict start", "round 1", "round 2", "anneal")[min(epoch // 15, 3)]

@@ -48,14 +48,15 @@ def test_page_holds_everything(search_report: dict[str, Any], search_metrics: li
     config = {"data": {"name": "digits"}, "training": {"lr": 0.005, "epochs": 60}}
     page = Outline(html_page(search_report, search_metrics, figures, config, {"torch": "2.13.0"}))
     assert not page.open, f"never closed: {page.open}"
-    for words in (
-        "Layers 0–3 became convolutional; layer 4 fully connected.", "−2,590.0 nats", "94.7 %", "1,204 / 16,448",
-        "+1,640 ± 12.5", "training.lr", "0.005", "torch", "2.13.0", "60 in 30 s",
-    ):  # fmt: skip
+    expected = ["Layers 0–3 became convolutional; layer 4 fully connected.", "−2,590.0 nats", "94.7 %"]
+    expected += ["1,204 / 16,448", "+1,640 ± 12.5", "60 in 30 s"]
+    for words in [*expected, "training.lr", "0.005", "torch", "2.13.0"]:
         assert words in page.text, words
     assert page.count("details") == 2
     assert sum(attributes.get("class") == "kept" for _, attributes in page.tags) == 1
     assert sum(attributes.get("class") == "absent" for _, attributes in page.tags) == 3
+    tops = sum(attributes.get("class") == "top" for _, attributes in page.tags)
+    assert tops == 5, f"one top path in each of five layers, none in the heads; got {tops}"
     assert sum(attributes.get("class") == "layer" for _, attributes in page.tags) == 7
 
 
@@ -88,8 +89,8 @@ def test_names_from_users_are_escaped(search_report: dict[str, Any]) -> None:
     assert [attributes["alt"] for tag, attributes in outline.tags if tag == "img"] == [evil], (
         "the alt is quoted"
     )
-    allowed = {"class", "style", "src", "alt", "width", "height", "scope", "rowspan", "lang", "charset", "name",
-               "content", "http-equiv"}  # fmt: skip
+    allowed = {"class", "style", "src", "alt", "width", "height", "scope", "rowspan"}
+    allowed |= {"lang", "charset", "name", "content", "http-equiv"}
     assert {key for _, attributes in outline.tags for key in attributes} <= allowed
 
 

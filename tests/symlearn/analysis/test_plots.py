@@ -95,7 +95,7 @@ def test_heat_map_annotates_marks_and_hatches(search_report: dict[str, Any]) -> 
 def test_heat_map_has_a_cell_for_every_layer_and_path(
     depth: int, paths: list[str], make_layer: Make, make_report: Make
 ) -> None:
-    named = {path: (100, 10.0) for path in paths}
+    named = dict.fromkeys(paths, (100, 10.0))
     figure = plots.effective_dimension_heat_map(
         make_report([make_layer(i, named) for i in range(depth)], paths)
     )
@@ -162,7 +162,7 @@ def test_proposals_over_many_decades_are_drawn_on_a_symmetric_log_axis(
 
 def test_a_failed_proposal_is_left_out(search_report: dict[str, Any]) -> None:
     search_report["selection"]["proposals"][0]["delta_log_evidence"] = None
-    assert "9 proposals" in plots.proposals(search_report).get_label()
+    assert "9 proposals" in str(plots.proposals(search_report).get_label())
 
 
 def test_evidence_is_per_example_with_phases_and_what_was_accepted(

@@ -105,7 +105,7 @@ def test_map_run_shows_dashes_and_no_evidence(map_report: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("paths", [["f-fc", "conv"], ["fc", "s-fc", "conv", "gconv-p4:depthwise-separable"]])
 def test_text_fits_a_hundred_columns(paths: list[str], make_layer: Make, make_report: Make) -> None:
-    named = {path: (12_345_678, 100_000.5) for path in paths}
+    named = dict.fromkeys(paths, (12345678, 100000.5))
     layers = [make_layer(at, named) for at in range(8)]
     for layer in layers:
         for entry in layer["paths"].values():

@@ -64,7 +64,10 @@ def test_verdict_claims_no_choice_for_a_single_path(make_layer: Make, make_repor
 
 
 def test_verdict_tells_paths_of_one_family_apart(make_layer: Make, make_report: Make) -> None:
-    layers = [make_layer(0, {"fc": (10, 9.0), "f-fc": (10, 0.0)}), make_layer(1, {"fc": (10, 0.0), "f-fc": (10, 9.0)})]
+    layers = [
+        make_layer(0, {"fc": (10, 9.0), "f-fc": (10, 0.0)}),
+        make_layer(1, {"fc": (10, 0.0), "f-fc": (10, 9.0)}),
+    ]
     sentence = verdict(make_report(layers, ["fc", "f-fc"]))
     assert sentence == "Layer 0 became fully connected (fc); layer 1 fully connected (f-fc)."
 
