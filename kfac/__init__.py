@@ -15,7 +15,6 @@ from kfac.rules import Rule, register_rule
 __all__ = [
     "DiagonalBlock",
     "EigenFactors",
-    "KfacGGN",
     "KroneckerBlock",
     "KroneckerFactors",
     "Rule",
@@ -24,11 +23,3 @@ __all__ = [
     "register_rule",
 ]
 
-
-def __getattr__(name: str) -> object:
-    """Import the laplace-torch adapter only when it is asked for: laplace-torch is slow to import."""
-    if name == "KfacGGN":
-        from kfac.laplace_backend import KfacGGN
-
-        return KfacGGN
-    raise AttributeError(f"module 'kfac' has no attribute {name!r}")

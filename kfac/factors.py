@@ -111,6 +111,10 @@ class DiagonalBlock:
         """The block `[params, params]`. For tests."""
         return torch.diag(self.diagonal)
 
+    def to_groups(self, tensor: Tensor) -> Tensor:
+        """A tensor of the parameter's shape as `[1, params, 1]`."""
+        return tensor.reshape(1, -1, 1)
+
     def eigendecompose(self, vectors: bool = False) -> EigenBlock:
         """The diagonal itself; its eigenvectors are the axes."""
         return decompose_diagonal(self.diagonal)

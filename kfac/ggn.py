@@ -19,14 +19,14 @@ def output_jacobian(model: nn.Module, x: Tensor, name: str) -> Tensor:
     Raises:
         ValueError: the model has no parameter of that name.
     """
-    parameters = dict(model.named_parameters())
+    parameters = {key: p.detach() for key, p in model.named_parameters()}
     if name not in parameters:
         raise ValueError(f"no parameter {name!r}; there are: {', '.join(parameters)}")
 
     def outputs(parameter: Tensor) -> Tensor:
-        return functional_call(model, {name: parameter}, (x,))
+        return functional_call(model, {**parameters, name: parameter}, (x,))
 
-    jacobian = jacrev(outputs)(parameters[name].detach())
+    jacobian = jacrev(outputs)(parameters[name])
     return jacobian.reshape(jacobian.shape[0], jacobian.shape[1], -1)
 
 
@@ -35,13 +35,14 @@ def ggn_block(
 ) -> Tensor:
     """Exact GGN block `[params, params]` of the summed negative log-likelihood over `batch` (unit noise)."""
     x, y = batch
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
             columns = square_root(model(x), y, likelihood)
         jacobian = output_jacobian(model, x, name)
     finally:
-        model.train(training)
+        for module, mode in modes.items():
+            module.training = mode
     rooted = torch.einsum("kbc,bcp->kbp", columns, jacobian).flatten(0, 1)
     return rooted.mT @ rooted

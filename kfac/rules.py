@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from kfac.factors import Order
 
@@ -89,13 +90,23 @@ class LinearRule(Rule):
         return g.reshape(g.shape[0], -1, g.shape[-1]).sum(1)
 
 
+def wrapped(x: Tensor, before: int, after: int, dim: int) -> Tensor:
+    """Circular padding of one axis by any amount, also beyond its size (where `F.pad` stops)."""
+    if before == after == 0:
+        return x
+    size = x.shape[dim]
+    return x.index_select(dim, torch.arange(-before, size + after, device=x.device) % size)
+
+
 def padded(module: nn.Conv2d, x: Tensor) -> Tensor:
     """The input as the convolution sees it, in the module's own padding mode."""
-    left_right_top_bottom = module._reversed_padding_repeated_twice
-    if not any(left_right_top_bottom):
+    left, right, top, bottom = module._reversed_padding_repeated_twice
+    if module.padding_mode == "circular":
+        return wrapped(wrapped(x, top, bottom, 2), left, right, 3)
+    if not any((left, right, top, bottom)):
         return x
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return F.pad(x, left_right_top_bottom, mode=mode)
+    return F.pad(x, (left, right, top, bottom), mode=mode)
 
 
 def is_circular_correlation(module: nn.Conv2d, x: Tensor, height_width: tuple[int, int]) -> bool:
@@ -109,25 +120,37 @@ def is_circular_correlation(module: nn.Conv2d, x: Tensor, height_width: tuple[in
     )
 
 
+def lag_correlation(x: Tensor, k_h: int, k_w: int) -> Tensor:
+    """sum_p x(c, p) x(c', p + lag) for lags (0 .. k_h - 1, 1 - k_w .. k_w - 1), `[c, c', k_h, 2 k_w - 1]`.
+
+    This sum is the gradient of a convolution's weight, and computed as such. On maps so small that lags
+    repeat, each is computed once, as a matrix product.
+    """
+    channels, (h, w) = x.shape[1], x.shape[2:]
+    if h >= k_h and w >= 2 * k_w - 1:
+        wide = wrapped(wrapped(x, 0, k_h - 1, 2), k_w - 1, k_w - 1, 3)
+        return conv2d_weight(wide, (channels, channels, k_h, 2 * k_w - 1), x)
+    planes = x.transpose(0, 1)
+    flat = planes.flatten(1)
+    lags = [(dy % h, dx % w) for dy in range(k_h) for dx in range(1 - k_w, k_w)]
+    products = {lag: flat @ planes.roll((-lag[0], -lag[1]), (2, 3)).flatten(1).T for lag in set(lags)}
+    return torch.stack([products[lag] for lag in lags], -1).unflatten(-1, (k_h, 2 * k_w - 1))
+
+
 def circular_patch_gram(x: Tensor, k_h: int, k_w: int) -> Tensor:
     """Sum of outer products of all circular k_h x k_w patches, `[c_in * tap, c_in * tap]`.
 
     sum_x x(c, x+t) x(c', x+t') depends on t' - t alone, so (2 k_h - 1)(2 k_w - 1) lags, half of them by
     symmetry, stand for the (k_h k_w)^2 pairs of taps.
     """
-    channels = x.shape[1]
-    planes = x.transpose(0, 1).contiguous()  # [c_in, batch, h, w]
-    flat = planes.flatten(1)
-    lags = [(dy, dx) for dy in range(k_h) for dx in range(1 - k_w, k_w) if dy > 0 or dx >= 0]
-    lagged = torch.stack([planes.roll((-dy, -dx), (2, 3)).flatten(1) for dy, dx in lags])
-    correlation = (lagged.flatten(0, 1) @ flat.T).reshape(len(lags), channels, channels)  # [lag, c', c]
-    by_lag = {}
-    for lag, block in zip(lags, correlation, strict=True):
-        by_lag[lag] = block.T  # [c, c'] at t' - t = lag
-        by_lag[-lag[0], -lag[1]] = block
-    taps = [(y, z) for y in range(k_h) for z in range(k_w)]
-    out = torch.stack([torch.stack([by_lag[b[0] - a[0], b[1] - a[1]] for b in taps]) for a in taps])
-    return rearrange(out, "tap1 tap2 c1 c2 -> (c1 tap1) (c2 tap2)")
+    forward = lag_correlation(x, k_h, k_w)  # [c, c', dy >= 0, dx]
+    backward = forward[:, :, 1:].flip(2, 3).transpose(0, 1)  # the lag -t of (c, c') is the lag t of (c', c)
+    by_lag = torch.cat([backward, forward], 2)
+    rows, columns = (torch.arange(k, device=x.device) for k in (k_h, k_w))
+    dy = rows[None, :] - rows[:, None] + k_h - 1  # [tap, tap'], as places in by_lag
+    dx = columns[None, :] - columns[:, None] + k_w - 1
+    pairs = by_lag[:, :, dy[:, None, :, None], dx[None, :, None, :]]
+    return rearrange(pairs, "c1 c2 y1 x1 y2 x2 -> (c1 y1 x1) (c2 y2 x2)")
 
 
 class Conv2dRule(Rule):
@@ -164,6 +187,10 @@ class Conv2dRule(Rule):
     def output_factor(self, module: nn.Module, g: Tensor) -> Tensor:
         """See `Rule`."""
         assert isinstance(module, nn.Conv2d)
+        places = g.shape[2] * g.shape[3]
+        if places > g.shape[1]:  # large maps: sum small products in place of copying the map
+            maps = rearrange(g, "batch (group d) h w -> (batch group) d (h w)", group=module.groups)
+            return torch.bmm(maps, maps.mT).unflatten(0, (len(g), module.groups)).sum(0)
         columns = rearrange(g, "batch (group d) h w -> group d (batch h w)", group=module.groups)
         return columns @ columns.mT
 

@@ -44,9 +44,9 @@ class ModelConfig(Table):
 class TrainingConfig(Table):
     """Steps on the weights."""
 
-    epochs: PositiveInt | None = Field(None, description="epochs in all; what the network needs if not given")
-    batch_size: PositiveInt = Field(100, description="images a step")
-    lr: PositiveFloat = Field(0.005, description="learning rate at the start")
+    epochs: PositiveInt | None = Field(None, description="epochs without the search's refits; about 4,500 steps if not given")
+    batch_size: PositiveInt = Field(50, description="images a step")
+    lr: PositiveFloat = Field(0.01, description="learning rate at the start")
     lr_end: PositiveFloat = Field(1e-5, description="learning rate at the end of the cosine")
     optimizer: Literal["adam", "sgd"] = Field("adam", description="both take the prior's step proximally")
     augment: bool = Field(False, description="random flips and shifts, for the weights' steps only")
@@ -61,19 +61,21 @@ class EvidenceConfig(Table):
         "search", description="search over paths by evidence, gradients of the evidence alone, or MAP"
     )
     method: Literal["mackay", "adam"] = Field("mackay", description="fixed point, or Adam on log precision")
-    frequency: PositiveInt = Field(5, description="epochs between evidence updates")
+    frequency: PositiveInt | None = Field(None, description="epochs between evidence updates; epochs / 32 if not given")
     hyper_steps: PositiveInt = Field(20, description="hyperparameter steps an update")
     hyper_lr: PositiveFloat = Field(0.1, description="step of Adam on log precision")
     burn_in: PositiveInt | Literal["settled"] = Field(
-        "settled", description="steps before the first update, or until the training loss has settled"
+        1000, description="steps before the first update, or until the training loss has settled"
     )
     prior_structure: Literal["tensor", "path", "scalar"] = Field(
         "tensor", description="which weights share a prior precision"
     )
     prior_precision: PositiveFloat = Field(1.0, description="prior precision at the start")
     rounds: int = Field(4, ge=0, description="search: rounds of proposals at most")
-    refit_epochs: PositiveInt = Field(20, description="search: epochs every proposal is refit for")
-    proposals: PositiveInt = Field(4, description="search: proposals tried a round, best guesses first")
+    refit_epochs: PositiveInt | None = Field(
+        None, description="search: epochs every proposal is refit for; epochs / 8 if not given"
+    )
+    proposals: PositiveInt = Field(5, description="search: proposals tried a round, best guesses first")
     min_gain: float = Field(0.005, ge=0, description="search: gain asked for, in nats an image")
 
 
@@ -109,6 +111,17 @@ class Config(Table):
                 raise ValueError(f"unknown option {key!r}")
             tables[table][key] = value
         return checked(tables)
+
+    def resolved(self, n_data: int) -> Config:
+        """A copy in which every schedule that was left open is worked out for `n_data` training images."""
+        training, evidence = self.training, self.evidence
+        steps = max(n_data // min(training.batch_size, n_data), 1)
+        epochs = training.epochs or min(max(round(4500 / steps), 30), 400)
+        return self.with_options(
+            epochs=epochs,
+            frequency=evidence.frequency or max(round(epochs / 32), 1),
+            refit_epochs=evidence.refit_epochs or max(round(epochs / 8), 2),
+        )
 
     def to_toml(self) -> str:
         """The configuration as TOML; keys that are None are left out."""

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -64,10 +64,11 @@ class Proposal:
 
 
 def strictest_start(state: FitState) -> None:
-    """Switch every relaxed layer to its most symmetric path alone."""
+    """Switch every relaxed layer to its most symmetric path alone, undivided."""
     for layer in relaxed_layers(state.model).values():
         strictest = max(layer.path_names, key=lambda name: path_kind(name).symmetry)
         layer.set_active([strictest])
+        layer.divisor = 1
 
 
 def possible_changes(state: FitState, round_: int) -> list[Proposal]:
@@ -178,6 +179,9 @@ def log_likelihood_gradients(state: FitState, data: Pairs) -> dict[str, torch.Te
     return dict(zip(names, totals, strict=True))
 
 
+Observe = Callable[[FitState, Phase, dict[str, Any]], dict[str, Any]]
+
+
 @dataclass
 class Candidate:
     """A state on trial, with its refit's progress and metrics."""
@@ -185,106 +189,158 @@ class Candidate:
     proposal: Proposal | None
     state: FitState
     run: PhaseRun
-    records: list[dict[str, Any]]
+    records: list[dict[str, Any]] = field(default_factory=list)
     failed: bool = False
 
-    def advance(self, epochs: int, data: Pairs, observe: Observe, augment: Augment | None) -> None:
-        """Refit for some epochs; a candidate that collapses or diverges is out of the race."""
-        for _ in range(epochs):
-            if self.run.over or self.failed:
-                return
-            try:
-                record = self.run.next_epoch(self.state, data, augment)
-            except TrainingStoppedError:
-                self.failed = True
-                return
+    def next_epoch(self, data: Pairs, observe: Observe, augment: Augment | None) -> None:
+        """One epoch of the refit; a candidate that collapses or diverges is out of the race."""
+        try:
+            record = self.run.next_epoch(self.state, data, augment)
+        except TrainingStoppedError:
+            self.failed = True
+        else:
             self.records.append(observe(self.state, self.run.phase, record))
+
+    def evidence_at(self, updates: int) -> float:
+        """Mean of the last two of the refit's first `updates` evidence updates."""
+        last = self.run.evidences[:updates][-2:]
+        return sum(last) / len(last) if last and not self.failed else -math.inf
 
     @property
     def evidence(self) -> float:
-        """Mean of the last two evidence updates of the refit."""
-        last = self.run.evidences[-2:]
-        return sum(last) / len(last) if last and not self.failed else -math.inf
+        """Mean of the last two evidence updates so far."""
+        return self.evidence_at(len(self.run.evidences))
 
 
-Observe = Callable[[FitState, Phase, dict[str, Any]], dict[str, Any]]
-
-
-@dataclass
-class RoundOutcome:
-    """What a round gives: the state to go on with, its metrics, its proposals, whether one was kept."""
-
-    state: FitState
-    records: list[dict[str, Any]]
-    proposals: list[Proposal]
-    accepted: bool
-
-
-def search_round(
-    state: FitState,
-    round_: int,
-    data: Pairs,
-    observe: Observe,
-    augment: Augment | None = None,
-    report: Callable[[str], None] = lambda text: None,
-) -> RoundOutcome:
-    """One round of proposals, trials and choice; see the module's notation.
+class SearchRound:
+    """One round of proposals, trials and choice, an epoch at a time; see the module's notation.
 
     Args:
-        state: where the round starts; left as it is.
+        start: where the round starts; left as it is.
         round_: counted from 0.
         data: the training set.
         observe: completes an epoch's metrics.
         augment: augmentation of the weights' steps.
-        report: told each trial's outcome.
+        saved: what `saved` gave, to go on with an interrupted round.
     """
-    settings = state.config.evidence
-    lr = 0.6 * state.config.training.lr
-    phase = Phase(f"round {round_}", settings.refit_epochs, lr, lr)
-    ranked = screen(state, possible_changes(state, round_), data)[: settings.proposals]
 
-    def candidate(proposal: Proposal | None) -> Candidate:
-        twin = state.clone()
-        twin.setbacks = 2  # a trial gets no second start
+    def __init__(
+        self,
+        start: FitState,
+        round_: int,
+        data: Pairs,
+        observe: Observe,
+        augment: Augment | None = None,
+        saved: dict[str, Any] | None = None,
+    ) -> None:
+        self.start, self.round, self.data, self.observe, self.augment = start, round_, data, observe, augment
+        self.settings = start.config.evidence
+        lr = start.config.training.lr
+        self.phase = Phase(f"round {round_}", int(self.settings.refit_epochs or 1), 0.6 * lr, 0.05 * lr)
+        if saved is None:
+            ranked = screen(start, possible_changes(start, round_), data)[: self.settings.proposals]
+            self.candidates = [self.candidate(p) for p in [None, None, *ranked]] if ranked else []
+            if ranked:
+                repeat = start.config.training.seed + 7919 * (round_ + 1)
+                self.candidates[1].state.generator.manual_seed(repeat)
+            return
+        self.candidates = []
+        for kept in saved["candidates"]:
+            proposal = Proposal(**kept["proposal"]) if kept["proposal"] else None
+            candidate = Candidate(proposal, start.clone(), PhaseRun(self.phase), kept["records"], kept["failed"])
+            candidate.state.load(kept["state"])
+            candidate.run.load(kept["run"])
+            self.candidates.append(candidate)
+
+    def saved(self) -> dict[str, Any]:
+        """The round as plain values, for checkpoints."""
+        return {
+            "candidates": [
+                {
+                    "proposal": asdict(c.proposal) if c.proposal else None,
+                    "state": c.state.saved(),
+                    "run": c.run.saved(),
+                    "records": list(c.records),
+                    "failed": c.failed,
+                }
+                for c in self.candidates
+            ]
+        }
+
+    def candidate(self, proposal: Proposal | None) -> Candidate:
+        """A copy of the start with the proposal's change; a trial gets no second start after a collapse."""
+        twin = self.start.clone()
+        twin.setbacks = 2
         if proposal is not None:
             apply(twin, proposal)
-        return Candidate(proposal, twin, PhaseRun(phase), [])
+        return Candidate(proposal, twin, PhaseRun(self.phase))
 
-    control = candidate(None)
-    control.advance(phase.epochs, data, observe, augment)
-    again = candidate(None)
-    again.state.generator.manual_seed(state.config.training.seed + 7919 * (round_ + 1))
-    again.advance(phase.epochs, data, observe, augment)
-    noise = abs(control.evidence - again.evidence)
-    if not math.isfinite(noise):
-        noise = 0.0
-    trials = [candidate(p) for p in ranked]
-    half = settings.refit_epochs // 2
-    for trial in trials:
-        trial.advance(half, data, observe, augment)
-    survivors = sorted(trials, key=lambda t: -t.evidence)[: (len(trials) + 1) // 2]
-    for trial in survivors:
-        trial.advance(phase.epochs, data, observe, augment)
-    threshold = max(settings.min_gain * state.n_data, noise)
-    best = max(survivors, key=lambda t: t.evidence, default=None)
-    accept = best is not None and best.evidence > control.evidence + threshold
-    proposals = []
-    for trial in trials:
-        assert trial.proposal is not None
-        reference = control.run.evidences[: len(trial.run.evidences)][-2:]
-        gain = trial.evidence - sum(reference) / max(len(reference), 1)
-        kept = accept and trial is best
-        outcome = replace(
-            trial.proposal,
-            delta_log_evidence=gain if math.isfinite(gain) else None,
-            noise=noise,
-            accepted=kept,
-        )
-        proposals.append(outcome)
-        report(describe(outcome))
-    winner = best if accept and best is not None else control
-    winner.state.setbacks = state.setbacks
-    return RoundOutcome(winner.state, winner.records, proposals, accept)
+    @property
+    def trials(self) -> list[Candidate]:
+        """The candidates that carry a proposal."""
+        return self.candidates[2:]
+
+    def survivors(self) -> list[Candidate]:
+        """The better half of the trials, judged where each has had half of its refit."""
+        half = [c for c in self.trials if c.failed or c.run.done >= self.half]
+        updates = self.half // int(self.settings.frequency or 1) + 1
+        order = sorted(half, key=lambda c: -c.evidence_at(updates))
+        return order[: (len(self.trials) + 1) // 2]
+
+    @property
+    def half(self) -> int:
+        """Epochs after which half of the trials are dropped."""
+        return max(self.phase.epochs // 2, 1)
+
+    def next_candidate(self) -> Candidate | None:
+        """Who trains next: the controls, then every trial's first half, then the survivors' second."""
+        for candidate in self.candidates[:2]:
+            if not candidate.run.over and not candidate.failed:
+                return candidate
+        for candidate in self.trials:
+            if candidate.run.done < self.half and not candidate.failed:
+                return candidate
+        return next((c for c in self.survivors() if not c.run.over and not c.failed), None)
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody has anything left to train."""
+        return self.next_candidate() is None
+
+    def next_epoch(self) -> Candidate:
+        """One epoch of whoever is next."""
+        candidate = self.next_candidate()
+        assert candidate is not None
+        candidate.next_epoch(self.data, self.observe, self.augment)
+        return candidate
+
+    def outcome(self) -> tuple[FitState, list[dict[str, Any]], list[Proposal], bool]:
+        """(state to go on with, its metrics, all proposals with what became of them, whether one was kept)."""
+        if not self.candidates:
+            return self.start, [], [], False
+        control, repeat = self.candidates[:2]
+        noise = abs(control.evidence - repeat.evidence)
+        noise = noise if math.isfinite(noise) else 0.0
+        best = max(self.survivors(), key=lambda c: c.evidence)
+        threshold = max(self.settings.min_gain * self.start.n_data, noise)
+        accepted = best.evidence > control.evidence + threshold
+        proposals = []
+        for trial in self.trials:
+            assert trial.proposal is not None
+            gain = trial.evidence - control.evidence_at(len(trial.run.evidences))
+            proposals.append(
+                replace(
+                    trial.proposal,
+                    delta_log_evidence=gain if math.isfinite(gain) else None,
+                    noise=noise,
+                    accepted=accepted and trial is best,
+                )
+            )
+        winner = best if accepted else control if control.evidence >= repeat.evidence else repeat
+        if winner.failed:
+            return self.start, [], proposals, False
+        winner.state.setbacks = self.start.setbacks
+        return winner.state, winner.records, proposals, accepted
 
 
 def describe(proposal: Proposal) -> str:
@@ -293,8 +349,3 @@ def describe(proposal: Proposal) -> str:
     change = "failed" if gain is None else f"{gain:+.0f} nats"
     verdict = " (kept)" if proposal.accepted else ""
     return f"round {proposal.round}: {proposal.action} {proposal.path} in {proposal.layer}: {change}{verdict}"
-
-
-def as_dict(proposal: Proposal) -> dict[str, Any]:
-    """The proposal as report.json holds it."""
-    return asdict(proposal)

@@ -26,10 +26,11 @@ from symlearn.config import Config
 from symlearn.evidence import EvidenceModel, squared_norms
 from symlearn.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
 from symlearn.prior import PriorPrecision, tensor_groups
-from symlearn.structure import layer_paths, relaxed_layers
+from symlearn.structure import layer_paths
 
 Pairs = tuple[Tensor, Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+PATIENCE = 4  # evidence updates' time that hyperparameters wait after a collapse
 
 
 class TrainingStoppedError(ValueError):
@@ -96,7 +97,6 @@ class FitState:
         return copy.deepcopy(
             {
                 "model": self.model.state_dict(),
-                "active": {name: list(m.active) for name, m in relaxed_layers(self.model).items()},
                 "optimizer": self.optimizer.state_dict(),
                 "generator": self.generator.get_state(),
                 "prior": self.prior.state(),
@@ -114,8 +114,6 @@ class FitState:
     def load(self, saved: dict[str, Any]) -> None:
         """Restore what `saved` gave."""
         saved = copy.deepcopy(saved)
-        for name, layer in relaxed_layers(self.model).items():
-            layer.set_active(saved["active"][name])
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"])
@@ -219,26 +217,24 @@ def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = T
     """Compute the curvature, step the hyperparameters, and note evidence and effective parameters.
 
     Raises:
-        TrainingStoppedError: the evidence is not finite, or a layer collapsed again after a second start.
+        TrainingStoppedError: the evidence is not finite.
     """
     settings = state.config.evidence
     model = curvature_of(state, data)
-    before = state.prior.state()
-    if step_hyperparameters:
-        if settings.method == "mackay":
-            state.sigma_noise = model.mackay(state.prior, state.sigma_noise, settings.hyper_steps)
-        else:
-            state.sigma_noise = model.adam(
-                state.prior, state.hyper_moments, state.sigma_noise, settings.hyper_steps, settings.hyper_lr
-            )
+    if step_hyperparameters and settings.method == "mackay":
+        state.sigma_noise = model.mackay(state.prior, state.sigma_noise, settings.hyper_steps)
+    elif step_hyperparameters:
+        state.sigma_noise = model.adam(
+            state.prior, state.hyper_moments, state.sigma_noise, settings.hyper_steps, settings.hyper_lr
+        )
     delta = state.prior.by_tensor()
     total = float(model.terms(delta, state.sigma_noise).total)
     if not math.isfinite(total):
-        raise TrainingStoppedError(f"the log marginal likelihood became {total} in epoch {state.epoch}")
+        raise TrainingStoppedError(
+            f"the log marginal likelihood became {total} in epoch {state.epoch}; lower lr or hyper_steps"
+        )
     state.evidence = total
     state.effective_parameters = model.effective_parameters(delta, state.sigma_noise)
-    if step_hyperparameters:
-        back_off_if_collapsed(state, before)
 
 
 def collapsed_layers(state: FitState) -> list[str]:
@@ -252,33 +248,11 @@ def collapsed_layers(state: FitState) -> list[str]:
     return dead
 
 
-def back_off_if_collapsed(state: FitState, before: dict[str, float]) -> None:
-    """On a collapse, take the precisions back to the start and let the weights recover; twice at most.
-
-    Raises:
-        TrainingStoppedError: it happened a third time.
-    """
-    dead = collapsed_layers(state)
-    if not dead:
-        return
-    state.setbacks += 1
-    if state.setbacks > 2:
-        raise TrainingStoppedError(
-            f"every path of {', '.join(dead)} switched off (no effective parameters), three times: the precisions "
-            "outran the weights; raise burn_in or epochs, lower prior_precision, or use more data"
-        )
-    names = {n for layer in layer_paths(state.model) for group in layer.paths.values() for n in group}
-    state.prior.load(before)
-    state.prior.reset(names)
-    state.hyper_moments.clear()
-
-
 def settled(losses: list[float]) -> bool:
     """Whether the last five epochs' mean loss fell by less than 5 % against the five before."""
     if len(losses) < 10:
         return False
-    early, late = sum(losses[:5]), sum(losses[5:10])
-    return late > 0.95 * early
+    return sum(losses[5:]) > 0.95 * sum(losses[:5])
 
 
 def evaluate(state: FitState, data: Pairs, size: int = 500) -> tuple[float | None, float]:
@@ -306,19 +280,26 @@ def evaluate(state: FitState, data: Pairs, size: int = 500) -> tuple[float | Non
 class PhaseRun:
     """Progress within a phase, so that a checkpoint can continue it.
 
+    On a collapse (a layer's paths all off, the usual sign that precisions outran unsettled weights) the state
+    from before the hyperparameters began to move comes back, and they wait for `PATIENCE` more updates' time.
+
     Attributes:
         phase: what is run.
         done: epochs of it that are over.
         started: the phase's epoch at which hyperparameters began to move, or None.
+        hold: epoch of the phase before which they may not move, after a collapse.
         evidences: log evidence of every update so far.
         best: the state of best evidence so far, saved, if the phase keeps it.
+        safe: the state to come back to on a collapse.
     """
 
     phase: Phase
     done: int = 0
     started: int | None = None
+    hold: int = 0
     evidences: list[float] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    safe: dict[str, Any] | None = None
 
     @property
     def over(self) -> bool:
@@ -331,29 +312,64 @@ class PhaseRun:
         progress = (self.done + fraction) / phase.epochs
         return phase.lr_end + (phase.lr - phase.lr_end) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    def burnt_in(self, state: FitState) -> bool:
-        """Whether hyperparameters may move: after so many steps, or once the loss has settled."""
+    def may_start(self, state: FitState) -> bool:
+        """Whether hyperparameters may begin to move: after so many steps, or once the loss has settled."""
         burn_in = self.phase.burn_in
-        if burn_in is None:
+        if burn_in is None or self.done < self.hold:
             return False
         if burn_in == "settled":
             return settled(state.losses) or self.done >= self.phase.epochs // 2
         return state.step >= int(burn_in)
 
     def next_epoch(self, state: FitState, data: Pairs, augment: Augment | None = None) -> dict[str, Any]:
-        """Run one epoch, with an evidence update where one is due; returns the metrics of both."""
+        """Run one epoch, with an evidence update where one is due; returns the metrics of both.
+
+        Raises:
+            TrainingStoppedError: a value is not finite, or a layer collapsed for a third time.
+        """
         loss, accuracy = train_epoch(state, data, self.rate, augment)
         self.done += 1
         record: dict[str, Any] = {"train_loss": loss, "train_accuracy": accuracy}
-        if self.started is None and self.burnt_in(state):
-            self.started = self.done
+        if self.started is None and self.may_start(state):
+            self.started, self.safe = self.done, state.saved()
         frequency = state.config.evidence.frequency
-        due = self.started is not None and ((self.done - self.started) % frequency == 0 or self.over)
-        if due:
+        if self.started is not None and ((self.done - self.started) % frequency == 0 or self.over):
             update_evidence(state, data)
+            dead = collapsed_layers(state)
+            if dead:
+                self.back_off(state, dead)
+                return {**record, "collapsed": dead}
             assert state.evidence is not None
             self.evidences.append(state.evidence)
             if self.phase.keep_best and state.evidence >= max(self.evidences):
                 self.best = state.saved()
             record["log_marginal_likelihood"] = state.evidence
         return record
+
+    def back_off(self, state: FitState, dead: list[str]) -> None:
+        """Restore the safe state and hold the hyperparameters; twice at most in a fit.
+
+        Raises:
+            TrainingStoppedError: a third collapse, or one that leaves no epochs to recover in.
+        """
+        assert self.safe is not None
+        setbacks, epoch, step, generator = state.setbacks, state.epoch, state.step, state.generator.get_state()
+        state.load(self.safe)
+        state.epoch, state.step, state.setbacks = epoch, step, setbacks + 1
+        state.generator.set_state(generator)
+        self.started, self.hold = None, self.done + PATIENCE * state.config.evidence.frequency
+        if state.setbacks > 2 or self.over:
+            raise TrainingStoppedError(
+                f"every path of {', '.join(dead)} switched off (no effective parameters left) by epoch {epoch}: "
+                "the precisions outran the weights; raise burn_in or epochs, lower lr, or use more data"
+            )
+
+    def saved(self) -> dict[str, Any]:
+        """The progress as plain values, for checkpoints; the phase itself is not in it."""
+        names = ("done", "started", "hold", "evidences", "best", "safe")
+        return {name: copy.deepcopy(getattr(self, name)) for name in names}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Restore what `saved` gave."""
+        for name, value in copy.deepcopy(saved).items():
+            setattr(self, name, value)

@@ -2,10 +2,11 @@
 
 Order (van der Ouderaa et al. 2023, section 3): sum the paths that keep full resolution; subsample that sum
 once where the layer strides, one choice a sample; add the paths that map straight to the output size; divide
-by the number of declared paths. The network applies the nonlinearity.
+by `divisor`, the number of paths at the start. The network applies the nonlinearity.
 
-A path can be switched off: it is then neither computed nor trained, its prior precision counts as infinite,
-and the divisor stays what it was, so that the other paths are not rescaled.
+A path can be switched off: it is then neither computed nor trained, and its prior precision counts as
+infinite. Switching paths leaves the divisor alone, so that the other paths are not rescaled. Which paths are
+on, and the divisor, travel in the `state_dict`.
 
 Axes: batch, c_in, c_out, h, w.
 """
@@ -13,6 +14,7 @@ Axes: batch, c_in, c_out, h, w.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +63,7 @@ class RelaxedLayer2d(nn.Module):
         self.paths = nn.ModuleDict({name: path_kind(name).build(shape) for name in names})
         self.subsample = PolyphaseSubsample2d() if stride == 2 else nn.Identity()
         self.active: tuple[str, ...] = names
+        self.divisor = len(names)
 
     @property
     def path_names(self) -> tuple[str, ...]:
@@ -96,7 +99,16 @@ class RelaxedLayer2d(nn.Module):
         if full is not None and direct is not None:
             total = total + direct
         assert total is not None
-        return total / len(self.paths)
+        return total if self.divisor == 1 else total / self.divisor
+
+    def get_extra_state(self) -> dict[str, list[str] | int]:
+        """Active paths and divisor, for the `state_dict`."""
+        return {"active": list(self.active), "divisor": self.divisor}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` gave."""
+        self.set_active(state["active"])
+        self.divisor = int(state["divisor"])
 
     def to_dense(self, in_size: Size | None = None) -> Tensor:
         """The linear part as a matrix `[c_out * h * w, c_in * h * w]`; stride 1 only. For tests.
@@ -107,7 +119,7 @@ class RelaxedLayer2d(nn.Module):
         if self.stride != 1:
             raise ValueError("a layer with polyphase stride is not linear")
         dense = [self.paths[name].to_dense(self.in_size) for name in self.active]
-        return torch.stack(dense).sum(0) / len(self.paths)
+        return torch.stack(dense).sum(0) / self.divisor
 
     def extra_repr(self) -> str:
         """Channels, sizes and active paths, for printing."""

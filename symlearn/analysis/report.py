@@ -1,0 +1,72 @@
+"""The numbers of report.json, from a finished fit.
+
+`log_marginal_likelihood` is the total over the training set in nats; accuracies are fractions; `nll` is the
+mean negative log-likelihood in nats; `ece` is the expected calibration error over 15 bins (Guo et al. 2017).
+
+Axes: batch, classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from symlearn.analysis.effective_parameters import layer_reports
+from symlearn.structure import relaxed_layers
+from symlearn.training import FitState, Pairs, batches, evaluate
+
+if TYPE_CHECKING:
+    from symlearn.search import Proposal
+
+BINS = 15
+
+
+def calibration(state: FitState, data: Pairs) -> dict[str, float | None]:
+    """Accuracy, negative log-likelihood and calibration error of the MAP predictions."""
+    accuracy, nll = evaluate(state, data)
+    if state.config.data.likelihood == "regression":
+        return {"accuracy": None, "nll": nll, "ece": None}
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    with torch.no_grad():
+        probabilities = torch.cat([state.model(x).softmax(1) for x, _ in batches(data, 500)])
+    classes = probabilities.shape[1]
+    ece = multiclass_calibration_error(probabilities, data[1], num_classes=classes, n_bins=BINS)
+    return {"accuracy": accuracy, "nll": nll, "ece": float(ece)}
+
+
+def build_report(
+    state: FitState,
+    data: str,
+    task: str,
+    proposals: Sequence[Proposal],
+    test: dict[str, float | None] | None,
+) -> dict[str, Any]:
+    """report.json as a dictionary (schema 1)."""
+    layers = relaxed_layers(state.model)
+    declared = list(dict.fromkeys(path for layer in layers.values() for path in layer.path_names))
+    trained = [p.numel() for p in state.model.parameters() if p.requires_grad]
+    config = state.config
+    return {
+        "schema": 1,
+        "data": data,
+        "task": task,
+        "paths": declared,
+        "network": config.model.network,
+        "seed": config.training.seed,
+        "train_examples": state.n_data,
+        "parameters": sum(p.numel() for p in state.model.parameters()),
+        "active_parameters": sum(trained),
+        "log_marginal_likelihood": state.evidence,
+        "sigma_noise": state.sigma_noise if config.data.likelihood == "regression" else None,
+        "test": test or {"accuracy": None, "nll": None, "ece": None},
+        "laplace": None,
+        "selection": {
+            "method": config.evidence.selection,
+            "proposals": [asdict(p) for p in proposals],
+        },
+        "layers": layer_reports(state.model, state.effective_parameters, state.prior.floats()),
+    }

@@ -1,0 +1,440 @@
+"""A whole fit: stages in order, an epoch at a time, with checkpoints that continue it exactly.
+
+    selection "none"      one phase of MAP steps, prior precisions fixed
+    selection "gradient"  burn-in, then weights and precisions in alternation, all paths present (the paper's)
+    selection "search"    strict start, rounds of proposals (`search.py`), then an anneal
+
+Everything that decides the result is in the checkpoint: a fit that is killed at any moment and resumed takes
+the same steps, bit for bit on a CPU with the same number of threads.
+
+Axes: batch, c, h, w, classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from symlearn.analysis.report import build_report, calibration
+from symlearn.config import Config, checked
+from symlearn.data import Preprocessing, augment
+from symlearn.run_folder import CHECKPOINT, CHECKPOINT_SCHEMA, CONFIG, MODEL, RunFolder
+from symlearn.search import Proposal, SearchRound, describe, possible_changes, strictest_start
+from symlearn.training import Augment, FitState, Pairs, Phase, PhaseRun, evaluate, update_evidence
+
+START, ANNEAL = 0.4, 0.6  # shares of the epochs
+SAVE_EVERY = 5.0  # seconds between checkpoints within a stage
+Data = Dataset[Any] | Pairs | DataLoader[Any]
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What the report says about the data.
+
+    Attributes:
+        data: name or path of the data set.
+        task: name of the task.
+        class_names: names of the classes.
+        preprocessing: what new images must go through.
+    """
+
+    data: str = "given"
+    task: str = "class"
+    class_names: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a fit tells while it runs.
+
+    Attributes:
+        stage: "strict start", "round 0", "anneal", …
+        epoch: epochs of the learned network so far (a trial's own within a round).
+        record: the epoch's metrics.
+        note: a line worth printing by itself, or None.
+        fraction: how much of the planned work is done, between 0 and 1.
+    """
+
+    stage: str
+    epoch: int
+    record: dict[str, Any]
+    note: str | None
+    fraction: float
+
+
+@dataclass
+class FitResult:
+    """A finished fit.
+
+    Attributes:
+        model: the learned network, in `eval` mode, at the state of best evidence.
+        report: the numbers of report.json.
+        metrics: a dictionary an epoch, as in metrics.jsonl.
+        prior_precision: delta by parameter name.
+        sigma_noise: learned noise (regression).
+        config: the configuration, every schedule worked out.
+    """
+
+    model: nn.Module
+    report: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    prior_precision: dict[str, float]
+    sigma_noise: float
+    config: Config
+
+
+def as_tensors(data: Data, device: torch.device) -> Pairs:
+    """A data set, a loader or a pair of tensors as (x, y) on a device.
+
+    Raises:
+        ValueError: no data, values that are not finite, or x and y of different lengths.
+    """
+    if isinstance(data, tuple):
+        x, y = data
+    elif isinstance(data, DataLoader):
+        parts = list(data)
+        x, y = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    elif hasattr(data, "tensors"):
+        x, y = data.tensors
+    else:
+        items = [data[i] for i in range(len(data))]  # type: ignore[arg-type]
+        x = torch.stack([torch.as_tensor(item[0]) for item in items])
+        y = torch.stack([torch.as_tensor(item[1]) for item in items])
+    if len(x) != len(y) or not len(x):
+        raise ValueError(f"expected as many targets as images and at least one, got {len(x)} and {len(y)}")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{int((~torch.isfinite(x)).sum())} pixels are NaN or infinite; clean the images")
+    if y.is_floating_point() and not torch.isfinite(y).all():
+        raise ValueError("some targets are NaN or infinite; clean them")
+    return x.to(device), y.to(device)
+
+
+@dataclass
+class Stage:
+    """One stage of the plan: a phase, or a round of the search (phase None)."""
+
+    name: str
+    phase: Phase | None
+    epochs: int
+    start_strict: bool = False
+
+
+def plan(config: Config, changes_possible: bool) -> list[Stage]:
+    """The stages of a fit; `config` has its schedules worked out.
+
+    Where the search has nothing to propose (one path), the anneal takes the rounds' epochs, so that networks
+    that are compared train equally long.
+    """
+    training, evidence = config.training, config.evidence
+    epochs, lr, lr_end = cast(int, training.epochs), training.lr, training.lr_end
+    refit = cast(int, evidence.refit_epochs)
+    if evidence.selection == "none":
+        return [Stage("map", Phase("map", epochs, lr, lr_end, None), epochs)]
+    start = max(round(START * epochs), 1)
+    anneal = max(round(ANNEAL * epochs), 1)
+    first = Phase("start", start, lr, 0.5 * lr, evidence.burn_in)
+    if evidence.selection == "gradient":
+        stages = [Stage("start", first, start)]
+    else:
+        stages = [Stage("strict start", first, start, start_strict=True)]
+        if changes_possible:
+            stages += [Stage(f"round {r}", None, refit) for r in range(evidence.rounds)]
+    if evidence.selection == "gradient" or not changes_possible:
+        anneal += evidence.rounds * refit
+    last = Phase("anneal", anneal, 0.5 * lr, lr_end, 0, keep_best=True)
+    return [*stages, Stage("anneal", last, anneal)]
+
+
+@dataclass
+class Fit:
+    """A fit in progress; `run` takes it to its end.
+
+    Args:
+        model: the network; changed in place.
+        train: the training set.
+        test: the test set or None; only ever recorded.
+        config: with its schedules worked out.
+        folder: where to keep everything, or None.
+        progress: told after every epoch.
+        info: what the report says about the data.
+    """
+
+    model: nn.Module
+    train: Pairs
+    test: Pairs | None
+    config: Config
+    folder: RunFolder | None = None
+    progress: Callable[[Progress], None] | None = None
+    info: DataInfo = field(default_factory=DataInfo)
+
+    def __post_init__(self) -> None:
+        self.state = FitState(self.model, self.config, len(self.train[0]))
+        self.proposals: list[Proposal] = []
+        self.metrics: list[dict[str, Any]] = []
+        self.stage = 0
+        self.run_: PhaseRun | None = None
+        self.round_: SearchRound | None = None
+        self.search_over = False
+        self.seconds_before = 0.0
+        self.clock = time.monotonic()
+        self.saved_at = -float("inf")
+        searched = self.config.evidence.selection == "search"
+        if searched:
+            strictest_start(self.state)
+        self.stages = plan(self.config, searched and bool(possible_changes(self.state, 0)))
+        self.augment = self._augmentation()
+
+    def _augmentation(self) -> Augment | None:
+        if not self.config.training.augment:
+            return None
+        black = self.info.preprocessing.black if self.info.preprocessing is not None else 0.0
+        return lambda images, generator: augment(images, generator, fill=black)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, over all resumptions."""
+        return self.seconds_before + time.monotonic() - self.clock
+
+    def observe(self, state: FitState, phase: Phase, record: dict[str, Any]) -> dict[str, Any]:
+        """Complete an epoch's metrics."""
+        line: dict[str, Any] = {"epoch": state.epoch, "step": state.step, "phase": phase.name, **record}
+        line["log_marginal_likelihood"] = record.get("log_marginal_likelihood")
+        line["test_accuracy"], line["test_nll"] = evaluate(state, self.test) if self.test else (None, None)
+        line["seconds"] = round(self.seconds, 3)
+        if line["log_marginal_likelihood"] is not None:
+            precision = state.prior.floats()
+            line["prior_precision"] = {name: precision[name] for name in state.effective_parameters}
+            line["effective_parameters"] = dict(state.effective_parameters)
+            line["sigma_noise"] = state.sigma_noise
+        return line
+
+    def tell(self, record: dict[str, Any], note: str | None = None) -> None:
+        """Report progress."""
+        if self.progress is None:
+            return
+        total = sum(stage.epochs * (1 if stage.phase else 6) for stage in self.stages)
+        done = sum(stage.epochs * (1 if stage.phase else 6) for stage in self.stages[: self.stage])
+        if self.run_ is not None:
+            done += self.run_.done
+        elif self.round_ is not None:
+            done += sum(c.run.done for c in self.round_.candidates)
+        name = self.stages[min(self.stage, len(self.stages) - 1)].name
+        epoch = record.get("epoch", self.state.epoch)
+        self.progress(Progress(name, epoch, record, note, min(done / max(total, 1), 1.0)))
+
+    def run(self) -> FitResult:
+        """Take the fit to its end.
+
+        Raises:
+            TrainingStoppedError: a value is not finite or a layer collapsed; the last checkpoint is kept.
+        """
+        while self.stage < len(self.stages):
+            stage = self.stages[self.stage]
+            if stage.phase is not None:
+                self._phase(stage.phase)
+            elif not self.search_over:
+                self._round(int(stage.name.split()[1]))
+            self.stage += 1
+            self.run_ = self.round_ = None
+            self.save(force=True)
+        return self._finish()
+
+    def _phase(self, phase: Phase) -> None:
+        if self.run_ is None:
+            self.run_ = PhaseRun(phase)
+        while not self.run_.over:
+            record = self.run_.next_epoch(self.state, self.train, self.augment)
+            line = self.observe(self.state, phase, record)
+            self.record([line])
+            dead = record.get("collapsed")
+            note = f"{', '.join(dead)} collapsed; back to the state before, more burn-in" if dead else None
+            self.tell(line, note)
+            self.save()
+        if self.run_.best is not None:
+            self.state.load(self.run_.best)
+
+    def _round(self, number: int) -> None:
+        if self.round_ is None:
+            self.round_ = SearchRound(self.state, number, self.train, self.observe, self.augment)
+        while not self.round_.over:
+            candidate = self.round_.next_epoch()
+            self.tell(candidate.records[-1] if candidate.records else {})
+            self.save()
+        self.state, records, proposals, accepted = self.round_.outcome()
+        self.model = self.state.model
+        self.record(records)
+        self.proposals += proposals
+        for proposal in proposals:
+            self.tell(records[-1] if records else {}, describe(proposal))
+        self.search_over = not accepted
+
+    def record(self, lines: list[dict[str, Any]]) -> None:
+        """Keep metrics, in memory and in the folder."""
+        self.metrics += lines
+        if self.folder is not None:
+            self.folder.append_metrics(lines)
+
+    def save(self, force: bool = False) -> None:
+        """Write a checkpoint, at most every few seconds unless forced."""
+        now = time.monotonic()
+        if self.folder is None or not (force or now - self.saved_at > SAVE_EVERY):
+            return
+        self.saved_at = now
+        self.folder.save_tensors(
+            CHECKPOINT,
+            {
+                "schema": CHECKPOINT_SCHEMA,
+                "config": self.config.to_toml(),
+                "stage": self.stage,
+                "search_over": self.search_over,
+                "state": self.state.saved(),
+                "run": self.run_.saved() if self.run_ else None,
+                "round": self.round_.saved() if self.round_ else None,
+                "proposals": [asdict(p) for p in self.proposals],
+                "lines": len(self.metrics),
+                "seconds": self.seconds,
+            },
+        )
+
+    def resume(self) -> None:
+        """Go back to the folder's checkpoint, or to the start if there is none yet.
+
+        Raises:
+            ValueError: the checkpoint is damaged or belongs to another configuration.
+        """
+        assert self.folder is not None
+        if not self.folder.file(CHECKPOINT).exists():
+            self.folder.keep_metrics(0)
+            return
+        saved = self.folder.load_tensors(CHECKPOINT)
+        if saved["config"] != self.config.to_toml():
+            raise ValueError(f"{self.folder.file(CHECKPOINT)} belongs to another {CONFIG}; restore that file")
+        self.state.load(saved["state"])
+        self.stage, self.search_over = saved["stage"], saved["search_over"]
+        self.proposals = [Proposal(**p) for p in saved["proposals"]]
+        self.folder.keep_metrics(saved["lines"])
+        self.metrics = self.folder.metrics()
+        self.seconds_before = saved["seconds"]
+        if saved["run"] is not None:
+            phase = self.stages[self.stage].phase
+            assert phase is not None
+            self.run_ = PhaseRun(phase)
+            self.run_.load(saved["run"])
+        if saved["round"] is not None:
+            number = int(self.stages[self.stage].name.split()[1])
+            self.round_ = SearchRound(
+                self.state, number, self.train, self.observe, self.augment, saved["round"]
+            )
+
+    def _finish(self) -> FitResult:
+        state = self.state
+        if self.config.evidence.selection == "none":
+            update_evidence(state, self.train, step_hyperparameters=False)
+        self.model.eval()
+        precision = state.prior.floats()
+        report = build_report(
+            state,
+            self.info.data,
+            self.info.task,
+            self.proposals,
+            calibration(state, self.test) if self.test else None,
+        )
+        report["seconds"] = round(self.seconds, 1)
+        if self.folder is not None:
+            self.folder.save_tensors(
+                MODEL,
+                {
+                    "schema": CHECKPOINT_SCHEMA,
+                    "model": self.model.state_dict(),
+                    "prior_precision": precision,
+                    "sigma_noise": state.sigma_noise,
+                    "class_names": list(self.info.class_names),
+                },
+            )
+        return FitResult(self.model, report, self.metrics, precision, state.sigma_noise, self.config)
+
+
+def fit(
+    model: nn.Module,
+    train: Data,
+    test: Data | None = None,
+    config: Config | dict[str, Any] | None = None,
+    *,
+    out: str | Path | RunFolder | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    info: DataInfo | None = None,
+) -> FitResult:
+    """Fit a network and the precisions of its paths; see the module's notation for the stages.
+
+    Args:
+        model: a network of relaxed layers (`build_model`, `relax`), or any network that kfac has rules for.
+        train: a data set, (x, y) tensors `[n, c, h, w]` and `[n]`, or a loader; read into memory.
+        test: the same; recorded, never used to choose anything.
+        config: a `Config`, or tables as in config.toml; None takes the defaults.
+        out: a folder to keep config, metrics, checkpoints and the model in.
+        resume: continue what lies in `out`.
+        progress: called after every epoch.
+        info: what the report says about the data.
+
+    Raises:
+        ValueError: data that do not fit the network, an unusable folder.
+        TrainingStoppedError: a value is not finite or a layer collapsed; the last checkpoint is kept.
+    """
+    chosen = checked(config) if isinstance(config, dict) else config or Config()
+    device = torch.device(chosen.training.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but no CUDA device is there; use device = \"cpu\"")
+    train_pairs = as_tensors(train, device)
+    test_pairs = None if test is None else as_tensors(test, device)
+    chosen = chosen.resolved(len(train_pairs[0]))
+    folder = None
+    if out is not None and not isinstance(out, RunFolder):
+        folder = RunFolder.open(out) if resume else RunFolder.create(out)
+        folder.acquire()
+    elif isinstance(out, RunFolder):
+        folder = out
+    if folder is not None and not resume:
+        folder.write_text(CONFIG, chosen.to_toml())
+    try:
+        running = Fit(
+            model.to(device), train_pairs, test_pairs, chosen, folder, progress, info or DataInfo()
+        )
+        check_fits(running.model, train_pairs, chosen)
+        if resume:
+            running.resume()
+        return running.run()
+    finally:
+        if folder is not None and folder is not out:
+            folder.release()
+
+
+def check_fits(model: nn.Module, data: Pairs, config: Config) -> None:
+    """Run one image through the network, so that a misfit is said before anything starts.
+
+    Raises:
+        ValueError: targets that do not fit the outputs.
+    """
+    x, y = data
+    model.eval()
+    with torch.no_grad():
+        f: Tensor = model(x[:1])
+    if config.data.likelihood == "regression":
+        if not y.is_floating_point() or y.reshape(len(y), -1).shape[1] != f.shape[1]:
+            raise ValueError(f"regression needs real targets [n, {f.shape[1]}], got {y.dtype} {list(y.shape)}")
+        return
+    if y.is_floating_point() or y.dim() != 1:
+        raise ValueError(f"classification needs integer labels [n], got {y.dtype} {list(y.shape)}")
+    if int(y.min()) < 0 or int(y.max()) >= f.shape[1]:
+        raise ValueError(
+            f"labels run from {int(y.min())} to {int(y.max())}, but the network has {f.shape[1]} outputs; "
+            "build it with classes=… to match"
+        )

@@ -1,0 +1,230 @@
+"""The folder of one fit: what lies in it, and how it is written so that nothing is ever half there.
+
+    config.toml        everything needed to run it again
+    metrics.jsonl      a line an epoch
+    checkpoint.pt      the state to resume from (loads with `weights_only`)
+    model.pt           the learned network, once the fit is over
+    report.json, report.html, figures/, environment.json, preprocessing.json
+
+Files are written to a temporary neighbour, flushed to disk and renamed over the old one. A lock keeps two
+processes out of one folder.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+CHECKPOINT_SCHEMA = 1
+CONFIG, METRICS, CHECKPOINT, MODEL = "config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"
+REPORT, PAGE, ENVIRONMENT, PREPROCESSING = "report.json", "report.html", "environment.json", "preprocessing.json"
+LOCK = ".lock"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file's content in one step.
+
+    Raises:
+        ValueError: it cannot be written (a full disk, no permission); what was there before is intact.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        kept = "; the earlier file is intact" if path.exists() else ""
+        raise ValueError(f"could not write {path}: {error.strerror or error}{kept}; make room and resume") from None
+
+
+def finite_json(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """The value with NaN and infinities replaced by None, which JSON has no words for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(item) for item in value]
+    return value
+
+
+def to_json(value: Any, indent: int | None = 2) -> str:  # noqa: ANN401 - any JSON value
+    """Strict JSON."""
+    return json.dumps(finite_json(value), indent=indent, allow_nan=False)
+
+
+class RunFolder:
+    """One fit's folder.
+
+    Args:
+        path: the folder.
+
+    Use `create` for a new fit, `open` for one that exists.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = FileLock(self.path / LOCK, timeout=0)
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunFolder:
+        """Make a new folder.
+
+        Raises:
+            ValueError: it is a file, cannot be made, or is not empty.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file; --out needs a folder")
+        if path.is_dir() and any(item.name != LOCK for item in path.iterdir()):
+            raise ValueError(f"{path} is not empty; choose another --out, or continue its fit with --resume --out {path}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"could not make the folder {path}: {error.strerror or error}") from None
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """The folder of an earlier fit.
+
+        Raises:
+            ValueError: there is none.
+        """
+        path = Path(path)
+        if not (path / CONFIG).is_file():
+            raise ValueError(f"{path} is no run folder: it has no {CONFIG}; give the folder that a fit wrote to")
+        return cls(path)
+
+    def acquire(self) -> None:
+        """Take the folder for this process, until it ends or `release`.
+
+        Raises:
+            ValueError: another process is writing to it.
+        """
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ValueError(f"{self.path} is in use by another fit; wait for it or choose another --out") from None
+
+    def release(self) -> None:
+        """Give the folder back."""
+        self._lock.release()
+
+    def file(self, name: str) -> Path:
+        """The path of a file in the folder."""
+        return self.path / name
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file, atomically."""
+        write_atomically(self.file(name), text.encode("utf-8"))
+
+    def read_json(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
+        """Read a JSON file.
+
+        Raises:
+            ValueError: it is missing or damaged.
+        """
+        path = self.file(name)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"{self.path} has no {name}; the fit has not finished: continue it with --resume") from None
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path} is damaged ({error}); fit again or restore it") from None
+
+    def save_tensors(self, name: str, content: dict[str, Any]) -> None:
+        """Write tensors and plain values so that they load with `weights_only`."""
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_atomically(self.file(name), buffer.getvalue())
+
+    def load_tensors(self, name: str) -> dict[str, Any]:
+        """Read what `save_tensors` wrote.
+
+        Raises:
+            ValueError: the file is missing, truncated or of another kind.
+        """
+        import torch
+
+        path = self.file(name)
+        if not path.is_file():
+            raise ValueError(f"{self.path} has no {name}; there is nothing to continue from")
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
+            reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+            raise ValueError(f"{path} is damaged and cannot be read ({reason}); restore it or fit again") from None
+        if not isinstance(content, dict) or content.get("schema") != CHECKPOINT_SCHEMA:
+            raise ValueError(f"{path} was not written by this version of symlearn; fit again")
+        return content
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of metrics.jsonl; a last line that was cut off is left out.
+
+        Raises:
+            ValueError: a line before the last is damaged.
+        """
+        path = self.file(METRICS)
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found = []
+        for number, line in enumerate(lines, 1):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                if number < len(lines):
+                    raise ValueError(f"{path} is damaged in line {number}; remove that line") from None
+        return found
+
+    def keep_metrics(self, count: int) -> None:
+        """Drop every line of metrics.jsonl after the first `count`."""
+        kept = self.metrics()[:count]
+        self.write_text(METRICS, "".join(to_json(line, indent=None) + "\n" for line in kept))
+
+    def append_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """Append lines to metrics.jsonl.
+
+        Raises:
+            ValueError: they cannot be written.
+        """
+        if not lines:
+            return
+        try:
+            with open(self.file(METRICS), "a", encoding="utf-8") as file:
+                file.write("".join(to_json(line, indent=None) + "\n" for line in lines))
+        except OSError as error:
+            raise ValueError(f"could not write {self.file(METRICS)}: {error.strerror or error}; make room and resume") from None
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for environment.json."""
+    versions = {}
+    for name in ("symlearn", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "laplace-torch"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "versions": versions,
+    }
