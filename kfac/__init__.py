@@ -22,4 +22,3 @@ __all__ = [
     "ggn_block",
     "register_rule",
 ]
-

@@ -113,7 +113,8 @@ def find_owners(
     if choices - {"diagonal"}:
         raise ValueError(f"the only fallback is 'diagonal', got {sorted(choices)}")
     names = {id(p): name for name, p in trainable.items() if name not in declared}
-    owners, covered = [], set()
+    owners: list[Owner] = []
+    covered: set[str] = set()
     for path, module in model.named_modules():
         own = {key: names.get(id(p)) for key, p in module._parameters.items() if p is not None}
         if not any(own.values()) or not set(own) <= {"weight", "bias"}:
@@ -125,8 +126,8 @@ def find_owners(
     missing = [name for name in trainable if name not in covered and name not in declared]
     if missing and not isinstance(fallback, str):
         raise ValueError(
-            f"no curvature rule covers {', '.join(missing)}; register one with kfac.register_rule, freeze the "
-            'parameter, or declare fallback={name: "diagonal"} for it'
+            f"no curvature rule covers {', '.join(missing)}; register one with kfac.register_rule, freeze "
+            'the parameter, or declare fallback={name: "diagonal"} for it'
         )
     return owners, trainable, [name for name in trainable if name not in covered]
 
@@ -141,8 +142,8 @@ def recorded_calls(owners: list[Owner], batch: int) -> Iterator[list[Call]]:
             x = args[0] if args else next(iter(kwargs.values()))
             if x.shape[0] != batch:
                 raise ValueError(
-                    f"{owner.path!r} received {x.shape[0]} rows where the batch has {batch}: keep the batch axis "
-                    "first and put shared places on axes of their own"
+                    f"{owner.path!r} received {x.shape[0]} rows where the batch has {batch}: keep the batch "
+                    "axis first and put shared places on axes of their own"
                 )
             calls.append(Call(owner, x.detach(), get_gradient_edge(y), x._version, y.shape))
 
@@ -204,8 +205,8 @@ def compare_with_autograd(
         if difference > tolerance * truth.norm() + rounding * size.get(name, 0.0) + 1e-12:
             raise ValueError(
                 f"{name!r} is used in a way its curvature rule does not see (relative error of its gradient "
-                f"{float(difference / truth.norm().clamp_min(1e-30)):.1e}): call the weight only through its own "
-                'module, or declare fallback={name: "diagonal"}'
+                f"{float(difference / truth.norm().clamp_min(1e-30)):.1e}): call the weight only through its "
+                'own module, or declare fallback={name: "diagonal"}'
             )
 
 
@@ -324,8 +325,8 @@ class Collector:
             sums = self.sums[name]
             if not isinstance(sums.output_factor, Tensor):
                 raise ValueError(
-                    f"{name!r} never influenced an output: its module was not called, or nothing depends on it; "
-                    "freeze it or take it out of the network"
+                    f"{name!r} never influenced an output: its module was not called, or nothing depends on "
+                    "it; freeze it or take it out of the network"
                 )
             a = sums.input_factor if isinstance(sums.input_factor, Tensor) else None
             order = sums.owners[0].rule.order
@@ -341,7 +342,9 @@ def check_outputs(f: Tensor, y: Tensor, likelihood: Likelihood) -> None:
         raise ValueError("the network's outputs are not finite; curvature would be meaningless")
     if likelihood == "classification":
         if f.shape[1] < 2:
-            raise ValueError("classification needs at least two outputs (softmax of one is constant), got one")
+            raise ValueError(
+                "classification needs at least two outputs (softmax of one is constant), got one"
+            )
         if y.shape != f.shape[:1] or y.is_floating_point():
             raise ValueError(f"classification needs integer labels [batch], got {y.dtype} {tuple(y.shape)}")
         if len(y) and not (0 <= int(y.min()) and int(y.max()) < f.shape[1]):

@@ -36,7 +36,6 @@ class EigenBlock:
     output_vectors: Tensor | None = None
     needs_vectors: bool = True
 
-
     def coordinates(self, entries: Tensor) -> Tensor:
         """Coordinates `[params]` of entries `[group, d_out, d_in]` in the eigenbasis.
 
@@ -110,7 +109,9 @@ class EigenFactors:
         values = self.eigenvalues[name]
         return torch.as_tensor(prior_precision[name], dtype=values.dtype, device=values.device)
 
-    def logdet(self, prior_precision: Mapping[str, Tensor | float], sigma_noise: Tensor | float = 1.0) -> Tensor:
+    def logdet(
+        self, prior_precision: Mapping[str, Tensor | float], sigma_noise: Tensor | float = 1.0
+    ) -> Tensor:
         """sum_t log det(H_t / sigma_noise^2 + delta_t I), a float64 scalar, differentiable in both.
 
         Raises:

@@ -171,7 +171,7 @@ class KroneckerFactors(Mapping[str, Block]):
         )
 
     def to_dense(self, name: str) -> Tensor:
-        """The GGN block `[params, params]` of the summed negative log-likelihood, `parameter.flatten()` order."""
+        """GGN block `[params, params]` of the summed negative log-likelihood, `parameter.flatten()` order."""
         return self[name].to_dense()
 
     def eigendecompose(self, vectors: bool = False) -> EigenFactors:

@@ -1,4 +1,4 @@
-"""The exact generalized Gauss-Newton block of one parameter: the dense oracle that every rule is held against.
+"""The exact generalized Gauss-Newton block of one parameter: the dense oracle every rule is held against.
 
 H = sum_n J_n^T Lambda_n J_n with J_n `[classes, params]` the Jacobian of datum n's outputs and Lambda_n the
 loss Hessian there (Schraudolph 2002). Memory grows as batch * classes * params: for toy sizes.
@@ -30,9 +30,7 @@ def output_jacobian(model: nn.Module, x: Tensor, name: str) -> Tensor:
     return jacobian.reshape(jacobian.shape[0], jacobian.shape[1], -1)
 
 
-def ggn_block(
-    model: nn.Module, batch: tuple[Tensor, Tensor], likelihood: Likelihood, name: str
-) -> Tensor:
+def ggn_block(model: nn.Module, batch: tuple[Tensor, Tensor], likelihood: Likelihood, name: str) -> Tensor:
     """Exact GGN block `[params, params]` of the summed negative log-likelihood over `batch` (unit noise)."""
     x, y = batch
     modes = {module: module.training for module in model.modules()}

@@ -8,7 +8,19 @@ __version__ = "0.1.0"
 __kfac_rules__ = "symlearn.curvature"  # where kfac finds the rules of our layers
 
 _PUBLIC = {  # name -> module; imported on first use, so that `symlearn --help` stays quick
+    "Config": "symlearn.config",
+    "Evidence": "symlearn.evidence",
+    "FitResult": "symlearn.fitting",
+    "LaplacePredictive": "symlearn.analysis.predictive",
+    "TrainingStoppedError": "symlearn.training",
     "build_model": "symlearn.networks",
+    "effective_parameters": "symlearn.analysis.effective_parameters",
+    "fit": "symlearn.fitting",
+    "load_data": "symlearn.data",
+    "log_marginal_likelihood": "symlearn.evidence",
+    "read_config": "symlearn.config",
+    "resume_experiment": "symlearn.runs",
+    "run_experiment": "symlearn.runs",
 }
 __all__ = sorted([*_PUBLIC, "__version__"])
 

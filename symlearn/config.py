@@ -1,19 +1,20 @@
 """The configuration of a fit: frozen, strictly typed, checked when made, written to TOML and read back.
 
 A configuration file has the tables `[data] [model] [training] [evidence] [curvature]`; every key has a
-default. A value of another type is refused (`lr = "1e-3"` is a string, not a number), an unknown key is named.
+default. A value of another type is refused (`lr = "1e-3"` is a string, not a number); so is an unknown key.
 """
 
 from __future__ import annotations
 
+import difflib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
-
-NonNegativeInt = int
 
 
 class Table(BaseModel):
@@ -25,33 +26,49 @@ class Table(BaseModel):
 class DataConfig(Table):
     """Which images, which task."""
 
-    data: str = Field("digits", description="a known data set, a .npz file, or an image folder")
-    task: str = Field("class", description="what is to be predicted, and how images are transformed")
-    data_root: str | None = Field(None, description="folder of downloaded data sets")
-    limit: PositiveInt | None = Field(None, description="number of training images used")
-    size: PositiveInt | None = Field(None, description="side the images are resized to, in pixels")
-    likelihood: Literal["classification", "regression"] = Field("classification", description="of the targets")
+    data: str = Field(
+        "digits",
+        description="digits, mnist, fashion-mnist, cifar10, cifar100, a .npz file, or an image folder",
+    )
+    task: str = Field(
+        "class", description="class, quadrant-digit, quadrant, rotated, translated, scaled or quarter-turns"
+    )
+    data_root: str | None = Field(
+        None, description="where downloaded data sets lie; the user's cache if not given"
+    )
+    limit: PositiveInt | None = Field(None, description="training images used; all if not given")
+    size: PositiveInt | None = Field(
+        None, description="side the images are resized to, in pixels; the set's own if not given"
+    )
+    likelihood: Literal["classification", "regression"] = Field(
+        "classification", description="of the targets: classes, or real numbers (.npz only)"
+    )
 
 
 class ModelConfig(Table):
     """Which network, and the paths of its layers."""
 
-    network: str | None = Field(None, description="ten-layer or small; chosen by image size if not given")
-    paths: str = Field("f-fc+conv", description="sum of path names")
+    network: str | None = Field(None, description="ten-layer or small; by the images' size if not given")
+    paths: str = Field("f-fc+conv", description="what layers may be made of, a sum of fc, f-fc and conv")
     alpha: PositiveInt | None = Field(None, description="width multiplier; the network's own if not given")
 
 
 class TrainingConfig(Table):
     """Steps on the weights."""
 
-    epochs: PositiveInt | None = Field(None, description="epochs without the search's refits; about 4,500 steps if not given")
-    batch_size: PositiveInt = Field(50, description="images a step")
+    epochs: PositiveInt | None = Field(
+        None, description="epochs without the search's refits; about 4,500 steps if not given"
+    )
+    batch_size: PositiveInt = Field(50, description="images a batch of the weights' steps")
     lr: PositiveFloat = Field(0.01, description="learning rate at the start")
     lr_end: PositiveFloat = Field(1e-5, description="learning rate at the end of the cosine")
-    optimizer: Literal["adam", "sgd"] = Field("adam", description="both take the prior's step proximally")
+    optimizer: Literal["adam", "sgd"] = Field(
+        "adam", description="of the weights; either takes the prior's step proximally"
+    )
+    prior_warmup: PositiveInt = Field(300, description="steps until the prior has its full strength")
     augment: bool = Field(False, description="random flips and shifts, for the weights' steps only")
-    seed: int = Field(0, ge=0, description="seed of weights, batches and drawn columns")
-    device: str = Field("cpu", description="cpu or cuda")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of weights, batches and drawn columns")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the network lives")
 
 
 class EvidenceConfig(Table):
@@ -61,7 +78,9 @@ class EvidenceConfig(Table):
         "search", description="search over paths by evidence, gradients of the evidence alone, or MAP"
     )
     method: Literal["mackay", "adam"] = Field("mackay", description="fixed point, or Adam on log precision")
-    frequency: PositiveInt | None = Field(None, description="epochs between evidence updates; epochs / 32 if not given")
+    frequency: PositiveInt | None = Field(
+        None, description="epochs between evidence updates; epochs / 32 if not given"
+    )
     hyper_steps: PositiveInt = Field(20, description="hyperparameter steps an update")
     hyper_lr: PositiveFloat = Field(0.1, description="step of Adam on log precision")
     burn_in: PositiveInt | Literal["settled"] = Field(
@@ -82,11 +101,17 @@ class EvidenceConfig(Table):
 class CurvatureConfig(Table):
     """How the curvature is computed."""
 
-    fisher_type: Literal["type-2", "mc", "empirical", "sketch"] = Field("sketch", description="columns")
-    mc_samples: PositiveInt = Field(1, description="columns for mc and sketch")
-    weight_sharing: Literal["expand", "reduce"] = Field("expand", description="over places")
-    group_factors: Literal["grouped", "shared"] = Field("grouped", description="over channels of F-FC")
-    batch_size: PositiveInt = Field(500, description="images a curvature pass")
+    fisher_type: Literal["type-2", "mc", "empirical", "sketch"] = Field(
+        "sketch", description="how the columns of the loss Hessian's root are found"
+    )
+    mc_samples: PositiveInt = Field(1, description="columns drawn an image, for mc and sketch")
+    weight_sharing: Literal["expand", "reduce"] = Field(
+        "expand", description="how a weight's uses at many places count"
+    )
+    group_factors: Literal["grouped", "shared"] = Field(
+        "grouped", description="whether F-FC's channels have factors of their own"
+    )
+    batch_size: PositiveInt = Field(500, description="images a batch of a curvature pass")
 
 
 class Config(Table):
@@ -101,16 +126,18 @@ class Config(Table):
     def with_options(self, **options: object) -> Config:
         """A copy with some keys replaced, each given by its own name whatever its table.
 
+        The names are those of `option_places`.
+
         Raises:
             ValueError: an unknown key, or a value of a wrong type or range.
         """
-        tables = self.model_dump()
-        for key, value in options.items():
-            table = next((t for t, keys in tables.items() if key in keys), None)
-            if table is None:
-                raise ValueError(f"unknown option {key!r}")
+        tables, places = self.model_dump(), option_places()
+        for name, value in options.items():
+            if name not in places:
+                raise ValueError(f"unknown option {name!r}{_nearest(name, list(places))}")
+            table, key = places[name]
             tables[table][key] = value
-        return checked(tables)
+        return checked(tables, called={places[name]: f"option {name}" for name in options})
 
     def resolved(self, n_data: int) -> Config:
         """A copy in which every schedule that was left open is worked out for `n_data` training images."""
@@ -128,31 +155,102 @@ class Config(Table):
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
-def checked(tables: dict[str, object], source: str = "configuration") -> Config:
+def option_places() -> dict[str, tuple[str, str]]:
+    """The option that says each key: its name -> (table, key).
+
+    A key that an earlier table has too is called `<table>_<key>`, such as `curvature_batch_size`.
+    """
+    places: dict[str, tuple[str, str]] = {}
+    for table, field in Config.model_fields.items():
+        for key in _table_type(field.annotation).model_fields:
+            places[f"{table}_{key}" if key in places else key] = (table, key)
+    return places
+
+
+def checked(
+    tables: Mapping[str, object],
+    source: str = "configuration",
+    called: Mapping[tuple[str, str], str] | None = None,
+) -> Config:
     """Validate plain tables.
+
+    Args:
+        tables: `{table: {key: value}}`.
+        source: where they come from, for messages.
+        called: what messages call a key, by (table, key), instead of "source: table.key".
 
     Raises:
         ValueError: one line that names the first bad key, what was expected and what it got.
     """
     try:
-        return Config.model_validate(tables)
+        return Config.model_validate(dict(tables))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("constrained", "literal")))
+        place = tuple(str(part) for part in first["loc"][:2])
+        where = (called or {}).get((place[0], place[-1]), f"{source}: {'.'.join(place)}")
         if first["type"] == "extra_forbidden":
-            known = known_keys(first["loc"][:-1])
-            raise ValueError(f"{source}: unknown key {where!r}; known here: {', '.join(known)}") from None
-        raise ValueError(f"{source}: {where}: {first['msg']}, got {first['input']!r}") from None
+            known = list(Config.model_fields) if len(place) == 1 else _keys_of(place[0])
+            kind = "table" if len(place) == 1 else "key"
+            raise ValueError(
+                f"{source}: unknown {kind} {'.'.join(place)!r}{_nearest(place[-1], known)}; "
+                f"expected one of {', '.join(known)}"
+            ) from None
+        if len(place) == 1:
+            raise ValueError(f"{where} is {first['input']!r}; expected a table, [{place[0]}]") from None
+        field = _table_type(Config.model_fields[place[0]].annotation).model_fields[place[1]]
+        quoted = "; write it without quotes" if _quoted_number(first["input"], field.annotation) else ""
+        wanted = expectation(field.annotation, field.metadata)
+        raise ValueError(f"{where} is {first['input']!r}; expected {wanted}{quoted}") from None
 
 
-def known_keys(table: tuple[object, ...]) -> list[str]:
-    """Keys of the table at this place of the configuration."""
-    fields = Config.model_fields
-    for part in table:
-        annotation = fields[str(part)].annotation
-        assert annotation is not None and issubclass(annotation, BaseModel)
-        fields = annotation.model_fields
-    return list(fields)
+def expectation(annotation: Any, metadata: list[Any] | None = None) -> str:  # noqa: ANN401 - any type
+    """What a key takes, in words: "a whole number above 0", "search, gradient or none"."""
+    if get_origin(annotation) is Annotated:
+        inner, *extra = get_args(annotation)
+        return expectation(inner, extra)
+    if get_origin(annotation) is Literal:
+        return _either([repr(choice) for choice in get_args(annotation)])
+    if get_origin(annotation) in (Union, UnionType):
+        return _either([expectation(a, metadata) for a in get_args(annotation) if a is not type(None)])
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[annotation]
+    for limit in metadata or []:
+        if getattr(limit, "gt", None) is not None:
+            words += f" above {limit.gt:g}"
+        if getattr(limit, "ge", None) is not None:
+            words += f" of at least {limit.ge:g}"
+        if getattr(limit, "le", None) is not None:
+            words += f" and at most {limit.le}"
+    return words
+
+
+def _either(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _quoted_number(value: object, annotation: Any) -> bool:  # noqa: ANN401 - any type
+    """Whether the value is a number in quotes where a number belongs."""
+    if not isinstance(value, str) or annotation is str:
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    """A guess at what was meant, or nothing."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _table_type(annotation: Any) -> type[BaseModel]:  # noqa: ANN401 - what pydantic says
+    assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return annotation
+
+
+def _keys_of(table: str) -> list[str]:
+    return list(_table_type(Config.model_fields[table].annotation).model_fields)
 
 
 def read_config(path: str | Path) -> Config:
@@ -165,7 +263,14 @@ def read_config(path: str | Path) -> Config:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"no configuration file {str(path)!r}") from None
+        raise ValueError(
+            f"{path} does not exist; expected a configuration file in TOML; check the path"
+        ) from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}); expected a configuration file in TOML"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as TOML: {error}") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as TOML: {reason}; correct it there") from None
     return checked(tables, str(path))

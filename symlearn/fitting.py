@@ -26,7 +26,7 @@ from symlearn.analysis.report import build_report, calibration
 from symlearn.config import Config, checked
 from symlearn.data import Preprocessing, augment
 from symlearn.run_folder import CHECKPOINT, CHECKPOINT_SCHEMA, CONFIG, MODEL, RunFolder
-from symlearn.search import Proposal, SearchRound, describe, possible_changes, strictest_start
+from symlearn.search import Proposal, SearchRound, describe, strictest_start
 from symlearn.training import Augment, FitState, Pairs, Phase, PhaseRun, evaluate, update_evidence
 
 START, ANNEAL = 0.4, 0.6  # shares of the epochs
@@ -124,33 +124,24 @@ class Stage:
     name: str
     phase: Phase | None
     epochs: int
-    start_strict: bool = False
 
 
-def plan(config: Config, changes_possible: bool) -> list[Stage]:
-    """The stages of a fit; `config` has its schedules worked out.
-
-    Where the search has nothing to propose (one path), the anneal takes the rounds' epochs, so that networks
-    that are compared train equally long.
-    """
+def plan(config: Config) -> list[Stage]:
+    """The stages of a fit; `config` has its schedules worked out."""
     training, evidence = config.training, config.evidence
     epochs, lr, lr_end = cast(int, training.epochs), training.lr, training.lr_end
     refit = cast(int, evidence.refit_epochs)
     if evidence.selection == "none":
         return [Stage("map", Phase("map", epochs, lr, lr_end, None), epochs)]
-    start = max(round(START * epochs), 1)
-    anneal = max(round(ANNEAL * epochs), 1)
-    first = Phase("start", start, lr, 0.5 * lr, evidence.burn_in)
-    if evidence.selection == "gradient":
-        stages = [Stage("start", first, start)]
-    else:
-        stages = [Stage("strict start", first, start, start_strict=True)]
-        if changes_possible:
-            stages += [Stage(f"round {r}", None, refit) for r in range(evidence.rounds)]
-    if evidence.selection == "gradient" or not changes_possible:
-        anneal += evidence.rounds * refit
-    last = Phase("anneal", anneal, 0.5 * lr, lr_end, 0, keep_best=True)
-    return [*stages, Stage("anneal", last, anneal)]
+    start, anneal = max(round(START * epochs), 1), max(round(ANNEAL * epochs), 1)
+    first = Phase("start", start, lr, 0.3 * lr, evidence.burn_in)
+    last = Phase("anneal", anneal, lr, lr_end, 0, keep_best=True)
+    rounds = evidence.rounds if evidence.selection == "search" else 0
+    return [
+        Stage("start", first, start),
+        *(Stage(f"round {r}", None, refit) for r in range(rounds)),
+        Stage("anneal", last, anneal),
+    ]
 
 
 @dataclass
@@ -186,10 +177,9 @@ class Fit:
         self.seconds_before = 0.0
         self.clock = time.monotonic()
         self.saved_at = -float("inf")
-        searched = self.config.evidence.selection == "search"
-        if searched:
+        if self.config.evidence.selection == "search":
             strictest_start(self.state)
-        self.stages = plan(self.config, searched and bool(possible_changes(self.state, 0)))
+        self.stages = plan(self.config)
         self.augment = self._augmentation()
 
     def _augmentation(self) -> Augment | None:
@@ -390,31 +380,39 @@ def fit(
         TrainingStoppedError: a value is not finite or a layer collapsed; the last checkpoint is kept.
     """
     chosen = checked(config) if isinstance(config, dict) else config or Config()
-    device = torch.device(chosen.training.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for, but no CUDA device is there; use device = \"cpu\"")
+    device = usable_device(chosen)
     train_pairs = as_tensors(train, device)
     test_pairs = None if test is None else as_tensors(test, device)
     chosen = chosen.resolved(len(train_pairs[0]))
+    check_fits(model.to(device), train_pairs, chosen)
     folder = None
     if out is not None and not isinstance(out, RunFolder):
         folder = RunFolder.open(out) if resume else RunFolder.create(out)
         folder.acquire()
     elif isinstance(out, RunFolder):
         folder = out
-    if folder is not None and not resume:
-        folder.write_text(CONFIG, chosen.to_toml())
     try:
-        running = Fit(
-            model.to(device), train_pairs, test_pairs, chosen, folder, progress, info or DataInfo()
-        )
-        check_fits(running.model, train_pairs, chosen)
+        if folder is not None and not resume:
+            folder.write_text(CONFIG, chosen.to_toml())
+        running = Fit(model, train_pairs, test_pairs, chosen, folder, progress, info or DataInfo())
         if resume:
             running.resume()
         return running.run()
     finally:
         if folder is not None and folder is not out:
             folder.release()
+
+
+def usable_device(config: Config) -> torch.device:
+    """The device a fit runs on.
+
+    Raises:
+        ValueError: CUDA was asked for and is not there.
+    """
+    device = torch.device(config.training.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but this machine has no CUDA device; use device 'cpu'")
+    return device
 
 
 def check_fits(model: nn.Module, data: Pairs, config: Config) -> None:

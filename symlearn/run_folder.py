@@ -25,7 +25,13 @@ from filelock import FileLock, Timeout
 
 CHECKPOINT_SCHEMA = 1
 CONFIG, METRICS, CHECKPOINT, MODEL = "config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"
-REPORT, PAGE, ENVIRONMENT, PREPROCESSING = "report.json", "report.html", "environment.json", "preprocessing.json"
+REPORT, PAGE, ENVIRONMENT, PREPROCESSING = (
+    "report.json",
+    "report.html",
+    "environment.json",
+    "preprocessing.json",
+)
+FIGURES = "figures"
 LOCK = ".lock"
 
 
@@ -45,7 +51,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         kept = "; the earlier file is intact" if path.exists() else ""
-        raise ValueError(f"could not write {path}: {error.strerror or error}{kept}; make room and resume") from None
+        raise ValueError(
+            f"could not write {path}: {error.strerror or error}{kept}; make room and resume"
+        ) from None
 
 
 def finite_json(value: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -62,6 +70,11 @@ def finite_json(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 def to_json(value: Any, indent: int | None = 2) -> str:  # noqa: ANN401 - any JSON value
     """Strict JSON."""
     return json.dumps(finite_json(value), indent=indent, allow_nan=False)
+
+
+def own_debris(name: str) -> bool:
+    """Whether a file is only our lock, or what a write that was killed left behind."""
+    return name == LOCK or (name.startswith(".") and name.endswith(".tmp"))
 
 
 class RunFolder:
@@ -85,15 +98,29 @@ class RunFolder:
             ValueError: it is a file, cannot be made, or is not empty.
         """
         path = Path(path)
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file; --out needs a folder")
-        if path.is_dir() and any(item.name != LOCK for item in path.iterdir()):
-            raise ValueError(f"{path} is not empty; choose another --out, or continue its fit with --resume --out {path}")
+        cls.check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"could not make the folder {path}: {error.strerror or error}") from None
+            raise ValueError(
+                f"could not make the folder {path}: {error.strerror or error}; choose another --out"
+            ) from None
         return cls(path)
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Check that a new fit may use a folder.
+
+        Raises:
+            ValueError: it is a file or is not empty.
+        """
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file; expected a new or an empty folder; choose another --out")
+        if path.is_dir() and any(not own_debris(item.name) for item in path.iterdir()):
+            resume = f", or continue its fit with --resume --out {path}" if (path / CONFIG).is_file() else ""
+            raise ValueError(
+                f"{path} is not empty; expected a new or an empty folder; choose another --out{resume}"
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -104,7 +131,14 @@ class RunFolder:
         """
         path = Path(path)
         if not (path / CONFIG).is_file():
-            raise ValueError(f"{path} is no run folder: it has no {CONFIG}; give the folder that a fit wrote to")
+            lacks = (
+                f"it has no {CONFIG}"
+                if path.is_dir()
+                else "it does not exist"
+                if not path.exists()
+                else "it is a file"
+            )
+            raise ValueError(f"{path} is no run folder: {lacks}; give the --out of a fit")
         return cls(path)
 
     def acquire(self) -> None:
@@ -116,7 +150,16 @@ class RunFolder:
         try:
             self._lock.acquire()
         except Timeout:
-            raise ValueError(f"{self.path} is in use by another fit; wait for it or choose another --out") from None
+            raise ValueError(
+                f"{self.path} is in use by another fit; wait for it or choose another --out"
+            ) from None
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to {self.path}: {error.strerror or error}; choose another --out"
+            ) from None
+        for item in self.path.iterdir():
+            if own_debris(item.name) and item.name != LOCK:
+                item.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Give the folder back."""
@@ -125,6 +168,20 @@ class RunFolder:
     def file(self, name: str) -> Path:
         """The path of a file in the folder."""
         return self.path / name
+
+    def subfolder(self, name: str) -> Path:
+        """A folder in the folder, made if it is not there.
+
+        Raises:
+            ValueError: it cannot be made.
+        """
+        try:
+            self.file(name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"could not make the folder {self.file(name)}: {error.strerror or error}"
+            ) from None
+        return self.file(name)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, atomically."""
@@ -140,9 +197,20 @@ class RunFolder:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise ValueError(f"{self.path} has no {name}; the fit has not finished: continue it with --resume") from None
+            raise ValueError(self._missing(name)) from None
         except (ValueError, OSError) as error:
-            raise ValueError(f"{path} is damaged ({error}); fit again or restore it") from None
+            raise ValueError(f"{path} is damaged ({error}); restore it or fit again") from None
+
+    def _missing(self, name: str) -> str:
+        """Why a file of a finished fit is not there, and what to do."""
+        if not self.file(CONFIG).is_file():
+            return (
+                f"{self.path} is no run folder: it has neither {name} nor {CONFIG}; give the --out of a fit"
+            )
+        return (
+            f"{self.path} has no {name}: its fit has not finished; "
+            f"continue it with symlearn fit --resume --out {self.path}"
+        )
 
     def save_tensors(self, name: str, content: dict[str, Any]) -> None:
         """Write tensors and plain values so that they load with `weights_only`."""
@@ -162,12 +230,14 @@ class RunFolder:
 
         path = self.file(name)
         if not path.is_file():
-            raise ValueError(f"{self.path} has no {name}; there is nothing to continue from")
+            raise ValueError(self._missing(name))
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
+        except Exception as error:  # torch raises many kinds for a damaged file
             reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-            raise ValueError(f"{path} is damaged and cannot be read ({reason}); restore it or fit again") from None
+            raise ValueError(
+                f"{path} is damaged and cannot be read ({reason}); restore it or fit again"
+            ) from None
         if not isinstance(content, dict) or content.get("schema") != CHECKPOINT_SCHEMA:
             raise ValueError(f"{path} was not written by this version of symlearn; fit again")
         return content
@@ -181,14 +251,22 @@ class RunFolder:
         path = self.file(METRICS)
         if not path.is_file():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
         found = []
         for number, line in enumerate(lines, 1):
             try:
-                found.append(json.loads(line))
+                values = json.loads(line)
             except ValueError:
-                if number < len(lines):
-                    raise ValueError(f"{path} is damaged in line {number}; remove that line") from None
+                values = None
+            if isinstance(values, dict):
+                found.append(values)
+            elif number < len(lines):
+                raise ValueError(
+                    f"{path} is damaged in line {number}; expected a JSON object; remove that line"
+                )
         return found
 
     def keep_metrics(self, count: int) -> None:
@@ -207,13 +285,17 @@ class RunFolder:
         try:
             with open(self.file(METRICS), "a", encoding="utf-8") as file:
                 file.write("".join(to_json(line, indent=None) + "\n" for line in lines))
+                file.flush()
+                os.fsync(file.fileno())  # a checkpoint must never count lines that a power cut can take
         except OSError as error:
-            raise ValueError(f"could not write {self.file(METRICS)}: {error.strerror or error}; make room and resume") from None
+            raise ValueError(
+                f"could not write {self.file(METRICS)}: {error.strerror or error}; make room and resume"
+            ) from None
 
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for environment.json."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in ("symlearn", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "laplace-torch"):
         try:
             versions[name] = metadata.version(name)

@@ -14,8 +14,13 @@ that is absent or to remove one that is present:
    is the likelier to be removed the smaller its share of its layer's effective parameters.
 2. *Trial.* The best guesses and an unchanged *control* get the same short refit, with the same batches and the
    same drawn columns. Half of the proposals are dropped halfway.
-3. *Choice.* The proposal of highest evidence is kept if it beats the control by more than the noise, measured
-   by repeating the control with other batches. A round without such a proposal ends the search.
+3. *Choice.* The control is run twice, with different batches; the difference is the noise. The proposal of
+   highest evidence is kept if it beats both controls by more than that. A round without such a proposal ends
+   the search, with the better of the two controls.
+
+A network of single paths goes through the same stages with nothing to propose, and paths draw their initial
+values independently of each other; so a search that keeps nothing ends exactly where the strictest network
+alone ends, and evidences can be compared.
 
 Axes: params.
 """
@@ -236,13 +241,12 @@ class SearchRound:
         self.start, self.round, self.data, self.observe, self.augment = start, round_, data, observe, augment
         self.settings = start.config.evidence
         lr = start.config.training.lr
-        self.phase = Phase(f"round {round_}", int(self.settings.refit_epochs or 1), 0.6 * lr, 0.05 * lr)
+        self.phase = Phase(f"round {round_}", int(self.settings.refit_epochs or 1), 0.5 * lr, 0.03 * lr)
         if saved is None:
             ranked = screen(start, possible_changes(start, round_), data)[: self.settings.proposals]
-            self.candidates = [self.candidate(p) for p in [None, None, *ranked]] if ranked else []
-            if ranked:
-                repeat = start.config.training.seed + 7919 * (round_ + 1)
-                self.candidates[1].state.generator.manual_seed(repeat)
+            self.candidates = [self.candidate(p) for p in [None, None, *ranked]]
+            repeat = start.config.training.seed + 7919 * (round_ + 1)
+            self.candidates[1].state.generator.manual_seed(repeat)
             return
         self.candidates = []
         for kept in saved["candidates"]:
@@ -273,7 +277,12 @@ class SearchRound:
         twin.setbacks = 2
         if proposal is not None:
             apply(twin, proposal)
-        return Candidate(proposal, twin, PhaseRun(self.phase))
+        return Candidate(proposal, twin, PhaseRun(self.phase, hold=min(self.hold, self.half)))
+
+    @property
+    def hold(self) -> int:
+        """Epochs before the first evidence update: a new path must grow before it can be judged."""
+        return int(self.settings.frequency or 1)
 
     @property
     def trials(self) -> list[Candidate]:
@@ -283,7 +292,7 @@ class SearchRound:
     def survivors(self) -> list[Candidate]:
         """The better half of the trials, judged where each has had half of its refit."""
         half = [c for c in self.trials if c.failed or c.run.done >= self.half]
-        updates = self.half // int(self.settings.frequency or 1) + 1
+        updates = max(self.half // self.hold, 1)
         order = sorted(half, key=lambda c: -c.evidence_at(updates))
         return order[: (len(self.trials) + 1) // 2]
 
@@ -316,14 +325,12 @@ class SearchRound:
 
     def outcome(self) -> tuple[FitState, list[dict[str, Any]], list[Proposal], bool]:
         """(state to go on with, its metrics, all proposals with what became of them, whether one was kept)."""
-        if not self.candidates:
-            return self.start, [], [], False
         control, repeat = self.candidates[:2]
         noise = abs(control.evidence - repeat.evidence)
         noise = noise if math.isfinite(noise) else 0.0
-        best = max(self.survivors(), key=lambda c: c.evidence)
+        best = max(self.survivors(), key=lambda c: c.evidence, default=control)
         threshold = max(self.settings.min_gain * self.start.n_data, noise)
-        accepted = best.evidence > control.evidence + threshold
+        accepted = best.evidence > max(control.evidence, repeat.evidence) + threshold
         proposals = []
         for trial in self.trials:
             assert trial.proposal is not None

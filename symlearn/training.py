@@ -1,7 +1,8 @@
 """Alternating steps on weights and hyperparameters: the state of a fit, and how an epoch changes it.
 
 An epoch steps the weights on mean negative log-likelihood + (1 / 2N) sum delta ||theta||^2 (the prior by its
-proximal map, `optimizer.py`). An evidence update computes the curvature over the training set, without
+proximal map, `optimizer.py`); over the first `prior_warmup` steps the prior grows to its full strength, since
+against gradients that are still tiny it would send every weight to zero, a saddle. An evidence update computes the curvature over the training set, without
 augmentation, and steps the hyperparameters (`evidence.py`). A `Phase` is a run of epochs under one cosine of
 the learning rate. Everything random draws from the state's own generator, so that a copied state continues
 as the original would.
@@ -76,6 +77,7 @@ class FitState:
     effective_parameters: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     setbacks: int = 0
+    lr_scale: float = 1.0
 
     def __post_init__(self) -> None:
         evidence, training = self.config.evidence, self.config.training
@@ -108,6 +110,7 @@ class FitState:
                 "effective_parameters": self.effective_parameters,
                 "losses": self.losses,
                 "setbacks": self.setbacks,
+                "lr_scale": self.lr_scale,
             }
         )
 
@@ -118,7 +121,7 @@ class FitState:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"])
         self.prior.load(saved["prior"])
-        for key in ("hyper_moments", "sigma_noise", "epoch", "step", "evidence", "losses", "setbacks"):
+        for key in ("hyper_moments", "sigma_noise", "epoch", "step", "evidence", "losses", "setbacks", "lr_scale"):
             setattr(self, key, saved[key])
         self.effective_parameters = saved["effective_parameters"]
 
@@ -169,14 +172,15 @@ def train_epoch(
     steps = len(x) // size
     order = torch.randperm(len(x), generator=state.generator)
     state.model.train()
-    state.optimizer.decay = state.prior.floats()
+    strength = min(state.step / state.config.training.prior_warmup, 1.0)
+    state.optimizer.decay = {name: strength * delta for name, delta in state.prior.floats().items()}
     total, correct = torch.zeros((), device=x.device), 0
     for k in range(steps):
         pick = order[k * size : (k + 1) * size].to(x.device)
         xb, yb = x[pick], y[pick]
         if augment is not None:
             xb = augment(xb, state.generator)
-        state.optimizer.param_groups[0]["lr"] = rates(k / steps)
+        state.optimizer.param_groups[0]["lr"] = rates(k / steps) * state.lr_scale
         f = state.model(xb)
         loss = mean_loss(f, yb, state)
         state.optimizer.zero_grad(set_to_none=True)
@@ -281,7 +285,8 @@ class PhaseRun:
     """Progress within a phase, so that a checkpoint can continue it.
 
     On a collapse (a layer's paths all off, the usual sign that precisions outran unsettled weights) the state
-    from before the hyperparameters began to move comes back, and they wait for `PATIENCE` more updates' time.
+    from before the hyperparameters began to move comes back, they wait for `PATIENCE` more updates' time, and
+    the learning rate is halved for the rest of the fit.
 
     Attributes:
         phase: what is run.
@@ -354,8 +359,9 @@ class PhaseRun:
         """
         assert self.safe is not None
         setbacks, epoch, step, generator = state.setbacks, state.epoch, state.step, state.generator.get_state()
+        slower = state.lr_scale / 2
         state.load(self.safe)
-        state.epoch, state.step, state.setbacks = epoch, step, setbacks + 1
+        state.epoch, state.step, state.setbacks, state.lr_scale = epoch, step, setbacks + 1, slower
         state.generator.set_state(generator)
         self.started, self.hold = None, self.done + PATIENCE * state.config.evidence.frequency
         if state.setbacks > 2 or self.over:

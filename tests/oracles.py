@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 
-import kfac
 import torch
 import torch.nn.functional as F
-from kfac import KroneckerFactors
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+
+import kfac
+from kfac import KroneckerFactors
 
 Batch = tuple[Tensor, Tensor]
 
@@ -79,7 +80,9 @@ def conv_patches(module: nn.Conv2d, x: Tensor) -> Tensor:
     width = (padded.shape[3] - d_w * (k_w - 1) - 1) // s_w + 1
     places = []
     for i, j in itertools.product(range(height), range(width)):
-        window = padded[:, :, i * s_h :, j * s_w :][:, :, : d_h * (k_h - 1) + 1 : d_h, : d_w * (k_w - 1) + 1 : d_w]
+        window = padded[:, :, i * s_h :, j * s_w :][
+            :, :, : d_h * (k_h - 1) + 1 : d_h, : d_w * (k_w - 1) + 1 : d_w
+        ]
         places.append(window.reshape(len(x), module.groups, -1))
     return torch.stack(places, 2).transpose(0, 1)
 
@@ -87,12 +90,13 @@ def conv_patches(module: nn.Conv2d, x: Tensor) -> Tensor:
 def per_datum_gradients(model: nn.Module, batch: Batch, name: str) -> Tensor:
     """Gradients `[batch, params]` of each datum's own cross-entropy, by autograd."""
     x, y = batch
-    parameter = dict(model.named_parameters())[name].detach()
+    parameters = {key: p.detach() for key, p in model.named_parameters()}
 
     def loss(value: Tensor, x_n: Tensor, y_n: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(model, {name: value}, (x_n[None],)), y_n[None])
+        outputs = functional_call(model, {**parameters, name: value}, (x_n[None],))
+        return F.cross_entropy(outputs, y_n[None])
 
-    return vmap(grad(loss), in_dims=(None, 0, 0))(parameter, x, y).flatten(1)
+    return vmap(grad(loss), in_dims=(None, 0, 0))(parameters[name], x, y).flatten(1)
 
 
 def block_diagonal_f_fc(layer: nn.Module, x: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ import functools
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
-from symlearn.layers import CircularConv2d, FactoredLinear2d, FullyConnected2d
 from torch import Tensor, nn
+
+from symlearn.layers import CircularConv2d, FactoredLinear2d, FullyConnected2d
 
 Batch = tuple[Tensor, Tensor]
 
@@ -31,7 +32,8 @@ def seeded(*modules: nn.Module, seed: int = 0) -> nn.Sequential:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) / max(1, p[0].numel()) ** 0.5)
+            fan_in = p[0].numel() if p.dim() else 1
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) / fan_in**0.5)
     return model
 
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from symlearn.analysis.plots import path_colour
-from symlearn.analysis.reading import Report, body_layers, head_layers, layer_label, proposals_of
+from symlearn.analysis.reading import Report, body_layers, finite, head_layers, layer_label, proposals_of
 from symlearn.analysis.table import LAYER_HEADINGS, PROPOSAL_HEADINGS, layer_rows, proposal_rows, run_numbers
 from symlearn.analysis.verdict import layer_verdict, verdict
 from symlearn.analysis.wording import subject
@@ -76,7 +76,8 @@ def html_page(
             for name, figure in figures.items()
         ],
         epochs=len(metrics),
-        seconds=sum(row.get("seconds") or 0.0 for row in metrics),
+        seconds=finite(report.get("seconds"))
+        or max((finite(row.get("seconds")) or 0.0 for row in metrics), default=0.0),
         tables=[
             (title, list(_flat(table)))
             for title, table in (("Configuration", config), ("Environment", environment))

@@ -208,12 +208,16 @@ def _folded(path: str) -> str:
 
 def _rich_table(headings: Sequence[str], numeric_from: int) -> Table:
     """An empty table; headings of numbers stand on two lines where they have two words."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     for at, heading in enumerate(headings):
         numeric = at >= numeric_from
         words = heading.replace("prior ", "prior\n").replace("weight ", "weight\n")
         table.add_column(
-            Text(words), justify="right" if numeric else "left", overflow="fold", no_wrap=heading != "path"
+            Text(words),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=heading != "path",
+            min_width=8 if heading == "path" else None,
         )
     return table
 

@@ -13,6 +13,7 @@ Axes: batch, c_in, c_out, h, w.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,16 @@ from torch import Tensor, nn
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PathShape, parse_paths, path_kind
 from symlearn.layers.sizes import Size, expect_map, pair
+
+
+def seeded_path(name: str, shape: PathShape, seed: int) -> nn.Module:
+    """Build a path with initial values of its own stream: which other paths a layer has does not change them.
+
+    So a search that keeps the strictest paths alone ends at the very network that was built of them alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + zlib.crc32(name.encode()))
+        return path_kind(name).build(shape)
 
 
 class RelaxedLayer2d(nn.Module):
@@ -60,7 +71,8 @@ class RelaxedLayer2d(nn.Module):
         self.c_in, self.c_out, self.stride = c_in, c_out, stride
         names = parse_paths(paths)
         shape = PathShape(c_in, c_out, self.in_size, self.out_size, kernel_size)
-        self.paths = nn.ModuleDict({name: path_kind(name).build(shape) for name in names})
+        seed = int(torch.randint(2**31, (), device="cpu"))
+        self.paths = nn.ModuleDict({name: seeded_path(name, shape, seed) for name in names})
         self.subsample = PolyphaseSubsample2d() if stride == 2 else nn.Identity()
         self.active: tuple[str, ...] = names
         self.divisor = len(names)

@@ -38,7 +38,7 @@ def build_model(
     Args:
         paths: a sum of path names such as "f-fc+conv".
         network: "ten-layer" or "small"; None chooses by size.
-        alpha: width multiplier (None: 10 for ten-layer, 8 for small).
+        alpha: width multiplier (None: 10 for ten-layer, 6 for small).
         in_channels: channels of the image.
         size: h, or (h, w), of the image.
         classes: number of outputs.

@@ -30,7 +30,7 @@ class Plan:
 
 
 TEN_LAYER = Plan((1, 2, 2, 4, 4, 8, 8, 16), (1, 2, 1, 2, 1, 2, 2, 2), hidden=64, alpha=10)
-SMALL = Plan((1, 1, 2, 4, 8), (1, 2, 2, 2, 2), hidden=8, alpha=8)
+SMALL = Plan((1, 2, 2, 4, 4), (1, 2, 2, 2, 2), hidden=8, alpha=6)
 
 
 class RelaxedNetwork(nn.Module):
@@ -64,6 +64,7 @@ class RelaxedNetwork(nn.Module):
         for name, value in (("alpha", alpha), ("in_channels", in_channels), ("classes", classes)):
             if value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value}")
+        self.alpha = alpha
         h_w = pair(size)
         reduction = 2 ** sum(stride == 2 for stride in plan.strides)
         if any(s % reduction for s in h_w):
