@@ -347,7 +347,7 @@ def check_outputs(f: Tensor, y: Tensor, likelihood: Likelihood) -> None:
             )
         if y.shape != f.shape[:1] or y.is_floating_point():
             raise ValueError(f"classification needs integer labels [batch], got {y.dtype} {tuple(y.shape)}")
-        if len(y) and not (0 <= int(y.min()) and int(y.max()) < f.shape[1]):
+        if len(y) and not (int(y.min()) >= 0 and int(y.max()) < f.shape[1]):
             raise ValueError(
                 f"labels run from {int(y.min())} to {int(y.max())}, but the network has {f.shape[1]} classes"
             )

@@ -203,7 +203,7 @@ def checked(
         raise ValueError(f"{where} is {first['input']!r}; expected {wanted}{quoted}") from None
 
 
-def expectation(annotation: Any, metadata: list[Any] | None = None) -> str:  # noqa: ANN401 - any type
+def expectation(annotation: Any, metadata: list[Any] | None = None) -> str:
     """What a key takes, in words: "a whole number above 0", "search, gradient or none"."""
     if get_origin(annotation) is Annotated:
         inner, *extra = get_args(annotation)
@@ -227,7 +227,7 @@ def _either(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def _quoted_number(value: object, annotation: Any) -> bool:  # noqa: ANN401 - any type
+def _quoted_number(value: object, annotation: Any) -> bool:
     """Whether the value is a number in quotes where a number belongs."""
     if not isinstance(value, str) or annotation is str:
         return False
@@ -244,7 +244,7 @@ def _nearest(name: str, known: list[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _table_type(annotation: Any) -> type[BaseModel]:  # noqa: ANN401 - what pydantic says
+def _table_type(annotation: Any) -> type[BaseModel]:
     assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return annotation
 

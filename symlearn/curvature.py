@@ -6,10 +6,10 @@ Notation as in `kfac.rules`: rows a `[group, batch, place, d_in]` and g `[group,
 
 from __future__ import annotations
 
-import kfac
-from kfac.rules import Conv2dRule, Rule
 from torch import Tensor, nn
 
+import kfac
+from kfac.rules import Conv2dRule, Rule
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.factored_fc import InputChannelLinear, OutputChannelLinear
 

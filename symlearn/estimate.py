@@ -22,15 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from kfac import compute_factors
-from kfac.collect import find_owners, recorded_calls
 from torch import Tensor, nn
 
+from kfac import compute_factors
+from kfac.collect import find_owners, recorded_calls
 from symlearn.config import Config
 from symlearn.data import DataSplits
-from symlearn.evidence import EvidenceModel, squared_norms
 from symlearn.fitting import plan, usable_device
-from symlearn.prior import PriorPrecision, tensor_groups
 from symlearn.runs import load, network_of
 from symlearn.search import possible_changes, strictest_start
 from symlearn.training import FitState, Pairs, Phase, evaluate, train_epoch
@@ -137,7 +135,7 @@ def estimate(config: Config) -> Estimate:
 def memory_of(shadow: nn.Module, config: Config, splits: DataSplits) -> Memory:
     """Bytes, from a network on the meta device."""
     parameters = sum(p.numel() for p in shadow.parameters())
-    factors = [size for sizes in factor_sizes(shadow, config, splits).values() for size in sizes]
+    factors = [groups * d * d for groups, d in factor_shapes(shadow, config, splits)]
     outputs = outputs_of_one(shadow, splits)
     state = parameters * FLOAT * (4 if config.training.optimizer == "adam" else 3)
     n = len(splits.train)
@@ -160,12 +158,12 @@ def image(splits: DataSplits) -> Tensor:
     return torch.empty(1, splits.in_channels, *splits.size, device="meta")
 
 
-def factor_sizes(shadow: nn.Module, config: Config, splits: DataSplits) -> dict[str, list[int]]:
-    """Entries of A (weights only) and B, by tensor."""
+def factor_shapes(shadow: nn.Module, config: Config, splits: DataSplits) -> list[tuple[int, int]]:
+    """(group, d) of every factor `[group, d, d]`: A of every weight, B of every tensor."""
     owners, _, _ = find_owners(shadow, {})
     with torch.enable_grad(), recorded_calls(owners, 1) as calls:
         shadow.eval()(image(splits))
-    found: dict[str, list[int]] = {}
+    found: dict[str, list[tuple[int, int]]] = {}
     for call in calls:
         owner, rule = call.owner, call.owner.rule
         g = torch.empty(call.y_shape, device="meta")
@@ -173,10 +171,10 @@ def factor_sizes(shadow: nn.Module, config: Config, splits: DataSplits) -> dict[
             a_groups, _, _, d_in = rule.input_rows(owner.module, call.x).shape
             b_groups, _, _, d_out = rule.output_rows(owner.module, g).shape
             shared = config.curvature.group_factors == "shared" and rule.groups_are_places
-            found[owner.weight] = [a_groups * d_in**2, (1 if shared else b_groups) * d_out**2]
+            found[owner.weight] = [(a_groups, d_in), (1 if shared else b_groups, d_out)]
         if owner.bias:
-            found[owner.bias] = [rule.bias_rows(owner.module, g).shape[-1] ** 2]
-    return found
+            found[owner.bias] = [(1, rule.bias_rows(owner.module, g).shape[-1])]
+    return [shape for shapes in found.values() for shape in shapes]
 
 
 def outputs_of_one(shadow: nn.Module, splits: DataSplits) -> int:
@@ -200,14 +198,13 @@ def seconds_of(model: nn.Module, config: Config, splits: DataSplits) -> Seconds:
     device = usable_device(config)
     train: Pairs = (splits.train.tensors[0].to(device), splits.train.tensors[1].to(device))
     test: Pairs = (splits.test.tensors[0].to(device), splits.test.tensors[1].to(device))
-    full = FitState(model.to(device), config, len(train[0]))
-    start = FitState(copy.deepcopy(model), config, len(train[0]))
-    searched = config.evidence.selection == "search"
-    if searched:
-        strictest_start(start)
-    choices = searched and bool(possible_changes(start, 0))
-    slow = measured(full, train, test)
-    quick = measured(start, train, test) if choices else slow
+    state = FitState(model.to(device), config, len(train[0]))
+    slow = quick = measured(state, train, test, splits)
+    if config.evidence.selection == "search":
+        strictest_start(state)
+        if possible_changes(state, 0):
+            quick = measured(state, train, test, splits)
+    choices = quick is not slow
     return Seconds(
         step=slow.step,
         update=slow.update,
@@ -246,8 +243,8 @@ class Measured:
         return total
 
 
-def measured(state: FitState, train: Pairs, test: Pairs) -> Measured:
-    """Time two steps, one curvature batch and what follows it, and an evaluation, each after a first try."""
+def measured(state: FitState, train: Pairs, test: Pairs, splits: DataSplits) -> Measured:
+    """Time two steps, one curvature batch, an evaluation (each after a first try) and eigenvalues."""
     x, y = train
     size = min(state.config.training.batch_size, len(x))
     few: Pairs = (x[: MEASURED_STEPS * size], y[: MEASURED_STEPS * size])
@@ -258,11 +255,8 @@ def measured(state: FitState, train: Pairs, test: Pairs) -> Measured:
     evaluation = timed(lambda: evaluate(state, (test[0][:some], test[1][:some]))) * len(test[0]) / some
     curvature = state.config.curvature
     batch = min(curvature.batch_size, len(x))
-
-    def curvature_pass() -> tuple[float, float]:
-        """Seconds of one batch's factors, and of what an update does with factors once."""
-        began = time.perf_counter()
-        factors = compute_factors(
+    factors = timed(
+        lambda: compute_factors(
             state.model,
             [(x[:batch], y[:batch])],
             state.config.data.likelihood,
@@ -272,15 +266,18 @@ def measured(state: FitState, train: Pairs, test: Pairs) -> Measured:
             curvature.group_factors,
             seed=state.config.training.seed,
         )
-        factored = time.perf_counter()
-        model = EvidenceModel(factors, squared_norms(state.model), state.config.data.likelihood)
-        prior = PriorPrecision(tensor_groups(state.model, state.config.evidence.prior_structure))
-        model.mackay(prior, 1.0, state.config.evidence.hyper_steps)
-        return factored - began, time.perf_counter() - factored
+    )
+    shadow = copy.deepcopy(state.model).to("meta")
+    update = factors * len(x) / batch + eigenvalue_seconds(factor_shapes(shadow, state.config, splits))
+    return Measured(len(x), step, evaluation, update)
 
-    curvature_pass()
-    per_batch, once = curvature_pass()
-    return Measured(len(x), step, evaluation, per_batch * len(x) / batch + once)
+
+def eigenvalue_seconds(shapes: list[tuple[int, int]]) -> float:
+    """Seconds of all factors' eigenvalues, by the cube of their side from a matrix of at most 1000."""
+    side = min(max((d for _, d in shapes), default=1), 1000)
+    matrix = torch.randn(side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    one = timed(lambda: torch.linalg.eigvalsh(matrix @ matrix.T))
+    return one * sum(groups * (d / side) ** 3 for groups, d in shapes)
 
 
 def timed(call: Callable[[], object]) -> float:

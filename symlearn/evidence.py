@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from kfac import EigenFactors, KroneckerFactors
 from torch import Tensor, nn
 
+from kfac import EigenFactors, KroneckerFactors
 from symlearn.prior import LOG_MAX, LOG_MIN, PriorPrecision
 
 HyperMethod = Literal["mackay", "adam"]
@@ -54,7 +54,9 @@ class Evidence:
 
 def squared_norms(model: nn.Module) -> dict[str, float]:
     """||theta_t||^2 of every trainable tensor."""
-    return {n: float(p.detach().double().square().sum()) for n, p in model.named_parameters() if p.requires_grad}
+    return {
+        n: float(p.detach().double().square().sum()) for n, p in model.named_parameters() if p.requires_grad
+    }
 
 
 class EvidenceModel:
@@ -111,7 +113,7 @@ class EvidenceModel:
         return dict(zip(self.names, gamma.tolist(), strict=True))
 
     def _stack(self, prior_precision: Mapping[str, Tensor | float]) -> Tensor:
-        """delta by tensor, in `names` order."""
+        """Delta by tensor, in `names` order."""
         values = [torch.as_tensor(prior_precision[name], dtype=torch.float64).cpu() for name in self.names]
         return torch.stack(values)
 
@@ -216,5 +218,7 @@ def log_marginal_likelihood(
     """
     missing = [name for name in factors.names if name not in prior_precision]
     if missing:
-        raise ValueError(f"no prior precision for {', '.join(missing)}; give a positive value for each tensor")
+        raise ValueError(
+            f"no prior precision for {', '.join(missing)}; give a positive value for each tensor"
+        )
     return EvidenceModel(factors, squared_norms(model), likelihood).terms(prior_precision, sigma_noise)

@@ -427,7 +427,9 @@ def check_fits(model: nn.Module, data: Pairs, config: Config) -> None:
         f: Tensor = model(x[:1])
     if config.data.likelihood == "regression":
         if not y.is_floating_point() or y.reshape(len(y), -1).shape[1] != f.shape[1]:
-            raise ValueError(f"regression needs real targets [n, {f.shape[1]}], got {y.dtype} {list(y.shape)}")
+            raise ValueError(
+                f"regression needs real targets [n, {f.shape[1]}], got {y.dtype} {list(y.shape)}"
+            )
         return
     if y.is_floating_point() or y.dim() != 1:
         raise ValueError(f"classification needs integer labels [n], got {y.dtype} {list(y.shape)}")

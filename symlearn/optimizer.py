@@ -38,12 +38,14 @@ class ProximalAdam(torch.optim.Adam):
         super().__init__([p for _, p in named_parameters], lr=lr, fused=True)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # noqa: ANN401 - torch's signature
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step; every parameter must have a gradient."""
         loss = super().step(closure)
         group = self.param_groups[0]
         parameters = [p for p in group["params"] if p.grad is not None]
-        strength = [self.decay[n] for n, p in zip(self.names, group["params"], strict=True) if p.grad is not None]
+        strength = [
+            self.decay[n] for n, p in zip(self.names, group["params"], strict=True) if p.grad is not None
+        ]
         if parameters:
             states = [self.state[p] for p in parameters]
             corrections = [1 - group["betas"][1] ** float(state["step"]) for state in states]
@@ -67,7 +69,7 @@ class ProximalSGD(torch.optim.SGD):
         super().__init__([p for _, p in named_parameters], lr=lr, momentum=0.9, foreach=True)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # noqa: ANN401 - torch's signature
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step."""
         loss = super().step(closure)
         group = self.param_groups[0]

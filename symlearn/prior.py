@@ -62,11 +62,11 @@ class PriorPrecision:
         self.log = {g: torch.tensor(math.log(initial), dtype=torch.float64) for g in groups.values()}
 
     def by_tensor(self) -> dict[str, Tensor]:
-        """delta of every tensor: exp of its group's log delta (differentiable if that is)."""
+        """Delta of every tensor: exp of its group's log delta (differentiable if that is)."""
         return {name: self.log[group].exp() for name, group in self.groups.items()}
 
     def floats(self) -> dict[str, float]:
-        """delta of every tensor as plain numbers."""
+        """Delta of every tensor as plain numbers."""
         return {name: math.exp(float(self.log[group])) for name, group in self.groups.items()}
 
     def set_log(self, group: str, value: float) -> None:

@@ -56,7 +56,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from None
 
 
-def finite_json(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+def finite_json(value: Any) -> Any:
     """The value with NaN and infinities replaced by None, which JSON has no words for."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -67,7 +67,7 @@ def finite_json(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     return value
 
 
-def to_json(value: Any, indent: int | None = 2) -> str:  # noqa: ANN401 - any JSON value
+def to_json(value: Any, indent: int | None = 2) -> str:
     """Strict JSON."""
     return json.dumps(finite_json(value), indent=indent, allow_nan=False)
 
@@ -187,7 +187,7 @@ class RunFolder:
         """Write a text file, atomically."""
         write_atomically(self.file(name), text.encode("utf-8"))
 
-    def read_json(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
+    def read_json(self, name: str) -> Any:
         """Read a JSON file.
 
         Raises:

@@ -34,8 +34,8 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from kfac import KroneckerBlock, compute_factors
 
+from kfac import KroneckerBlock, compute_factors
 from symlearn.layers.registry import path_kind
 from symlearn.structure import layer_paths, relaxed_layers
 from symlearn.training import Augment, FitState, Pairs, Phase, PhaseRun, TrainingStoppedError, batches
@@ -92,7 +92,9 @@ def apply(state: FitState, proposal: Proposal, output_scale: float = QUIET) -> s
     """Make a proposal's change in place; returns the names of the tensors it touches."""
     layer = relaxed_layers(state.model)[proposal.layer]
     part = layer.paths[proposal.path]
-    names = {n for lp in layer_paths(state.model) if lp.name == proposal.layer for n in lp.paths[proposal.path]}
+    names = {
+        n for lp in layer_paths(state.model) if lp.name == proposal.layer for n in lp.paths[proposal.path]
+    }
     if proposal.action == "add":
         layer.set_active([*layer.active, proposal.path])
         seed = int(torch.randint(2**31, (1,), generator=state.generator.clone_state()))
@@ -110,7 +112,7 @@ def apply(state: FitState, proposal: Proposal, output_scale: float = QUIET) -> s
 
 
 def best_gain(coordinates: torch.Tensor, eigenvalues: torch.Tensor) -> float:
-    """max over delta of gain(delta); see the module's notation."""
+    """Max over delta of gain(delta); see the module's notation."""
     log_delta = torch.linspace(-4, 14, 37, dtype=torch.float64).unsqueeze(1)
     delta = log_delta.exp()
     fit = (coordinates.square() / (eigenvalues + delta)).sum(1)
@@ -160,7 +162,9 @@ def interleave(adds: list[Proposal], removals: list[Proposal]) -> Iterator[Propo
 def remaining_share(state: FitState, proposal: Proposal) -> float:
     """The path's share of its layer's effective parameters."""
     layer = next(lp for lp in layer_paths(state.model) if lp.name == proposal.layer)
-    gamma = {p: sum(state.effective_parameters.get(n, 0.0) for n in names) for p, names in layer.paths.items()}
+    gamma = {
+        p: sum(state.effective_parameters.get(n, 0.0) for n in names) for p, names in layer.paths.items()
+    }
     return gamma[proposal.path] / max(sum(gamma.values()), 1e-12)
 
 
@@ -251,7 +255,9 @@ class SearchRound:
         self.candidates = []
         for kept in saved["candidates"]:
             proposal = Proposal(**kept["proposal"]) if kept["proposal"] else None
-            candidate = Candidate(proposal, start.clone(), PhaseRun(self.phase), kept["records"], kept["failed"])
+            candidate = Candidate(
+                proposal, start.clone(), PhaseRun(self.phase), kept["records"], kept["failed"]
+            )
             candidate.state.load(kept["state"])
             candidate.run.load(kept["run"])
             self.candidates.append(candidate)

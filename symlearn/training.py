@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from kfac import compute_factors
 from torch import Tensor, nn
 
+from kfac import compute_factors
 from symlearn.config import Config
 from symlearn.evidence import EvidenceModel, squared_norms
 from symlearn.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
@@ -121,7 +121,16 @@ class FitState:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"])
         self.prior.load(saved["prior"])
-        for key in ("hyper_moments", "sigma_noise", "epoch", "step", "evidence", "losses", "setbacks", "lr_scale"):
+        for key in (
+            "hyper_moments",
+            "sigma_noise",
+            "epoch",
+            "step",
+            "evidence",
+            "losses",
+            "setbacks",
+            "lr_scale",
+        ):
             setattr(self, key, saved[key])
         self.effective_parameters = saved["effective_parameters"]
 
@@ -358,7 +367,12 @@ class PhaseRun:
             TrainingStoppedError: a third collapse, or one that leaves no epochs to recover in.
         """
         assert self.safe is not None
-        setbacks, epoch, step, generator = state.setbacks, state.epoch, state.step, state.generator.get_state()
+        setbacks, epoch, step, generator = (
+            state.setbacks,
+            state.epoch,
+            state.step,
+            state.generator.get_state(),
+        )
         slower = state.lr_scale / 2
         state.load(self.safe)
         state.epoch, state.step, state.setbacks, state.lr_scale = epoch, step, setbacks + 1, slower

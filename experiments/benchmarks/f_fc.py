@@ -11,11 +11,12 @@ Axes: batch, c_in, c_out, x (input place), v (output place).
 
 from __future__ import annotations
 
-import kfac
 import torch
-from symlearn.layers import FactoredLinear2d
 from timing import Comparison, Prepare, Side, benchmark
 from torch import Tensor, nn
+
+import kfac
+from symlearn.layers import FactoredLinear2d
 
 BATCH, C_IN, C_OUT, IN_SIZE, OUT_SIZE, CLASSES = 128, 20, 40, 16, 8, 10
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import warnings
 
-import kfac
 import torch
 import torch.nn.functional as F
+from timing import Comparison, Prepare, Side, benchmark
+from torch import Tensor, nn
+
+import kfac
 from kfac.loss_hessian import FisherType
 from symlearn.evidence import EvidenceModel, squared_norms
 from symlearn.networks import build_model
 from symlearn.prior import PriorPrecision, tensor_groups
-from timing import Comparison, Prepare, Side, benchmark
-from torch import Tensor, nn
 
 BATCH, CLASSES = 128, 10
 UNIT = "forward + backward"

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kfac import EigenFactors, KroneckerFactors
 from torch import Tensor, nn
 
+from kfac import EigenFactors, KroneckerFactors
 from symlearn.structure import LayerPaths, effective_type_of, layer_paths, relaxed_layers
 
 

@@ -20,10 +20,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from kfac import EigenFactors, KroneckerFactors, compute_factors
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
+from kfac import EigenFactors, KroneckerFactors, compute_factors
 from symlearn.config import Config
 from symlearn.training import Pairs, batches
 
@@ -99,7 +99,7 @@ class LaplacePredictive:
         """`outputs` of data whose gradients fit into memory: one backward pass a class for all of them."""
 
         def outputs(parameters: dict[str, Tensor]) -> Tensor:
-            def output(own: dict[str, Tensor], datum: Tensor) -> Any:  # noqa: ANN401 - torch's functional_call
+            def output(own: dict[str, Tensor], datum: Tensor) -> Any:
                 return functional_call(self.model, own, (datum.unsqueeze(0),))[0]
 
             return vmap(output)(parameters, x)

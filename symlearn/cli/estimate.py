@@ -65,9 +65,7 @@ def estimate_rows(found: Estimate) -> list[tuple[str, str, str]]:
     if found.seconds is not None:
         seconds = found.seconds
         rows.append(("a step", duration(seconds.step), "measured, with every path"))
-        rows.append(
-            ("an evidence update", duration(seconds.update), "measured on one batch, with every path")
-        )
+        rows.append(("an evidence update", duration(seconds.update), "from one batch, with every path"))
         spread = seconds.least < 0.9 * seconds.most
         whole = f"{duration(seconds.least)} to {duration(seconds.most)}" if spread else duration(seconds.most)
         why = "as early as the search ends, as few paths as it keeps" if spread else ""

@@ -145,6 +145,6 @@ def refuse_changes(folder: Path, options: dict[str, Any]) -> None:
             given = str(Path(given).expanduser().absolute())
         if given != kept:
             raise ValueError(
-                f"{flag(name)} {value} cannot change a fit that has begun ({folder} has {kept}); leave it out "
-                "with --resume, or start a new fit in another --out"
+                f"{flag(name)} {value} cannot change a fit that has begun ({folder} has {kept}); leave it "
+                "out with --resume, or start a new fit in another --out"
             )

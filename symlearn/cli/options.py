@@ -37,7 +37,7 @@ def field_of(table: str, key: str) -> FieldInfo:
     return field
 
 
-def choices_of(annotation: Any) -> tuple[list[str], list[type]]:  # noqa: ANN401 - any type
+def choices_of(annotation: Any) -> tuple[list[str], list[type]]:
     """The words and the types that a key takes."""
     if get_origin(annotation) is Annotated:
         return choices_of(get_args(annotation)[0])
@@ -83,7 +83,7 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )
 
-    def wrapper(**given: Any) -> None:  # noqa: ANN401 - typer's values
+    def wrapper(**given: Any) -> None:
         options = {p.name: given.pop(p.name) for p in added}
         command(**given, options={name: value for name, value in options.items() if value is not None})
 
@@ -94,7 +94,7 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
-def read_value(name: str, value: Any) -> Any:  # noqa: ANN401 - any option
+def read_value(name: str, value: Any) -> Any:
     """What was typed, as the configuration takes it; what cannot be read is left for it to refuse."""
     table, key = option_places()[name]
     _, types = choices_of(field_of(table, key).annotation)

@@ -32,18 +32,36 @@ def components(plane: Tensor) -> Tensor:
     return torch.stack([plane[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], 1)
 
 
-def signature(planes: Tensor) -> Tensor:
-    """A number `[batch, component]` that shifts keep and rearrangements change; see the module's notation."""
-    group = planes.dim() == 5  # [batch, c, group, h, w]
-    planes = planes.sum(2) if group else planes
-    weights = torch.linspace(1.0, 2.0, planes.shape[1], dtype=planes.dtype, device=planes.device)
-    s = components(torch.einsum("bchw,c->bhw", planes, weights).double())
-    right, below = s.roll(-1, 3), s.roll(-1, 2)
-    if group:
-        mixed = s + 0.7 * (right + below + s.roll(1, 3) + s.roll(1, 2))
-    else:
-        mixed = s + 0.7 * right + 0.4 * below
+def symmetric_signature(planes: Tensor) -> Tensor:
+    """A number `[batch, component]` of group maps that shifts, rotations and mirrors of the map keep."""
+    s = components(planes.double().sum((1, 2)))
+    mixed = s + 0.7 * (s.roll(-1, 3) + s.roll(-1, 2) + s.roll(1, 3) + s.roll(1, 2))
     return mixed.pow(3).sum((2, 3))
+
+
+def irrational(count: int, start: int, device: torch.device) -> Tensor:
+    """Fixed numbers in [0.5, 1.5] without small integer relations among them, `[count]` float64."""
+    return 1 + 0.5 * torch.sin(
+        torch.arange(start, start + count, dtype=torch.float64, device=device).square()
+    )
+
+
+def signature(planes: Tensor) -> Tensor:
+    """A number `[batch, component]` that shifts of a component keep and any other arrangement changes.
+
+    sum_x exp(m(x) / scale), m = the component's channels in unequal weights, filtered circularly by an unequal
+    filter as large as the map (one weight a row distance times one a column distance).
+    """
+    planes = planes.flatten(1, -3)
+    s = components(
+        torch.einsum("bchw,c->bhw", planes.double(), irrational(planes.shape[1], 1, planes.device))
+    )
+    h, w = s.shape[-2:]
+    lag = [(torch.arange(n, device=s.device)[:, None] - torch.arange(n, device=s.device)) % n for n in (h, w)]
+    rows, columns = irrational(h, 1001, s.device)[lag[0]], irrational(w, 2001, s.device)[lag[1]]
+    mixed = rows @ s @ columns.T
+    scale = mixed.square().mean((1, 2, 3), keepdim=True).sqrt()
+    return torch.exp(mixed / scale.clamp_min(1e-300)).sum((2, 3))
 
 
 def largest(key: Tensor, among: Tensor) -> Tensor:
@@ -61,7 +79,9 @@ def choose(x: Tensor, norm: Norm = "inf") -> Tensor:
     if norm == "inf":
         candidates = largest(components(planes.abs().amax(1)).amax((2, 3)).double(), candidates)
     candidates = largest(energy, candidates)
-    return torch.where(candidates, signature(x), -torch.inf).argmax(1)
+    if x.dim() == 5:
+        candidates = largest(symmetric_signature(x), candidates)
+    return torch.where(largest(signature(x), candidates), 1.0, 0.0).argmax(1)
 
 
 def pick(x: Tensor, component: Tensor) -> Tensor:

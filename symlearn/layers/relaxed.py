@@ -135,4 +135,6 @@ class RelaxedLayer2d(nn.Module):
 
     def extra_repr(self) -> str:
         """Channels, sizes and active paths, for printing."""
-        return f"{self.c_in}, {self.c_out}, in_size={self.in_size}, stride={self.stride}, active={self.active}"
+        return (
+            f"{self.c_in}, {self.c_out}, in_size={self.in_size}, stride={self.stride}, active={self.active}"
+        )

@@ -31,14 +31,14 @@ def build_model(
     in_channels: int = 1,
     size: Size = 32,
     classes: int = 10,
-    **options: Any,  # noqa: ANN401 - the network's own
+    **options: Any,
 ) -> RelaxedNetwork:
     """Build a network of relaxed layers, `[batch, in_channels, h, w] -> [batch, classes]`.
 
     Args:
         paths: a sum of path names such as "f-fc+conv".
         network: "ten-layer" or "small"; None chooses by size.
-        alpha: width multiplier (None: 10 for ten-layer, 6 for small).
+        alpha: width multiplier (None: 10 for ten-layer, 4 for small).
         in_channels: channels of the image.
         size: h, or (h, w), of the image.
         classes: number of outputs.
@@ -50,6 +50,4 @@ def build_model(
     name = network or default_network(size)
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; choose from {', '.join(NETWORKS)}")
-    return NETWORKS[name](
-        paths, alpha=alpha, in_channels=in_channels, size=size, classes=classes, **options
-    )
+    return NETWORKS[name](paths, alpha=alpha, in_channels=in_channels, size=size, classes=classes, **options)

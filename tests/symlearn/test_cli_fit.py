@@ -288,7 +288,7 @@ def test_warnings_are_notes_of_one_line(command: Command, tmp_path: Path) -> Non
     assert err.startswith("symlearn: note: ") and "classes have no training image" in err
 
 
-def record(stage: str, epoch: int, fraction: float, note: str | None = None, **more: Any) -> Progress:
+def record(stage: str, epoch: int, fraction: float, note: str | None = None, **more: object) -> Progress:
     """What a fit tells."""
     return Progress(stage, epoch, {"train_loss": 0.5, "train_accuracy": 0.25, **more}, note, fraction)
 

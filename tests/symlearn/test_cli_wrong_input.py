@@ -106,7 +106,7 @@ def test_configuration_files(case: str, command: Command, tmp_path: Path) -> Non
     refused(command, tmp_path, arguments, [str(tmp_path / "run.toml"), *fragments])
 
 
-def arrays(**changes: Any) -> dict[str, np.ndarray]:
+def arrays(**changes: np.ndarray) -> dict[str, Any]:
     """A good set of 16x16 images in three classes, some arrays changed."""
     random = np.random.default_rng(0)
     good = {
@@ -233,7 +233,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], list[str], list[str]]] = {
     "report cut, plot": (REPORT, cut, ["plot", "DIR"], ["report.json is damaged"]),
     "metrics damaged": (METRICS, second_line, ["plot", "DIR"], ["metrics.jsonl is damaged in line 1"]),
     "metrics damaged, html": (METRICS, second_line, ["report", "DIR", "--format", "html"], ["line 1"]),
-    "configuration damaged": (CONFIG, cut, ["predict", "DIR", "digits"], ["config.toml"]),
+    "configuration damaged": (CONFIG, second_line, ["predict", "DIR", "digits"], ["config.toml", "TOML"]),
     "model cut": (MODEL, cut, ["predict", "DIR", "digits"], ["model.pt is damaged"]),
     "model gone": (MODEL, Path.unlink, ["predict", "DIR", "digits"], ["no model.pt", "--resume"]),
     "preprocessing damaged": (PREPROCESSING, odd, ["predict", "DIR", "digits"], ["preprocessing"]),

@@ -76,7 +76,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         RunFolder.create(tmp_path)
     with pytest.raises(ValueError, match="could not make the folder"):
         RunFolder.create(tmp_path / "file" / "below")
-    with pytest.raises(ValueError, match="no run folder: it has no config.toml"):
+    with pytest.raises(ValueError, match=r"no run folder: it has no config\.toml"):
         RunFolder.open(tmp_path)
     with pytest.raises(ValueError, match="no run folder: it does not exist"):
         RunFolder.open(tmp_path / "nowhere")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 
-import kfac
 import pytest
-import toys
 import torch
+import toys
 from oracles import assert_close
+from torch import Tensor, nn
+from torch.func import functional_call, jacrev
+
+import kfac
+from kfac.loss_hessian import Likelihood
 from symlearn.analysis.predictive import LaplacePredictive, predictive_factors, probit
 from symlearn.config import Config
 from symlearn.networks import build_model
-from torch import Tensor, nn
-from torch.func import functional_call, jacrev
+from symlearn.structure import relaxed_layers
 
 MODELS = {"mixed": (toys.mixed, (2, 5, 4)), "factored": (toys.factored, (2, 4, 3)), "mlp": (toys.mlp, (5,))}
 
@@ -39,7 +42,7 @@ def dense_variance(
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("likelihood", ["classification", "regression"])
-def test_variance_is_the_dense_one(name: str, likelihood: str) -> None:
+def test_variance_is_the_dense_one(name: str, likelihood: Likelihood) -> None:
     make, shape = MODELS[name]
     model = make()
     batch = toys.batch_of(shape, 12, likelihood=likelihood)
@@ -92,7 +95,7 @@ def test_probit_of_two_classes_is_close_to_the_gaussian_integral() -> None:
 def test_switched_off_paths_and_strides_are_handled() -> None:
     torch.manual_seed(0)
     model = build_model("f-fc+conv", network="small", alpha=1, size=16, classes=3).double()
-    model.layers[0].set_active(["conv"])
+    relaxed_layers(model)["layers.0"].set_active(["conv"])
     x, y = toys.batch_of((1, 16, 16), 6)
     factors = predictive_factors(model, (x, y), Config())
     assert not any(name.startswith("layers.0.paths.f-fc") for name in factors.names)

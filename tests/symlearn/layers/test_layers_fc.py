@@ -29,7 +29,7 @@ def cases(layer_type: type[nn.Module], **options: bool) -> list[LayerCase]:
         out = (out_size, out_size) if isinstance(out_size, int) else out_size
         wrong = ((c_in + 1, *h_w), (c_in, h_w[0] + 1, h_w[1]), (c_in, h_w[0]))
 
-        def build(c_in=c_in, c_out=c_out, in_size=in_size, out_size=out_size) -> nn.Module:  # noqa: ANN001
+        def build(c_in=c_in, c_out=c_out, in_size=in_size, out_size=out_size) -> nn.Module:
             return layer_type(c_in, c_out, in_size, out_size, **options)
 
         name = f"{c_in}x{h_w[0]}x{h_w[1]} to {c_out}x{out[0]}x{out[1]}"
