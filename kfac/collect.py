@@ -12,7 +12,7 @@ Axes: batch, group, place, d_in, d_out, column, classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -137,7 +137,7 @@ def recorded_calls(owners: list[Owner], batch: int) -> Iterator[list[Call]]:
     """Record every use of the owners' modules while the context is open."""
     calls: list[Call] = []
 
-    def hook(owner: Owner):  # noqa: ANN202 - a torch hook
+    def hook(owner: Owner) -> Callable[..., None]:
         def record(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor) -> None:
             x = args[0] if args else next(iter(kwargs.values()))
             if x.shape[0] != batch:

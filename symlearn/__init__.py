@@ -1,4 +1,4 @@
-"""symlearn: networks that discover their own symmetries, layer by layer, by the Laplace marginal likelihood."""
+"""Networks that discover their own symmetries, layer by layer, by the Laplace marginal likelihood."""
 
 from __future__ import annotations
 

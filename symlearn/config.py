@@ -94,7 +94,7 @@ class EvidenceConfig(Table):
     refit_epochs: PositiveInt | None = Field(
         None, description="search: epochs every proposal is refit for; epochs / 8 if not given"
     )
-    proposals: PositiveInt = Field(5, description="search: proposals tried a round, best guesses first")
+    proposals: PositiveInt = Field(8, description="search: proposals tried a round, best guesses first")
     min_gain: float = Field(0.005, ge=0, description="search: gain asked for, in nats an image")
 
 
@@ -245,7 +245,8 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _table_type(annotation: Any) -> type[BaseModel]:
-    assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    assert isinstance(annotation, type)
+    assert issubclass(annotation, BaseModel)
     return annotation
 
 

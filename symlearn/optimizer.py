@@ -13,7 +13,7 @@ Axes: params.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class ProximalAdam(torch.optim.Adam):
     `decay` maps parameter names to delta and is set by the training loop.
     """
 
-    def __init__(self, named_parameters: list[tuple[str, Tensor]], n_data: int, lr: float) -> None:
+    def __init__(self, named_parameters: Sequence[tuple[str, Tensor]], n_data: int, lr: float) -> None:
         self.names = [name for name, _ in named_parameters]
         self.decay: Mapping[str, float] = {}
         self.n_data = n_data
@@ -62,7 +62,7 @@ class ProximalAdam(torch.optim.Adam):
 class ProximalSGD(torch.optim.SGD):
     """SGD with momentum 0.9 on the data gradient, then the proximal map of the Gaussian prior."""
 
-    def __init__(self, named_parameters: list[tuple[str, Tensor]], n_data: int, lr: float) -> None:
+    def __init__(self, named_parameters: Sequence[tuple[str, Tensor]], n_data: int, lr: float) -> None:
         self.names = [name for name, _ in named_parameters]
         self.decay: Mapping[str, float] = {}
         self.n_data = n_data
@@ -78,4 +78,4 @@ class ProximalSGD(torch.optim.SGD):
         return loss
 
 
-OPTIMIZERS = {"adam": ProximalAdam, "sgd": ProximalSGD}
+OPTIMIZERS: dict[str, type[ProximalAdam] | type[ProximalSGD]] = {"adam": ProximalAdam, "sgd": ProximalSGD}

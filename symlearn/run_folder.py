@@ -233,7 +233,7 @@ class RunFolder:
             raise ValueError(self._missing(name))
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for a damaged file
+        except Exception as error:  # noqa: BLE001 - torch raises many kinds for a damaged file
             reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
             raise ValueError(
                 f"{path} is damaged and cannot be read ({reason}); restore it or fit again"

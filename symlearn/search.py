@@ -10,7 +10,7 @@ that is absent or to remove one that is present:
        gain(delta) = 1/2 sum_i g_i^2 / (lambda_i + delta) - 1/2 sum_i log(1 + lambda_i / delta)
 
    whose slope at 1/delta = 0 is 1/2 (||g||^2 - tr H), the gradient of the evidence in the prior variance. One
-   curvature pass gives it for all absent paths; its maximum over delta orders the proposals. A present path
+   curvature pass gives it for all absent paths; its maximum over delta orders them. A present path
    is the likelier to be removed the smaller its share of its layer's effective parameters.
 2. *Trial.* The best guesses and an unchanged *control* get the same short refit, with the same batches and the
    same drawn columns. Half of the proposals are dropped halfway.
@@ -91,7 +91,7 @@ def possible_changes(state: FitState, round_: int) -> list[Proposal]:
 def apply(state: FitState, proposal: Proposal, output_scale: float = QUIET) -> set[str]:
     """Make a proposal's change in place; returns the names of the tensors it touches."""
     layer = relaxed_layers(state.model)[proposal.layer]
-    part = layer.paths[proposal.path]
+    part = layer.path(proposal.path)
     names = {
         n for lp in layer_paths(state.model) if lp.name == proposal.layer for n in lp.paths[proposal.path]
     }
@@ -105,7 +105,7 @@ def apply(state: FitState, proposal: Proposal, output_scale: float = QUIET) -> s
     else:
         layer.set_active([name for name in layer.active if name != proposal.path])
         with torch.no_grad():
-            for parameter in part.parameters():
+            for parameter in layer.paths[proposal.path].parameters():
                 parameter.zero_()
     state.forget(names)
     return names
@@ -245,7 +245,7 @@ class SearchRound:
         self.start, self.round, self.data, self.observe, self.augment = start, round_, data, observe, augment
         self.settings = start.config.evidence
         lr = start.config.training.lr
-        self.phase = Phase(f"round {round_}", int(self.settings.refit_epochs or 1), 0.5 * lr, 0.03 * lr)
+        self.phase = Phase(f"round {round_}", int(self.settings.refit_epochs or 1), lr, 0.03 * lr)
         if saved is None:
             ranked = screen(start, possible_changes(start, round_), data)[: self.settings.proposals]
             self.candidates = [self.candidate(p) for p in [None, None, *ranked]]
@@ -330,7 +330,7 @@ class SearchRound:
         return candidate
 
     def outcome(self) -> tuple[FitState, list[dict[str, Any]], list[Proposal], bool]:
-        """(state to go on with, its metrics, all proposals with what became of them, whether one was kept)."""
+        """(state to go on with, its metrics, all proposals with what became of them, was one kept)."""
         control, repeat = self.candidates[:2]
         noise = abs(control.evidence - repeat.evidence)
         noise = noise if math.isfinite(noise) else 0.0

@@ -1,11 +1,11 @@
 """Alternating steps on weights and hyperparameters: the state of a fit, and how an epoch changes it.
 
-An epoch steps the weights on mean negative log-likelihood + (1 / 2N) sum delta ||theta||^2 (the prior by its
-proximal map, `optimizer.py`); over the first `prior_warmup` steps the prior grows to its full strength, since
-against gradients that are still tiny it would send every weight to zero, a saddle. An evidence update computes the curvature over the training set, without
-augmentation, and steps the hyperparameters (`evidence.py`). A `Phase` is a run of epochs under one cosine of
-the learning rate. Everything random draws from the state's own generator, so that a copied state continues
-as the original would.
+An epoch steps the weights on mean negative log-likelihood + (1 / 2N) sum delta ||theta||^2, the prior by its
+proximal map (`optimizer.py`); over the first `prior_warmup` steps the prior grows to its full strength, since
+against gradients that are still tiny it would send every weight to zero, a saddle. An evidence update
+computes the curvature over the training set, without augmentation, and steps the hyperparameters
+(`evidence.py`). A `Phase` is a run of epochs under one cosine of the learning rate. Everything random draws
+from the state's own generator, so that a copied state continues as the original would.
 
 Axes: batch, c, h, w, classes.
 """
@@ -84,8 +84,8 @@ class FitState:
         self.prior = PriorPrecision(
             tensor_groups(self.model, evidence.prior_structure), evidence.prior_precision
         )
-        make = OPTIMIZERS[training.optimizer]
-        self.optimizer = make(list(self.model.named_parameters()), self.n_data, training.lr)
+        named = list(self.model.named_parameters())
+        self.optimizer = OPTIMIZERS[training.optimizer](named, self.n_data, training.lr)
         self.generator = torch.Generator().manual_seed(training.seed)
 
     def clone(self) -> FitState:
@@ -346,7 +346,7 @@ class PhaseRun:
         record: dict[str, Any] = {"train_loss": loss, "train_accuracy": accuracy}
         if self.started is None and self.may_start(state):
             self.started, self.safe = self.done, state.saved()
-        frequency = state.config.evidence.frequency
+        frequency = state.config.evidence.frequency or 1
         if self.started is not None and ((self.done - self.started) % frequency == 0 or self.over):
             update_evidence(state, data)
             dead = collapsed_layers(state)
@@ -377,10 +377,10 @@ class PhaseRun:
         state.load(self.safe)
         state.epoch, state.step, state.setbacks, state.lr_scale = epoch, step, setbacks + 1, slower
         state.generator.set_state(generator)
-        self.started, self.hold = None, self.done + PATIENCE * state.config.evidence.frequency
+        self.started, self.hold = None, self.done + PATIENCE * (state.config.evidence.frequency or 1)
         if state.setbacks > 2 or self.over:
             raise TrainingStoppedError(
-                f"every path of {', '.join(dead)} switched off (no effective parameters left) by epoch {epoch}: "
+                f"every path of {', '.join(dead)} switched off (no effective parameters) by epoch {epoch}: "
                 "the precisions outran the weights; raise burn_in or epochs, lower lr, or use more data"
             )
 

@@ -81,8 +81,8 @@ def layer_reports(
                 "prior_precision": {n: prior_precision[n] for n in names} if present else {},
                 "present": present,
             }
-        present = [path for path in paths if paths[path]["present"]]
-        winner = max(present, key=lambda path: paths[path]["relative"])
+        kept = [path for path in paths if paths[path]["present"]]
+        winner = max(kept, key=lambda path: paths[path]["relative"])
         reports.append(
             {
                 "name": layer.name,

@@ -1,4 +1,4 @@
-"""Layers: paths, the relaxed sum of them, subsampling. Each maps `[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
+"""Paths, the relaxed sum of them, subsampling; each `[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
 
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.factored_fc import FactoredLinear2d

@@ -1,4 +1,4 @@
-"""F-FC: a fully connected layer factored into two channel-wise linear maps (van der Ouderaa et al. 2023, Eq. 5).
+"""F-FC: a fully connected layer as two channel-wise linear maps (van der Ouderaa et al. 2023, Eq. 5).
 
     z(c_out, c_in) = sum_x theta1(c_out, c_in, x) x(c_in, x) + b1(c_out)
     y(c_out, v)    = sum_{c_in} theta2(c_out, c_in, v) z(c_out, c_in) + b2(v)

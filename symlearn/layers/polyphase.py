@@ -5,13 +5,10 @@ largest norm is kept, chosen for every sample by itself over all its channels, g
 shift of the input permutes the components and shifts them, so it shifts the result.
 
 The choice must not fall back on the component's index, which a shift changes, and norms often tie (blank
-images, saturated activations). So the key has three parts, each told apart within a relative 1e-9: the
-l-infinity norm, the l2 norm, and a third-order signature of the arrangement,
-
-    sum_x (s(x) + neighbours of s at x)^3,    s = sum over channels with unequal weights,
-
-with neighbours right and below; for group maps with all four alike and no weights on the group axis, so that
-the choice follows rotations and mirrors as well.
+images, saturated activations). So keys are compared in turn, each within a relative 1e-9: the l-infinity
+norm; the l2 norm; for group maps a signature that rotations and mirrors keep; at last a signature that any
+other arrangement than a shift changes (see `symmetric_signature` and `signature`). Components that still tie
+are shifts of each other.
 
 Axes: batch, c, group, h, w, component.
 """
@@ -49,8 +46,8 @@ def irrational(count: int, start: int, device: torch.device) -> Tensor:
 def signature(planes: Tensor) -> Tensor:
     """A number `[batch, component]` that shifts of a component keep and any other arrangement changes.
 
-    sum_x exp(m(x) / scale), m = the component's channels in unequal weights, filtered circularly by an unequal
-    filter as large as the map (one weight a row distance times one a column distance).
+    sum_x exp(m(x) / scale), m = the component's channels in unequal weights, filtered circularly by an
+    unequal filter as large as the map (one weight a row distance times one a column distance).
     """
     planes = planes.flatten(1, -3)
     s = components(
@@ -120,7 +117,7 @@ class PolyphaseSubsample2d(nn.Module):
         h, w = x.shape[-2:]
         if h % 2 or w % 2:
             raise ValueError(
-                f"stride 2 on a {h}x{w} map is not shift-equivariant; use even sizes (resize or pad the input)"
+                f"stride 2 on a {h}x{w} map is not shift-equivariant; use even sizes (resize or pad)"
             )
         return pick(x, choose(x, self.norm))
 

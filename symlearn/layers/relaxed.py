@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from symlearn.layers.path import Path
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PathShape, parse_paths, path_kind
 from symlearn.layers.sizes import Size, expect_map, pair
@@ -82,6 +83,10 @@ class RelaxedLayer2d(nn.Module):
         """All declared paths, switched on or not."""
         return tuple(self.paths)
 
+    def path(self, name: str) -> Path:
+        """One of the declared paths."""
+        return cast(Path, self.paths[name])
+
     def set_active(self, names: Iterable[str]) -> None:
         """Switch on exactly these paths; the others stop being computed and trained.
 
@@ -99,7 +104,7 @@ class RelaxedLayer2d(nn.Module):
         total = None
         for name in self.active:
             if path_kind(name).full_resolution is full_resolution:
-                y = self.paths[name](x)
+                y = self.path(name)(x)
                 total = y if total is None else total + y
         return total
 
@@ -107,10 +112,10 @@ class RelaxedLayer2d(nn.Module):
         """`[batch, c_in, h, w] -> [batch, c_out, h / stride, w / stride]`."""
         expect_map(x, self.c_in, self.in_size)
         full, direct = self._sum(x, True), self._sum(x, False)
-        total = direct if full is None else self.subsample(full)
-        if full is not None and direct is not None:
-            total = total + direct
-        assert total is not None
+        parts = [
+            part for part in (None if full is None else self.subsample(full), direct) if part is not None
+        ]
+        total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         return total if self.divisor == 1 else total / self.divisor
 
     def get_extra_state(self) -> dict[str, list[str] | int]:
@@ -130,7 +135,7 @@ class RelaxedLayer2d(nn.Module):
         """
         if self.stride != 1:
             raise ValueError("a layer with polyphase stride is not linear")
-        dense = [self.paths[name].to_dense(self.in_size) for name in self.active]
+        dense = [self.path(name).to_dense(self.in_size) for name in self.active]
         return torch.stack(dense).sum(0) / self.divisor
 
     def extra_repr(self) -> str:

@@ -69,7 +69,8 @@ class RelaxedNetwork(nn.Module):
         reduction = 2 ** sum(stride == 2 for stride in plan.strides)
         if any(s % reduction for s in h_w):
             raise ValueError(
-                f"the network halves the image {reduction.bit_length() - 1} times, so its sides must be multiples "
+                f"the network halves the image {reduction.bit_length() - 1} times, so its sides must be "
+                "multiples "
                 f"of {reduction}, got {h_w[0]}x{h_w[1]}; resize the images"
             )
         names = parse_paths(paths)

@@ -43,7 +43,7 @@ ARGUMENTS = {
 
 
 def one_line(call, fragments):
-    with pytest.raises(ValueError, match=".") as caught:
+    with pytest.raises(ValueError, match=r".") as caught:
         call()
     message = str(caught.value)
     assert "\n" not in message

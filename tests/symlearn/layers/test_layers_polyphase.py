@@ -111,9 +111,9 @@ def test_norms_disagree_where_they_should() -> None:
 
 
 def test_unknown_norm_and_odd_size_are_refused() -> None:
-    with pytest.raises(ValueError, match="'inf' or '2'"):
+    with pytest.raises(ValueError, match=r"'inf' or '2'"):
         PolyphaseSubsample2d("1")
-    with pytest.raises(ValueError, match="5x4 map.*even sizes"):
+    with pytest.raises(ValueError, match=r"5x4 map.*even sizes"):
         PolyphaseSubsample2d()(torch.zeros(1, 1, 5, 4))
 
 
