@@ -32,12 +32,12 @@ RESULTS = HERE / "results" / "quadrant_digits.json"
 TASKS = ("quadrant-digit", "quadrant")
 NETWORKS = {
     "learned": {"paths": "f-fc+conv", "selection": "search"},
-    "gradient": {"paths": "f-fc+conv", "selection": "gradient"},
     "conv": {"paths": "conv", "selection": "search"},
     "f-fc": {"paths": "f-fc", "selection": "search"},
     "conv-map": {"paths": "conv", "selection": "none"},
     "f-fc-map": {"paths": "f-fc", "selection": "none"},
     "fc-map": {"paths": "fc", "selection": "none"},
+    "gradient": {"paths": "f-fc+conv", "selection": "gradient"},
 }
 PUBLISHED = {  # van der Ouderaa et al. 2023, Table 1: MNIST, ten-layer network; test accuracy in percent
     "note": "the paper's Table 1 is on MNIST with the ten-layer network; these are reduced-scale runs",
@@ -194,7 +194,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/quadrant-digits"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    jobs = [(n, t, s, str(options.runs)) for s in options.seeds for t in TASKS for n in options.networks]
+    jobs = [(n, t, s, str(options.runs)) for n in options.networks for s in options.seeds for t in TASKS]
     rows = []
     with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
         for row in pool.map(run_one, jobs):
