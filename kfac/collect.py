@@ -23,13 +23,13 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import functional_call, jacrev, vmap
 
 from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors
-from kfac.loss_hessian import FisherType, Likelihood, square_root
-from kfac.rules import Rule, find_rule
+from kfac.loss_hessian import FisherType, Likelihood, check_outputs, log_likelihood, square_root
+from kfac.owners import Fallback, Owner, find_owners
+from kfac.rules import Rule
 
 WeightSharing = Literal["expand", "reduce"]
 GroupFactors = Literal["grouped", "shared"]
 Batches = Iterable[tuple[Tensor, Tensor]]
-Fallback = Mapping[str, str] | str
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,6 @@ class Curvature:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {get_args(choices)}")
         if self.mc_samples < 1:
             raise ValueError(f"mc_samples must be at least 1, got {self.mc_samples}")
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A module with a rule, and the names under which the model knows its parameters (None: frozen)."""
-
-    module: nn.Module
-    path: str
-    rule: Rule
-    weight: str | None
-    bias: str | None
 
 
 @dataclass
@@ -94,42 +83,6 @@ class Sums:
     output_factor: Tensor | float = 0.0
     rows: int = 0
     owners: list[Owner] = field(default_factory=list)
-
-
-def find_owners(
-    model: nn.Module, fallback: Fallback
-) -> tuple[list[Owner], dict[str, nn.Parameter], list[str]]:
-    """Modules with rules, the trainable parameters by name, and the names left to a diagonal block.
-
-    Raises:
-        ValueError: a trainable parameter has neither rule nor declared fallback.
-    """
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    declared = {} if isinstance(fallback, str) else dict(fallback)
-    unknown = sorted(set(declared) - set(trainable))
-    if unknown:
-        raise ValueError(f"fallback names {unknown}, which are no trainable parameters of the model")
-    choices = {fallback} if isinstance(fallback, str) else set(declared.values())
-    if choices - {"diagonal"}:
-        raise ValueError(f"the only fallback is 'diagonal', got {sorted(choices)}")
-    names = {id(p): name for name, p in trainable.items() if name not in declared}
-    owners: list[Owner] = []
-    covered: set[str] = set()
-    for path, module in model.named_modules():
-        own = {key: names.get(id(p)) for key, p in module._parameters.items() if p is not None}
-        if not any(own.values()) or not set(own) <= {"weight", "bias"}:
-            continue
-        rule = find_rule(module)
-        if rule is not None:
-            owners.append(Owner(module, path, rule, own.get("weight"), own.get("bias")))
-            covered.update(name for name in own.values() if name)
-    missing = [name for name in trainable if name not in covered and name not in declared]
-    if missing and not isinstance(fallback, str):
-        raise ValueError(
-            f"no curvature rule covers {', '.join(missing)}; register one with kfac.register_rule, freeze "
-            'the parameter, or declare fallback={name: "diagonal"} for it'
-        )
-    return owners, trainable, [name for name in trainable if name not in covered]
 
 
 @contextmanager
@@ -332,34 +285,6 @@ class Collector:
             order = sums.owners[0].rule.order
             blocks[name] = KroneckerBlock(a, sums.output_factor, sums.rows, parameter.shape, order)
         return KroneckerFactors(blocks, self.n_data, self.log_likelihood, self.n_targets)
-
-
-def check_outputs(f: Tensor, y: Tensor, likelihood: Likelihood) -> None:
-    """Reject outputs and targets that do not fit the likelihood, in one line."""
-    if f.dim() != 2:
-        raise ValueError(f"the network must return [batch, classes], got shape {tuple(f.shape)}")
-    if not torch.isfinite(f).all():
-        raise ValueError("the network's outputs are not finite; curvature would be meaningless")
-    if likelihood == "classification":
-        if f.shape[1] < 2:
-            raise ValueError(
-                "classification needs at least two outputs (softmax of one is constant), got one"
-            )
-        if y.shape != f.shape[:1] or y.is_floating_point():
-            raise ValueError(f"classification needs integer labels [batch], got {y.dtype} {tuple(y.shape)}")
-        if len(y) and not (int(y.min()) >= 0 and int(y.max()) < f.shape[1]):
-            raise ValueError(
-                f"labels run from {int(y.min())} to {int(y.max())}, but the network has {f.shape[1]} classes"
-            )
-    elif y.reshape(len(y), -1).shape != f.shape:
-        raise ValueError(f"regression targets {tuple(y.shape)} do not match the outputs {tuple(f.shape)}")
-
-
-def log_likelihood(f: Tensor, y: Tensor, likelihood: Likelihood) -> float:
-    """Summed log-likelihood (classification) or -1/2 of the summed squared residuals (regression)."""
-    if likelihood == "classification":
-        return -float(torch.nn.functional.cross_entropy(f.double(), y, reduction="sum"))
-    return -0.5 * float((f.double() - y.reshape(f.shape).double()).square().sum())
 
 
 def compute_factors(

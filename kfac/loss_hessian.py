@@ -102,3 +102,31 @@ def square_root(
     if fisher_type == "sketch":
         return sketched(EXACT[likelihood](f), mc_samples, generator)
     return EMPIRICAL[likelihood](f, y)
+
+
+def check_outputs(f: Tensor, y: Tensor, likelihood: Likelihood) -> None:
+    """Reject outputs and targets that do not fit the likelihood, in one line."""
+    if f.dim() != 2:
+        raise ValueError(f"the network must return [batch, classes], got shape {tuple(f.shape)}")
+    if not torch.isfinite(f).all():
+        raise ValueError("the network's outputs are not finite; curvature would be meaningless")
+    if likelihood == "classification":
+        if f.shape[1] < 2:
+            raise ValueError(
+                "classification needs at least two outputs (softmax of one is constant), got one"
+            )
+        if y.shape != f.shape[:1] or y.is_floating_point():
+            raise ValueError(f"classification needs integer labels [batch], got {y.dtype} {tuple(y.shape)}")
+        if len(y) and not (int(y.min()) >= 0 and int(y.max()) < f.shape[1]):
+            raise ValueError(
+                f"labels run from {int(y.min())} to {int(y.max())}, but the network has {f.shape[1]} classes"
+            )
+    elif y.reshape(len(y), -1).shape != f.shape:
+        raise ValueError(f"regression targets {tuple(y.shape)} do not match the outputs {tuple(f.shape)}")
+
+
+def log_likelihood(f: Tensor, y: Tensor, likelihood: Likelihood) -> float:
+    """Summed log-likelihood (classification) or -1/2 of the summed squared residuals (regression)."""
+    if likelihood == "classification":
+        return -float(torch.nn.functional.cross_entropy(f.double(), y, reduction="sum"))
+    return -0.5 * float((f.double() - y.reshape(f.shape).double()).square().sum())

@@ -20,12 +20,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from kfac import EigenFactors, KroneckerFactors
+from kfac.loss_hessian import Likelihood
 from symlearn.prior import LOG_MAX, LOG_MIN, PriorPrecision
 
 HyperMethod = Literal["mackay", "adam"]
@@ -214,11 +215,23 @@ def log_marginal_likelihood(
         sigma_noise: the Gaussian likelihood's standard deviation (regression only).
 
     Raises:
-        ValueError: a tensor without prior precision.
+        ValueError: a tensor without prior precision, a precision or noise that is not positive and finite, an
+            unknown likelihood.
     """
+    if likelihood not in get_args(Likelihood):
+        raise ValueError(f"unknown likelihood {likelihood!r}; choose one of {get_args(Likelihood)}")
     missing = [name for name in factors.names if name not in prior_precision]
     if missing:
         raise ValueError(
             f"no prior precision for {', '.join(missing)}; give a positive value for each tensor"
         )
+    for name in factors.names:
+        _expect_positive(f"the prior precision of {name}", prior_precision[name])
+    _expect_positive("sigma_noise", sigma_noise)
     return EvidenceModel(factors, squared_norms(model), likelihood).terms(prior_precision, sigma_noise)
+
+
+def _expect_positive(what: str, value: Tensor | float) -> None:
+    number = float(torch.as_tensor(value).detach())
+    if not 0 < number < math.inf:
+        raise ValueError(f"{what} must be positive and finite, got {number}")

@@ -4,7 +4,8 @@ The MAP objective is mean cross-entropy + (1 / 2N) sum_t delta_t ||theta_t||^2. 
 weights under a huge delta would jitter by the learning rate instead of vanishing. Here the data gradient
 alone goes through the optimizer, and the prior acts by its proximal map in the optimizer's own metric,
 
-    theta <- theta / (1 + lr delta / (N (sqrt(v) + eps)))        (Adam; SGD has 1 in place of sqrt(v) + eps)
+    theta <- theta / (1 + lr delta / (N (sqrt(v) + eps)))        (Adam)
+    theta <- theta / (1 + lr delta / (N (1 - momentum)))         (SGD: momentum lengthens the data's steps so)
 
 which has the same MAP fixed point, is stable for every delta, and sends switched-off weights to zero.
 
@@ -73,8 +74,10 @@ class ProximalSGD(torch.optim.SGD):
         """One step."""
         loss = super().step(closure)
         group = self.param_groups[0]
+        lr = group["lr"] / (1 - group["momentum"])
         for name, p in zip(self.names, group["params"], strict=True):
-            p.div_(1 + group["lr"] * self.decay[name] / self.n_data)
+            if p.grad is not None:
+                p.div_(1 + lr * self.decay[name] / self.n_data)
         return loss
 
 

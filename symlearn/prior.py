@@ -73,9 +73,13 @@ class PriorPrecision:
         """Set one group's log delta, kept within the bounds."""
         self.log[group] = torch.tensor(min(max(value, LOG_MIN), LOG_MAX), dtype=torch.float64)
 
+    def groups_within(self, names: set[str]) -> set[str]:
+        """Groups that these tensors make up alone: no other tensor shares their precision."""
+        return {self.groups[n] for n in names} - {g for n, g in self.groups.items() if n not in names}
+
     def reset(self, names: set[str]) -> None:
-        """Put the groups of these tensors back to the initial precision."""
-        for group in {self.groups[name] for name in names}:
+        """Put the groups that these tensors make up alone back to the initial precision."""
+        for group in self.groups_within(names):
             self.set_log(group, math.log(self.initial))
 
     def state(self) -> dict[str, float]:

@@ -10,10 +10,10 @@ that is absent or to remove one that is present:
        gain(delta) = 1/2 sum_i g_i^2 / (lambda_i + delta) - 1/2 sum_i log(1 + lambda_i / delta)
 
    whose slope at 1/delta = 0 is 1/2 (||g||^2 - tr H), the gradient of the evidence in the prior variance. One
-   curvature pass gives it for all absent paths; its maximum over delta orders them. A present path
-   is the likelier to be removed the smaller its share of its layer's effective parameters.
-2. *Trial.* The best guesses and an unchanged *control* get the same short refit, with the same batches and the
-   same drawn columns. Half of the proposals are dropped halfway.
+   curvature pass gives it for all absent paths; its maximum over delta orders them. A present path is the
+   likelier to be removed the smaller its share of its layer's effective parameters.
+2. *Trial.* The best guesses and an unchanged *control* get the same short refit, with the same batches and
+   the same drawn columns. Half of the proposals are dropped halfway.
 3. *Choice.* The control is run twice, with different batches; the difference is the noise. The proposal of
    highest evidence is kept if it beats both controls by more than that. A round without such a proposal ends
    the search, with the better of the two controls.

@@ -145,7 +145,7 @@ class FitState:
                 self.optimizer.state.pop(parameter, None)
                 self.effective_parameters.pop(name, None)
         self.prior.reset(names)
-        for group in {self.prior.groups[name] for name in names}:
+        for group in self.prior.groups_within(names):
             self.hyper_moments.pop(group, None)
 
 

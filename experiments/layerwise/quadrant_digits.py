@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import shutil
 import statistics
 import subprocess
 import sys
@@ -157,7 +158,8 @@ def laws(rows: list[dict]) -> list[dict]:
 def table(rows: list[dict]) -> str:
     """Means and ranges over seeds, a line a network and task."""
     lines = [
-        f"{'task':15s} {'network':9s} {'accuracy %':>18s} {'NLL':>20s} {'-log q/N':>20s} {'FC share':>9s} {'s':>5s}"
+        f"{'task':15s} {'network':9s} {'accuracy %':>18s} {'NLL':>20s} {'-log q/N':>20s}"
+        f" {'FC share':>9s} {'s':>5s}"
     ]
     for task in TASKS:
         for name in NETWORKS:
@@ -174,9 +176,20 @@ def table(rows: list[dict]) -> str:
             lines.append(
                 f"{task:15s} {name:9s} {spread([100 * r['accuracy'] for r in runs], 1):>18s}"
                 f" {spread([r['nll'] for r in runs], 3):>20s} {spread(evidence, 3):>20s}"
-                f" {statistics.mean(map(fc_share, runs)):9.0%} {statistics.mean(r['seconds'] for r in runs):5.0f}"
+                f" {statistics.mean(map(fc_share, runs)):9.0%}"
+                f" {statistics.mean(r['seconds'] for r in runs):5.0f}"
             )
     return "\n".join(lines)
+
+
+def keep_reports(runs: Path, results: Path, seed: int) -> None:
+    """Copy what the gallery draws: report and metrics of the learned networks of one seed."""
+    results.mkdir(parents=True, exist_ok=True)
+    for task in TASKS:
+        folder = runs / f"{task}-learned-seed{seed}"
+        for name in ("report.json", "metrics.jsonl"):
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, results / f"learned-{task}.{name}")
 
 
 def commit() -> str:
@@ -204,6 +217,7 @@ def main() -> int:
     from symlearn.config import Config
     from symlearn.run_folder import environment, to_json
 
+    keep_reports(options.runs, options.out.parent, options.seeds[0])
     holds = laws(rows) if set(options.networks) == set(NETWORKS) else []
     options.out.parent.mkdir(parents=True, exist_ok=True)
     content = {

@@ -1,0 +1,79 @@
+"""The pictures of the README, drawn from the committed results of the experiments; nothing is trained.
+
+python figures/make_gallery.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from symlearn.analysis.plots import effective_dimension_heat_map, evidence_curve, path_colour, proposals
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "experiments" / "layerwise" / "results"
+TASKS = ("quadrant-digit", "quadrant")
+MARKS = {
+    "learned": ("o", "#222222", "learned, by search"),
+    "gradient": ("D", "#8a8a8a", "learned, by gradients"),
+    "conv": ("s", path_colour("conv"), "CONV alone"),
+    "f-fc": ("^", path_colour("f-fc"), "F-FC alone"),
+    "conv-map": ("x", path_colour("conv"), "CONV, MAP"),
+    "f-fc-map": ("x", path_colour("f-fc"), "F-FC, MAP"),
+    "fc-map": ("x", path_colour("fc"), "FC, MAP"),
+}
+
+
+def read_lines(path: Path) -> list[dict]:
+    """A JSON-lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def comparison(rows: list[dict]) -> Figure:
+    """-log evidence and test NLL against accuracy for every run of the quadrant-digits experiment."""
+    figure = Figure(figsize=(10, 6.6), dpi=100, layout="constrained")
+    grid = figure.subplots(2, 2, sharex="col")
+    for column, task in enumerate(TASKS):
+        for row, (key, label) in enumerate(
+            (("evidence", "−log evidence per image [nats]"), ("nll", "test NLL [nats]"))
+        ):
+            axes = grid[row][column]
+            for name, (marker, colour, text) in MARKS.items():
+                runs = [r for r in rows if r["network"] == name and r["task"] == task and "stopped" not in r]
+                if key == "evidence" and name.endswith("-map"):
+                    continue
+                values = [
+                    -r["log_marginal_likelihood"] / r["train_examples"] if key == "evidence" else r["nll"]
+                    for r in runs
+                ]
+                axes.scatter(
+                    [100 * r["accuracy"] for r in runs], values, marker=marker, color=colour, label=text
+                )
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_ylabel(label)
+            if row == 1:
+                axes.set_xlabel("test accuracy [%]")
+            else:
+                axes.set_title(f"task {task}", loc="left")
+    handles, labels = grid[1][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle("Digits in quadrants: every run, three seeds each", x=0.01, ha="left")
+    return figure
+
+
+def main() -> None:
+    """Write every picture."""
+    rows = json.loads((RESULTS / "quadrant_digits.json").read_text(encoding="utf-8"))["rows"]
+    comparison(rows).savefig(HERE / "comparison.png")
+    for task in TASKS:
+        report = json.loads((RESULTS / f"learned-{task}.report.json").read_text(encoding="utf-8"))
+        metrics = read_lines(RESULTS / f"learned-{task}.metrics.jsonl")
+        effective_dimension_heat_map(report).savefig(HERE / f"heat-map-{task}.png")
+        proposals(report).savefig(HERE / f"proposals-{task}.png")
+        evidence_curve(metrics, report).savefig(HERE / f"evidence-{task}.png")
+
+
+if __name__ == "__main__":
+    main()
