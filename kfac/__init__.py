@@ -8,6 +8,7 @@ knows nothing of any particular network; layer types join by `register_rule`.
 
 from kfac.collect import compute_factors
 from kfac.eigen import EigenFactors
+from kfac.errors import NonFiniteError
 from kfac.factors import DiagonalBlock, KroneckerBlock, KroneckerFactors
 from kfac.ggn import ggn_block
 from kfac.rules import Rule, register_rule
@@ -17,6 +18,7 @@ __all__ = [
     "EigenFactors",
     "KroneckerBlock",
     "KroneckerFactors",
+    "NonFiniteError",
     "Rule",
     "compute_factors",
     "ggn_block",

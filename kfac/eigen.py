@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kfac.errors import NonFiniteError
+
 
 @dataclass(frozen=True)
 class EigenBlock:
@@ -58,11 +60,13 @@ def symmetric_eigenvalues(factor: Tensor, vectors: bool) -> tuple[Tensor, Tensor
     """Eigenvalues `[group, d]` (clamped at zero) and, if asked for, vectors `[group, d, d]`, in float64.
 
     Raises:
-        ValueError: the factor holds NaN or infinity.
+        NonFiniteError: the factor holds NaN or infinity.
     """
     factor = factor.double()
     if not torch.isfinite(factor).all():
-        raise ValueError("a curvature factor is not finite: the network's outputs or gradients overflowed")
+        raise NonFiniteError(
+            "a curvature factor is not finite: the network's outputs or gradients overflowed"
+        )
     factor = (factor + factor.mT) / 2
     if vectors:
         values, columns = torch.linalg.eigh(factor)

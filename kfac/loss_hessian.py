@@ -17,6 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kfac.errors import NonFiniteError
+
 Likelihood = Literal["classification", "regression"]
 FisherType = Literal["type-2", "mc", "empirical", "sketch"]
 
@@ -109,7 +111,7 @@ def check_outputs(f: Tensor, y: Tensor, likelihood: Likelihood) -> None:
     if f.dim() != 2:
         raise ValueError(f"the network must return [batch, classes], got shape {tuple(f.shape)}")
     if not torch.isfinite(f).all():
-        raise ValueError("the network's outputs are not finite; curvature would be meaningless")
+        raise NonFiniteError("the network's outputs are not finite; curvature would be meaningless")
     if likelihood == "classification":
         if f.shape[1] < 2:
             raise ValueError(

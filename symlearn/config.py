@@ -109,7 +109,7 @@ class CurvatureConfig(Table):
         "expand", description="how a weight's uses at many places count"
     )
     group_factors: Literal["grouped", "shared"] = Field(
-        "grouped", description="whether F-FC's channels have factors of their own"
+        "shared", description="whether F-FC's channels have factors of their own"
     )
     batch_size: PositiveInt = Field(500, description="images a batch of a curvature pass")
 

@@ -91,8 +91,10 @@ class FitResult:
     config: Config
 
 
-def as_tensors(data: Data, device: torch.device) -> Pairs:
+def as_tensors(data: Data, device: torch.device, dtype: torch.dtype = torch.float32) -> Pairs:
     """A data set, a loader or a pair of tensors as (x, y) on a device.
+
+    Images and real targets come out in the given dtype, labels as int64.
 
     Raises:
         ValueError: no data, values that are not finite, or x and y of different lengths.
@@ -114,7 +116,7 @@ def as_tensors(data: Data, device: torch.device) -> Pairs:
         raise ValueError(f"{int((~torch.isfinite(x)).sum())} pixels are NaN or infinite; clean the images")
     if y.is_floating_point() and not torch.isfinite(y).all():
         raise ValueError("some targets are NaN or infinite; clean them")
-    return x.to(device), y.to(device)
+    return x.to(device, dtype), y.to(device, dtype if y.is_floating_point() else torch.int64)
 
 
 @dataclass
@@ -381,8 +383,9 @@ def fit(
     """
     chosen = checked(config) if isinstance(config, dict) else config or Config()
     device = usable_device(chosen)
-    train_pairs = as_tensors(train, device)
-    test_pairs = None if test is None else as_tensors(test, device)
+    dtype = next(model.parameters()).dtype
+    train_pairs = as_tensors(train, device, dtype)
+    test_pairs = None if test is None else as_tensors(test, device, dtype)
     chosen = chosen.resolved(len(train_pairs[0]))
     check_fits(model.to(device), train_pairs, chosen)
     folder = None

@@ -137,6 +137,7 @@ def screen(state: FitState, changes: list[Proposal], data: Pairs) -> list[Propos
             seed=state.config.training.seed,
         )
         gradients = log_likelihood_gradients(trial, data)
+        noise = state.sigma_noise**2 if state.config.data.likelihood == "regression" else 1.0
         for proposal, names in touched.items():
             gains[proposal] = 0.0
             for name in names:
@@ -144,7 +145,7 @@ def screen(state: FitState, changes: list[Proposal], data: Pairs) -> list[Propos
                 if isinstance(block, KroneckerBlock) and block.input_factor is not None:
                     eigen = block.eigendecompose(vectors=True)
                     coordinates = eigen.coordinates(block.to_groups(gradients[name]))
-                    gains[proposal] += max(best_gain(coordinates, eigen.eigenvalues), 0.0)
+                    gains[proposal] += max(best_gain(coordinates, eigen.eigenvalues / noise), 0.0)
     adds = sorted((replace(p, score=gains[p]) for p in touched), key=lambda p: -(p.score or 0.0))
     removals = sorted((p for p in changes if p.action == "remove"), key=lambda p: remaining_share(state, p))
     return [*interleave(adds, removals)]
@@ -334,13 +335,16 @@ class SearchRound:
         control, repeat = self.candidates[:2]
         noise = abs(control.evidence - repeat.evidence)
         noise = noise if math.isfinite(noise) else 0.0
+        alive = [c for c in (control, repeat) if not c.failed]
+        before = -math.inf if self.start.evidence is None else self.start.evidence  # if no control is left
         best = max(self.survivors(), key=lambda c: c.evidence, default=control)
         threshold = max(self.settings.min_gain * self.start.n_data, noise)
-        accepted = best.evidence > max(control.evidence, repeat.evidence) + threshold
+        accepted = best.evidence > max((c.evidence for c in alive), default=before) + threshold
         proposals = []
         for trial in self.trials:
             assert trial.proposal is not None
-            gain = trial.evidence - control.evidence_at(len(trial.run.evidences))
+            updates = len(trial.run.evidences)
+            gain = trial.evidence - (alive[0].evidence_at(updates) if alive else before)
             proposals.append(
                 replace(
                     trial.proposal,

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kfac import compute_factors
+from kfac import NonFiniteError, compute_factors
 from symlearn.config import Config
 from symlearn.evidence import EvidenceModel, squared_norms
 from symlearn.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
@@ -164,8 +164,10 @@ def mean_loss(f: Tensor, y: Tensor, state: FitState) -> Tensor:
 
 def train_epoch(
     state: FitState, data: Pairs, rates: Callable[[float], float], augment: Augment | None = None
-) -> tuple[float, float]:
+) -> tuple[float, float | None]:
     """One pass of steps on the weights; returns (mean loss, accuracy) as seen during it.
+
+    Accuracy is None for regression.
 
     Args:
         state: changed in place.
@@ -174,7 +176,7 @@ def train_epoch(
         augment: applied to every batch, drawing from the state's generator.
 
     Raises:
-        TrainingStoppedError: the loss is not finite.
+        TrainingStoppedError: the loss or a weight is not finite.
     """
     x, y = data
     size = min(state.config.training.batch_size, len(x))
@@ -201,13 +203,16 @@ def train_epoch(
     state.epoch += 1
     state.step += steps
     mean = float(total) / steps
-    if not math.isfinite(mean):
+    if not math.isfinite(mean) or not all(torch.isfinite(p).all() for p in state.model.parameters()):
+        what = (
+            "a weight became infinite or NaN" if math.isfinite(mean) else f"the training loss became {mean}"
+        )
         raise TrainingStoppedError(
-            f"the training loss became {mean} in epoch {state.epoch}; lower lr (now "
-            f"{state.config.training.lr:g}) or check the data"
+            f"{what} in epoch {state.epoch}; lower lr (now {state.config.training.lr:g}) or check the data"
         )
     state.losses = [*state.losses, mean][-10:]
-    return mean, correct / (steps * size)
+    classification = state.config.data.likelihood == "classification"
+    return mean, correct / (steps * size) if classification else None
 
 
 def curvature_of(state: FitState, data: Pairs) -> EvidenceModel:
@@ -230,10 +235,13 @@ def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = T
     """Compute the curvature, step the hyperparameters, and note evidence and effective parameters.
 
     Raises:
-        TrainingStoppedError: the evidence is not finite.
+        TrainingStoppedError: the curvature or the evidence is not finite.
     """
     settings = state.config.evidence
-    model = curvature_of(state, data)
+    try:
+        model = curvature_of(state, data)
+    except NonFiniteError as error:
+        raise TrainingStoppedError(f"in epoch {state.epoch} {error}; lower lr or check the data") from None
     if step_hyperparameters and settings.method == "mackay":
         state.sigma_noise = model.mackay(state.prior, state.sigma_noise, settings.hyper_steps)
     elif step_hyperparameters:
@@ -378,7 +386,8 @@ class PhaseRun:
         state.epoch, state.step, state.setbacks, state.lr_scale = epoch, step, setbacks + 1, slower
         state.generator.set_state(generator)
         self.started, self.hold = None, self.done + PATIENCE * (state.config.evidence.frequency or 1)
-        if state.setbacks > 2 or self.over:
+        unjudged = self.phase.keep_best and self.best is None and self.hold > self.phase.epochs
+        if state.setbacks > 2 or self.over or unjudged:
             raise TrainingStoppedError(
                 f"every path of {', '.join(dead)} switched off (no effective parameters) by epoch {epoch}: "
                 "the precisions outran the weights; raise burn_in or epochs, lower lr, or use more data"

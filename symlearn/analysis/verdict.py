@@ -22,6 +22,7 @@ from symlearn.analysis.reading import (
 from symlearn.analysis.wording import percent
 
 CLEAR_FROM = 0.6  # relative effective dimension of the top path
+KEPT_FROM = 0.05  # share of a layer's effective parameters above which a lesser path is mentioned
 
 
 class State(Enum):
@@ -87,7 +88,8 @@ def verdict(report: Report) -> str:
             shares = f" ({_parts(members[0])})" if state is State.MIXED and len(members) == 1 else ""
             clauses.append(f"{_who(members, len(layers))} {verb} {state.value}{shares}")
     sentence = "; ".join(clauses)
-    return sentence[0].upper() + sentence[1:] + "."
+    kept = [words for layer in layers if states[layer["name"]] is State.CLEAR for words in _kept(layer)]
+    return sentence[0].upper() + sentence[1:] + "." + "".join(f" {words}." for words in kept)
 
 
 def _who(layers: list[Layer], total: int) -> str:
@@ -109,6 +111,21 @@ def _who(layers: list[Layer], total: int) -> str:
         for word in ([f"{run[0]}–{run[-1]}"] if len(run) > 2 else [str(number) for number in run])
     ]
     return f"layer{'s' if len(layers) > 1 else ''} {_and(words)}"
+
+
+def _kept(layer: Layer) -> list[str]:
+    """What a layer keeps in other paths than its top one, by raw share of effective parameters.
+
+    The effective type goes by gamma per parameter, which says little of a path with many parameters.
+    """
+    top = top_path(layer)
+    shares = {p: finite(e.get("share")) or 0.0 for p, e in present_paths(layer).items() if p != top}
+    words = [
+        f"{percent(share)} of its effective parameters in {path}"
+        for path, share in shares.items()
+        if share >= KEPT_FROM
+    ]
+    return [f"{_who([layer], 0)} keeps {' and '.join(words)}".capitalize()] if words else []
 
 
 def _parts(layer: Layer) -> str:
