@@ -77,7 +77,7 @@ def layer_reports(
             present = layer.name not in relaxed or path in relaxed[layer.name].active
             paths[path] = {
                 **numbers[path],
-                "weight_norm": norm,
+                "weight_norm": norm if present else 0.0,
                 "prior_precision": {n: prior_precision[n] for n in names} if present else {},
                 "present": present,
             }

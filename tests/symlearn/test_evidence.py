@@ -280,7 +280,7 @@ class TestAdam:
             optimizer.step()
         truth = {group: float(value.detach()) for group, value in theirs.log.items()}
         assert ours.state() == pytest.approx(truth, abs=1e-9)
-        assert sigma == pytest.approx(math.exp(float(log_sigma)), rel=1e-9)
+        assert sigma == pytest.approx(math.exp(float(log_sigma.detach())), rel=1e-9)
 
     def test_raises_the_evidence_to_the_fixed_point(self) -> None:
         model, _, factors = toy("regression")

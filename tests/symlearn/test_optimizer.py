@@ -100,9 +100,9 @@ def test_fixed_point_is_the_map_estimate(kind: str, delta: dict[str, float]) -> 
     bias = torch.randn(3, generator=generator, dtype=torch.float64).requires_grad_()
     optimizer = OPTIMIZERS[kind]([("weight", weight), ("bias", bias)], N_DATA, 0.05)
     optimizer.decay = delta
-    steps = 3000
+    steps, lr = 3000, {"adam": 0.05, "sgd": 0.2}[kind]
     for t in range(steps):
-        optimizer.param_groups[0]["lr"] = 0.05 * 0.5 * (1 + math.cos(math.pi * t / steps)) + 1e-5
+        optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * t / steps)) + 1e-5
         optimizer.zero_grad()
         F.cross_entropy(F.linear(x, weight, bias), y).backward()
         optimizer.step()

@@ -1,0 +1,171 @@
+"""The house: who may import whom. An arrow that points back fails here.
+
+`FLOORS` is the plan, lowest first; a module may import modules of its own entry and of lower floors only.
+Two departures from `shared/style.md`'s line, both deliberate:
+
+- the package `analysis` lies on two floors: what computes the numbers of a report is below the fit, which
+  makes the report; what reads, words and draws a finished report (and Laplace predictions) is above it;
+- `curvature` (the rules of our layers) is imported by nobody: kfac finds it by `symlearn.__kfac_rules__`.
+
+Axes: none.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("kfac",),
+    ("symlearn", "symlearn.config", "symlearn.run_folder", "symlearn.data"),
+    ("symlearn.layers",),
+    ("symlearn.networks", "symlearn.curvature"),
+    ("symlearn.structure", "symlearn.optimizer"),
+    ("symlearn.prior",),
+    ("symlearn.evidence",),
+    ("symlearn.training",),
+    ("symlearn.search",),
+    ("symlearn.analysis", "symlearn.analysis.effective_parameters", "symlearn.analysis.report"),
+    ("symlearn.fitting",),
+    ("symlearn.analysis.predictive", "symlearn.analysis.reading"),
+    ("symlearn.analysis.wording",),
+    ("symlearn.analysis.verdict",),
+    ("symlearn.analysis.table", "symlearn.analysis.plots"),
+    ("symlearn.analysis.page",),
+    ("symlearn.results",),
+    ("symlearn.runs",),
+    ("symlearn.predictions", "symlearn.estimate"),
+    ("symlearn.cli",),
+    ("symlearn.__main__",),
+)
+SAME_FLOOR = {("symlearn.analysis.report", "symlearn.analysis.effective_parameters")}
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """One import: which module, at which line, of which module."""
+
+    source: str
+    line: int
+    target: str
+    typing_only: bool
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.line} imports {self.target}"
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Every module of a package by its dotted name."""
+    found = {}
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = {**modules("kfac"), **modules("symlearn")}
+
+
+def imports(source: str, path: Path) -> Iterator[Arrow]:
+    """Every import of our own packages in a file, in functions and `if` blocks too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        targets: list[str] = []
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, f"{source}:{node.lineno}: write imports absolutely"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            targets = [name if name in MODULES else node.module for name in names]
+        for target in dict.fromkeys(targets):
+            if target.partition(".")[0] in ("kfac", "symlearn"):
+                yield Arrow(source, node.lineno, target, id(node) in typing_only)
+
+
+ARROWS = [arrow for name, path in MODULES.items() for arrow in imports(name, path)]
+
+
+def entry(module: str) -> tuple[int, str]:
+    """(floor, entry) that a module belongs to: the longest entry that is it or contains it."""
+    within = [
+        (floor, name)
+        for floor, names in enumerate(FLOORS)
+        for name in names
+        if module == name or (name != "symlearn" and module.startswith(f"{name}."))
+    ]
+    assert within, f"{module} is on no floor; give it a place in FLOORS"
+    return max(within, key=lambda found: len(found[1]))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_a_floor(module: str) -> None:
+    entry(module)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_arrows_point_down(module: str) -> None:
+    """Lazy imports and imports for type hints count as well."""
+    wrong = []
+    for arrow in (a for a in ARROWS if a.source == module):
+        (above, source), (below, target) = entry(arrow.source), entry(arrow.target)
+        if not (below < above or source == target or (source, target) in SAME_FLOOR):
+            wrong.append(f"{arrow} (floor {above} to floor {below})")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_kfac_knows_nothing_of_symlearn() -> None:
+    wrong = [str(a) for a in ARROWS if a.source.startswith("kfac") and not a.target.startswith("kfac")]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_curvature_is_found_by_kfac_alone() -> None:
+    """Its import would register rules as a side effect; `__kfac_rules__` is the only way in."""
+    assert not [str(a) for a in ARROWS if a.target == "symlearn.curvature"]
+    assert "kfac" in {a.target for a in ARROWS if a.source == "symlearn.curvature"}
+
+
+def test_data_and_layers_know_nothing_of_the_evidence() -> None:
+    """Neither images nor layers depend on how networks are chosen."""
+    for package in ("symlearn.data", "symlearn.layers"):
+        outward = {
+            a.target for a in ARROWS if a.source.startswith(package) and not a.target.startswith(package)
+        }
+        assert not outward, f"{package} imports {sorted(outward)}"
+
+
+def test_no_circles_of_modules() -> None:
+    """Within one entry too (packages count through their `__init__`): imports at run time have an order."""
+    below = {name: {a.target for a in ARROWS if a.source == name and not a.typing_only} for name in MODULES}
+    done: set[str] = set()
+    on_the_way: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in done:
+            return
+        assert name not in on_the_way, " -> ".join([*on_the_way[on_the_way.index(name) :], name])
+        on_the_way.append(name)
+        for target in sorted(below.get(name, ())):
+            if target != name:
+                visit(target)
+        on_the_way.pop()
+        done.add(name)
+
+    for name in MODULES:
+        visit(name)
+
+
+def test_floors_name_what_exists() -> None:
+    named = [name for names in FLOORS for name in names]
+    assert len(named) == len(set(named))
+    assert not [name for name in named if name not in MODULES], "an entry without a module"

@@ -1,0 +1,87 @@
+"""The main job, one seed: does the network find on real digits which layers should be convolutional?
+
+Runs `experiments/layerwise/quadrant_digits.py` as anyone would, for the networks that its laws need (about
+five minutes on two cores), and asserts each law by itself. Results over three seeds are committed beside it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "layerwise" / "quadrant_digits.py"
+NETWORKS = ("learned", "conv", "f-fc", "conv-map", "f-fc-map")
+SEED = 0
+LAWS = (
+    "convolutional paths hold most of the effective parameters on quadrant-digit",
+    "clearly more of them in FC paths on quadrant",
+    "CONV alone (MAP) fails quadrant",
+    *(
+        f"{task}: {law}"
+        for task in ("quadrant-digit", "quadrant")
+        for law in (
+            "accuracy within 2 points of the best MAP baseline",
+            "test NLL below every MAP baseline",
+            "log evidence at least the best single path's",
+        )
+    ),
+)
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def experiment() -> Any:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("quadrant_digits", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """A row a network and task, from one run of the script."""
+    folder = tmp_path_factory.mktemp("quadrant-digits")
+    command = [sys.executable, str(SCRIPT), "--seeds", str(SEED), "--workers", "2", "--networks", *NETWORKS]
+    command += ["--runs", str(folder / "runs"), "--out", str(folder / "results.json")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parents[2], check=False)
+    results = folder / "results.json"  # written whether or not the laws hold: the tests below say which
+    assert results.exists(), f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return json.loads(results.read_text(encoding="utf-8"))["rows"]
+
+
+@pytest.fixture(scope="module")
+def laws(experiment: Any, rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The laws with the numbers that decide them, by their text."""
+    return {law["law"]: law for law in experiment.laws(rows)}
+
+
+def test_every_fit_ends(rows: list[dict[str, Any]]) -> None:
+    stopped = {f"{r['network']} on {r['task']}": r["stopped"] for r in rows if "stopped" in r}
+    assert not stopped, f"stopped: {stopped}"
+    assert len(rows) == 2 * len(NETWORKS)
+
+
+def test_no_law_is_forgotten(laws: dict[str, dict[str, Any]]) -> None:
+    assert set(laws) == set(LAWS)
+
+
+@pytest.mark.parametrize("text", LAWS)
+def test_law(text: str, laws: dict[str, dict[str, Any]]) -> None:
+    numbers = {key: value for key, value in laws[text].items() if key not in ("law", "holds")}
+    assert laws[text]["holds"], f"does not hold: {text}; {numbers}"
+
+
+def test_search_reports_what_it_tried(rows: list[dict[str, Any]]) -> None:
+    """Only the mixture has anything to propose; on `quadrant` something is kept."""
+    for row in rows:
+        assert bool(row.get("proposals")) is (row["network"] == "learned"), (row["network"], row["task"])
+    kept = [p for r in rows if (r["network"], r["task"]) == ("learned", "quadrant") for p in r["proposals"]]
+    assert any(p["accepted"] and p["action"] == "add" for p in kept), kept
