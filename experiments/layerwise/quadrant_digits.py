@@ -163,7 +163,10 @@ def table(rows: list[dict]) -> str:
     ]
     for task in TASKS:
         for name in NETWORKS:
-            runs = [r for r in rows if r["task"] == task and r["network"] == name and "stopped" not in r]
+            tried = [r for r in rows if r["task"] == task and r["network"] == name]
+            runs = [r for r in tried if "stopped" not in r]
+            if not tried:
+                continue
             if not runs:
                 lines.append(f"{task:15s} {name:9s} stopped")
                 continue
