@@ -368,7 +368,8 @@ def fit(
     """Fit a network and the precisions of its paths; see the module's notation for the stages.
 
     Args:
-        model: a network of relaxed layers (`build_model`, `relax`), or any network that kfac has rules for.
+        model: a network of relaxed layers (`build_model`), or any network that kfac has rules for. Its weights
+            are used up; the learned network is the result's `model`, which a search may have copied.
         train: a data set, (x, y) tensors `[n, c, h, w]` and `[n]`, or a loader; read into memory.
         test: the same; recorded, never used to choose anything.
         config: a `Config`, or tables as in config.toml; None takes the defaults.

@@ -51,7 +51,7 @@ def test_default_network_by_size() -> None:
     [
         ({"network": "eleven-layer"}, "unknown network 'eleven-layer'; choose from ten-layer, small"),
         ({"paths": "gconv-p5"}, "unknown path 'gconv-p5'"),
-        ({"size": 20, "network": "small"}, "multiples of 16, got 20x20"),
+        ({"size": 18, "network": "small"}, "multiples of 4, got 18x18"),
         ({"alpha": 0}, "alpha must be a positive integer"),
         ({"classes": 0}, "classes must be a positive integer"),
     ],
