@@ -368,7 +368,7 @@ def fit(
     """Fit a network and the precisions of its paths; see the module's notation for the stages.
 
     Args:
-        model: a network of relaxed layers (`build_model`), or any network that kfac has rules for. Its weights
+        model: a network of relaxed layers (`build_model`), or any network with rules in kfac. Its weights
             are used up; the learned network is the result's `model`, which a search may have copied.
         train: a data set, (x, y) tensors `[n, c, h, w]` and `[n]`, or a loader; read into memory.
         test: the same; recorded, never used to choose anything.
