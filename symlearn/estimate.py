@@ -24,14 +24,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kfac import compute_factors
 from kfac.collect import find_owners, recorded_calls
 from symlearn.config import Config
 from symlearn.data import DataSplits
 from symlearn.fitting import plan, usable_device
 from symlearn.runs import load, network_of
 from symlearn.search import possible_changes, strictest_start
-from symlearn.training import FitState, Pairs, Phase, evaluate, train_epoch
+from symlearn.training import FitState, Pairs, Phase, evaluate, train_epoch, training_factors
 
 FLOAT, DOUBLE = 4, 8
 KEPT = 2  # tensors of an output's size kept for the backward pass, roughly
@@ -253,20 +252,8 @@ def measured(state: FitState, train: Pairs, test: Pairs, splits: DataSplits) -> 
     step = timed(lambda: train_epoch(state, few, lambda _: rate)) / steps
     some = min(500, len(test[0]))
     evaluation = timed(lambda: evaluate(state, (test[0][:some], test[1][:some]))) * len(test[0]) / some
-    curvature = state.config.curvature
-    batch = min(curvature.batch_size, len(x))
-    factors = timed(
-        lambda: compute_factors(
-            state.model,
-            [(x[:batch], y[:batch])],
-            state.config.data.likelihood,
-            curvature.fisher_type,
-            curvature.mc_samples,
-            curvature.weight_sharing,
-            curvature.group_factors,
-            seed=state.config.training.seed,
-        )
-    )
+    batch = min(state.config.curvature.batch_size, len(x))
+    factors = timed(lambda: training_factors(state, (x[:batch], y[:batch])))
     shadow = copy.deepcopy(state.model).to("meta")
     update = factors * len(x) / batch + eigenvalue_seconds(factor_shapes(shadow, state.config, splits))
     return Measured(len(x), step, evaluation, update)

@@ -35,10 +35,19 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from kfac import KroneckerBlock, compute_factors
+from kfac import KroneckerBlock
 from symlearn.layers.registry import path_kind
 from symlearn.structure import layer_paths, relaxed_layers
-from symlearn.training import Augment, FitState, Pairs, Phase, PhaseRun, TrainingStoppedError, batches
+from symlearn.training import (
+    Augment,
+    FitState,
+    Pairs,
+    Phase,
+    PhaseRun,
+    TrainingStoppedError,
+    batches,
+    training_factors,
+)
 
 QUIET = 0.1  # output scale of a path on trial: the function hardly changes, yet both factors of F-FC live
 
@@ -125,17 +134,7 @@ def screen(state: FitState, changes: list[Proposal], data: Pairs) -> list[Propos
     touched = {p: apply(trial, p, output_scale=0.0) for p in changes if p.action == "add"}
     gains: dict[Proposal, float] = {}
     if touched:
-        curvature = state.config.curvature
-        factors = compute_factors(
-            trial.model,
-            batches(data, curvature.batch_size),
-            state.config.data.likelihood,
-            curvature.fisher_type,
-            curvature.mc_samples,
-            curvature.weight_sharing,
-            curvature.group_factors,
-            seed=state.config.training.seed,
-        )
+        factors = training_factors(trial, data)
         gradients = log_likelihood_gradients(trial, data)
         noise = state.sigma_noise**2 if state.config.data.likelihood == "regression" else 1.0
         for proposal, names in touched.items():

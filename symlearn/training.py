@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kfac import NonFiniteError, compute_factors
+from kfac import KroneckerFactors, NonFiniteError, compute_factors
 from symlearn.config import Config
 from symlearn.evidence import EvidenceModel, squared_norms
 from symlearn.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
@@ -215,10 +215,10 @@ def train_epoch(
     return mean, correct / (steps * size) if classification else None
 
 
-def curvature_of(state: FitState, data: Pairs) -> EvidenceModel:
-    """Curvature over the training set at the present weights, as a function of the hyperparameters."""
+def training_factors(state: FitState, data: Pairs) -> KroneckerFactors:
+    """Kronecker factors over `data` at the present weights, as the configuration asks for them."""
     curvature = state.config.curvature
-    factors = compute_factors(
+    return compute_factors(
         state.model,
         batches(data, curvature.batch_size),
         state.config.data.likelihood,
@@ -228,6 +228,11 @@ def curvature_of(state: FitState, data: Pairs) -> EvidenceModel:
         curvature.group_factors,
         seed=state.config.training.seed,
     )
+
+
+def curvature_of(state: FitState, data: Pairs) -> EvidenceModel:
+    """Curvature over the training set at the present weights, as a function of the hyperparameters."""
+    factors = training_factors(state, data)
     return EvidenceModel(factors, squared_norms(state.model), state.config.data.likelihood)
 
 
