@@ -21,48 +21,33 @@ TASKS = {
 }
 
 
-def start(task: str, folder: Path, seed: int) -> subprocess.Popen[str]:
-    """Start, or continue, one fit in a process of its own."""
+def start(task: str, folder: Path, seed: int, log: Path) -> subprocess.Popen[bytes]:
+    """Start, or continue, one fit in a process of its own, its output in a log."""
     command = [sys.executable, "-m", "symlearn", "fit", "--out", str(folder)]
     if (folder / "config.toml").exists():
         command.append("--resume")
     else:
         command += ["--data", "digits", "--task", task, "--paths", "f-fc+conv", "--seed", str(seed)]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread
-    )
+    with log.open("w", encoding="utf-8") as file:
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=one_thread)
 
 
-def follow(fits: dict[str, subprocess.Popen[str]], logs: Path) -> None:
-    """Wait for the fits; their last line of progress every few seconds."""
-    files = {}
-    for task, fit in fits.items():
-        assert fit.stdout is not None
-        os.set_blocking(fit.stdout.fileno(), False)
-        files[task] = (logs / f"{task}.log").open("w", encoding="utf-8")
-    begun, last, shown = time.monotonic(), dict.fromkeys(fits, "starting"), 0.0
+def last_line(log: Path) -> str:
+    """The last line of a log that says anything."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "starting"
+
+
+def follow(fits: dict[str, subprocess.Popen[bytes]], logs: dict[str, Path]) -> None:
+    """Wait for the fits, and show where each stands every quarter of a minute."""
+    begun = shown = time.monotonic()
     while any(fit.poll() is None for fit in fits.values()):
         time.sleep(0.5)
-        drain(fits, files, last)
         if time.monotonic() - shown > 15:
             shown = time.monotonic()
-            for task, line in last.items():
-                print(f"{shown - begun:4.0f} s  {task:15s} {line}", flush=True)
-    drain(fits, files, last)
-    for file in files.values():
-        file.close()
-
-
-def drain(fits: dict[str, subprocess.Popen[str]], files: dict, last: dict[str, str]) -> None:
-    """Move what the fits have printed to their logs, and remember each one's last line."""
-    for task, fit in fits.items():
-        assert fit.stdout is not None
-        text = fit.stdout.read() or ""
-        files[task].write(text)
-        files[task].flush()
-        lines = [line for line in text.splitlines() if line.strip()]
-        last[task] = lines[-1] if lines else last[task]
+            for task, log in logs.items():
+                print(f"{shown - begun:4.0f} s  {task:15s} {last_line(log)}", flush=True)
 
 
 def main() -> int:
@@ -75,9 +60,10 @@ def main() -> int:
     folders = {task: options.out / task for task in TASKS}
     print(f"Fitting f-fc+conv to two tasks on the embedded digits; logs in {options.out}", flush=True)
     begun = time.monotonic()
-    fits = {task: start(task, folder, options.seed) for task, folder in folders.items()}
+    logs = {task: options.out / f"{task}.log" for task in TASKS}
+    fits = {task: start(task, folder, options.seed, logs[task]) for task, folder in folders.items()}
     try:
-        follow(fits, options.out)
+        follow(fits, logs)
     except KeyboardInterrupt:
         for fit in fits.values():
             fit.terminate()
@@ -86,7 +72,7 @@ def main() -> int:
     for task, question in TASKS.items():
         print(f"\n=== {task}: {question}\n", flush=True)
         if fits[task].returncode != 0:
-            print(f"the fit failed; see {options.out / f'{task}.log'}")
+            print(f"the fit failed; see {logs[task]}: {last_line(logs[task])}")
             continue
         subprocess.run([sys.executable, "-m", "symlearn", "report", str(folders[task])], check=True)
     print(f"\nFinished in {time.monotonic() - begun:.0f} s. Figures and pages:")
