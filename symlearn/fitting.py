@@ -56,7 +56,7 @@ class Progress:
     """What a fit tells while it runs.
 
     Attributes:
-        stage: "strict start", "round 0", "anneal", …
+        stage: "start", "round 0", "anneal", or "map".
         epoch: epochs of the learned network so far (a trial's own within a round).
         record: the epoch's metrics.
         note: a line worth printing by itself, or None.
