@@ -26,6 +26,7 @@ from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors
 from kfac.loss_hessian import FisherType, Likelihood, check_outputs, log_likelihood, square_root
 from kfac.owners import Fallback, Owner, find_owners
 from kfac.rules import Rule
+from kfac.second_moment import SecondMoment
 
 WeightSharing = Literal["expand", "reduce"]
 GroupFactors = Literal["grouped", "shared"]
@@ -79,10 +80,15 @@ class Call:
 class Sums:
     """Running raw sums of one parameter."""
 
-    input_factor: Tensor | float = 0.0
+    inputs: SecondMoment | None = None
     output_factor: Tensor | float = 0.0
     rows: int = 0
     owners: list[Owner] = field(default_factory=list)
+
+    def add_inputs(self, moment: SecondMoment, rows: int) -> None:
+        """Add the sum of a a^T over `rows` pairs of datum and place."""
+        self.inputs = moment if self.inputs is None else self.inputs + moment
+        self.rows += rows
 
 
 @contextmanager
@@ -214,9 +220,13 @@ class Collector:
         if self.curvature.weight_sharing == "expand":
             for call in calls:
                 if call.owner.weight:
-                    x, sums = call.input(), self.sums[call.owner.weight]
-                    sums.input_factor += call.owner.rule.input_factor(call.owner.module, x)
-                    sums.rows += len(x) * call.owner.rule.places(call.owner.module, call.y_shape)
+                    x, rule, module = call.input(), call.owner.rule, call.owner.module
+                    places = rule.places(module, call.y_shape)
+                    if places == 1:
+                        moment = SecondMoment.of_rows(rule.input_rows(module, x)[:, :, 0])
+                    else:
+                        moment = SecondMoment(rule.input_factor(module, x))
+                    self.sums[call.owner.weight].add_inputs(moment, len(x) * places)
             return
         means: dict[str, tuple[Tensor | float, int]] = {}
         for call in calls:
@@ -227,8 +237,7 @@ class Collector:
         for name, (total, places) in means.items():
             mean = total / places  # [group, batch, d_in]
             assert isinstance(mean, Tensor)
-            self.sums[name].input_factor += mean.mT @ mean
-            self.sums[name].rows += mean.shape[1]
+            self.sums[name].add_inputs(SecondMoment.of_rows(mean), mean.shape[1])
 
     def add_outputs(self, calls: list[Call], grads: list[Tensor | None]) -> None:
         """Add one column's g g^T."""
@@ -281,9 +290,8 @@ class Collector:
                     f"{name!r} never influenced an output: its module was not called, or nothing depends on "
                     "it; freeze it or take it out of the network"
                 )
-            a = sums.input_factor if isinstance(sums.input_factor, Tensor) else None
             order = sums.owners[0].rule.order
-            blocks[name] = KroneckerBlock(a, sums.output_factor, sums.rows, parameter.shape, order)
+            blocks[name] = KroneckerBlock(sums.inputs, sums.output_factor, sums.rows, parameter.shape, order)
         return KroneckerFactors(blocks, self.n_data, self.log_likelihood, self.n_targets)
 
 

@@ -17,9 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from kfac.errors import NonFiniteError
+from kfac.second_moment import SecondMoment
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,17 @@ def symmetric_eigenvalues(factor: Tensor, vectors: bool) -> tuple[Tensor, Tensor
 
 
 def decompose_kronecker(
-    input_factor: Tensor | None, output_factor: Tensor, normaliser: int, groups: int, vectors: bool
+    inputs: SecondMoment | None, output_factor: Tensor, normaliser: int, groups: int, vectors: bool
 ) -> EigenBlock:
     """Spectrum of A (x) B / normaliser for every group."""
     out_values, out_vectors = symmetric_eigenvalues(output_factor, vectors)
     out_values = out_values / normaliser
-    if input_factor is None:
+    if inputs is None:
         return EigenBlock(out_values.flatten(), None, out_vectors)
-    in_values, in_vectors = symmetric_eigenvalues(input_factor, vectors)
+    in_values, in_vectors = symmetric_eigenvalues(
+        inputs.to_dense() if vectors else inputs.smallest(), vectors
+    )
+    in_values = F.pad(in_values, (inputs.size - in_values.shape[1], 0))  # the null space comes first
     values = out_values.expand(groups, -1).unsqueeze(2) * in_values.unsqueeze(1)
     return EigenBlock(values.flatten(), in_vectors, out_vectors)
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from kfac.eigen import EigenBlock, EigenFactors, decompose_diagonal, decompose_kronecker
+from kfac.second_moment import SecondMoment
 
 Order = tuple[int, int, int]
 
@@ -32,14 +33,14 @@ class KroneckerBlock:
     """Raw Kronecker sums of one parameter.
 
     Attributes:
-        input_factor: A `[group, d_in, d_in]`, or None for a bias.
+        inputs: A `[group, d_in, d_in]` as the sum or as the rows behind it, or None for a bias.
         output_factor: B `[group or 1, d_out, d_out]`; 1 when all groups share it.
         rows: number of (datum, place) pairs behind the sums.
         shape: the parameter's shape.
         order: the parameter, flattened, is `[group, d_out, d_in]` permuted by this.
     """
 
-    input_factor: Tensor | None
+    inputs: SecondMoment | None
     output_factor: Tensor
     rows: int
     shape: torch.Size
@@ -49,47 +50,50 @@ class KroneckerBlock:
         if (self.shape, self.order) != (other.shape, other.order):
             raise ValueError(f"blocks of different parameters: {self.shape} and {other.shape}")
         a = None
-        if self.input_factor is not None and other.input_factor is not None:
-            a = self.input_factor + other.input_factor
+        if self.inputs is not None and other.inputs is not None:
+            a = self.inputs + other.inputs
         b = self.output_factor + other.output_factor
-        return replace(self, input_factor=a, output_factor=b, rows=self.rows + other.rows)
+        return replace(self, inputs=a, output_factor=b, rows=self.rows + other.rows)
+
+    @property
+    def input_factor(self) -> Tensor | None:
+        """A `[group, d_in, d_in]`, or None for a bias."""
+        return None if self.inputs is None else self.inputs.to_dense()
 
     @property
     def groups(self) -> int:
         """Number of groups."""
-        return 1 if self.input_factor is None else self.input_factor.shape[0]
+        return 1 if self.inputs is None else self.inputs.groups
 
     @property
     def normaliser(self) -> int:
         """What A (x) B is divided by."""
-        return 1 if self.input_factor is None else max(self.rows, 1)
+        return 1 if self.inputs is None else max(self.rows, 1)
 
     def to_dense(self) -> Tensor:
         """The block `[params, params]` in `parameter.flatten()` order. For tests."""
-        b = self.output_factor / self.normaliser
-        if self.input_factor is None:
+        a, b = self.input_factor, self.output_factor / self.normaliser
+        if a is None:
             return b[0]
         blocks = [
-            torch.kron(b[g % b.shape[0]], self.input_factor[g]) for g in range(self.groups)
+            torch.kron(b[g % b.shape[0]], a[g]) for g in range(self.groups)
         ]  # row-major [d_out, d_in]: the output index is the slow one
-        d_in, d_out = self.input_factor.shape[-1], b.shape[-1]
+        d_in, d_out = a.shape[-1], b.shape[-1]
         places = torch.arange(self.groups * d_out * d_in).reshape(self.groups, d_out, d_in)
         places = places.permute(self.order).flatten().to(b.device)
         return torch.block_diag(*blocks)[places][:, places]
 
     def to_groups(self, tensor: Tensor) -> Tensor:
         """A tensor of the parameter's shape as `[group, d_out, d_in]`."""
-        if self.input_factor is None:
+        if self.inputs is None:
             return tensor.reshape(1, -1, 1)
-        sizes = (self.groups, self.output_factor.shape[-1], self.input_factor.shape[-1])
+        sizes = (self.groups, self.output_factor.shape[-1], self.inputs.size)
         inverse = sorted(range(3), key=self.order.__getitem__)
         return tensor.reshape([sizes[axis] for axis in self.order]).permute(inverse)
 
     def eigendecompose(self, vectors: bool = False) -> EigenBlock:
         """Float64 eigenvalues (and vectors) of the block."""
-        return decompose_kronecker(
-            self.input_factor, self.output_factor, self.normaliser, self.groups, vectors
-        )
+        return decompose_kronecker(self.inputs, self.output_factor, self.normaliser, self.groups, vectors)
 
 
 @dataclass(frozen=True)

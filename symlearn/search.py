@@ -141,7 +141,7 @@ def screen(state: FitState, changes: list[Proposal], data: Pairs) -> list[Propos
             gains[proposal] = 0.0
             for name in names:
                 block = factors[name]
-                if isinstance(block, KroneckerBlock) and block.input_factor is not None:
+                if isinstance(block, KroneckerBlock) and block.inputs is not None:
                     eigen = block.eigendecompose(vectors=True)
                     coordinates = eigen.coordinates(block.to_groups(gradients[name]))
                     gains[proposal] += max(best_gain(coordinates, eigen.eigenvalues / noise), 0.0)
