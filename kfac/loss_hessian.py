@@ -29,7 +29,7 @@ def exact_classification(f: Tensor) -> Tensor:
     Q is an orthonormal basis of the complement of sqrt(p): the columns of the Householder reflection that
     sends sqrt(p) to the last axis, without that axis' own column.
     """
-    root = f.softmax(-1).sqrt()
+    root = f.softmax(-1).clamp_min(torch.finfo(f.dtype).tiny).sqrt()  # a slope at 0 would be infinite
     axis = torch.zeros_like(root)
     axis[:, -1] = 1.0
     v = root + axis  # never cancels: sqrt(p) >= 0

@@ -27,10 +27,12 @@ from torch import Tensor, nn
 from kfac.collect import find_owners, recorded_calls
 from symlearn.config import Config
 from symlearn.data import DataSplits
-from symlearn.fitting import plan, usable_device
+from symlearn.fitting import usable_device
+from symlearn.phases import Phase
 from symlearn.runs import load, network_of
+from symlearn.schedule import plan
 from symlearn.search import possible_changes, strictest_start
-from symlearn.training import FitState, Pairs, Phase, evaluate, train_epoch, training_factors
+from symlearn.training import FitState, Pairs, evaluate, train_epoch, training_factors
 
 FLOAT, DOUBLE = 4, 8
 KEPT = 2  # tensors of an output's size kept for the backward pass, roughly

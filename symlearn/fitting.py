@@ -1,8 +1,4 @@
-"""A whole fit: stages in order, an epoch at a time, with checkpoints that continue it exactly.
-
-    selection "none"      one phase of MAP steps, prior precisions fixed
-    selection "gradient"  burn-in, then weights and precisions in alternation, all paths present (the paper's)
-    selection "search"    strict start, rounds of proposals (`search.py`), then an anneal
+"""A whole fit: the stages of `schedule.py`, an epoch at a time, with checkpoints that continue it exactly.
 
 Everything that decides the result is in the checkpoint: a fit that is killed at any moment and resumed takes
 the same steps, bit for bit on a CPU with the same number of threads.
@@ -16,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 from symlearn.analysis.report import build_report, calibration
 from symlearn.config import Config, checked
 from symlearn.data import Preprocessing, augment
+from symlearn.phases import Phase, PhaseRun
 from symlearn.run_folder import CHECKPOINT, CHECKPOINT_SCHEMA, CONFIG, MODEL, RunFolder
+from symlearn.schedule import plan
 from symlearn.search import Proposal, SearchRound, describe, strictest_start
-from symlearn.training import Augment, FitState, Pairs, Phase, PhaseRun, evaluate, update_evidence
+from symlearn.training import Augment, FitState, Pairs, evaluate, update_evidence
 
-START, ANNEAL = 0.4, 0.6  # shares of the epochs
 SAVE_EVERY = 5.0  # seconds between checkpoints within a stage
 Data = Dataset[Any] | Pairs | DataLoader[Any]
 
@@ -117,33 +114,6 @@ def as_tensors(data: Data, device: torch.device, dtype: torch.dtype = torch.floa
     if y.is_floating_point() and not torch.isfinite(y).all():
         raise ValueError("some targets are NaN or infinite; clean them")
     return x.to(device, dtype), y.to(device, dtype if y.is_floating_point() else torch.int64)
-
-
-@dataclass
-class Stage:
-    """One stage of the plan: a phase, or a round of the search (phase None)."""
-
-    name: str
-    phase: Phase | None
-    epochs: int
-
-
-def plan(config: Config) -> list[Stage]:
-    """The stages of a fit; `config` has its schedules worked out."""
-    training, evidence = config.training, config.evidence
-    epochs, lr, lr_end = cast(int, training.epochs), training.lr, training.lr_end
-    refit = cast(int, evidence.refit_epochs)
-    if evidence.selection == "none":
-        return [Stage("map", Phase("map", epochs, lr, lr_end, None), epochs)]
-    start, anneal = max(round(START * epochs), 1), max(round(ANNEAL * epochs), 1)
-    first = Phase("start", start, lr, 0.3 * lr, evidence.burn_in)
-    last = Phase("anneal", anneal, lr, lr_end, 0, keep_best=True)
-    rounds = evidence.rounds if evidence.selection == "search" else 0
-    return [
-        Stage("start", first, start),
-        *(Stage(f"round {r}", None, refit) for r in range(rounds)),
-        Stage("anneal", last, anneal),
-    ]
 
 
 @dataclass
@@ -365,7 +335,7 @@ def fit(
     progress: Callable[[Progress], None] | None = None,
     info: DataInfo | None = None,
 ) -> FitResult:
-    """Fit a network and the precisions of its paths; see the module's notation for the stages.
+    """Fit a network and the precisions of its paths; see `schedule.py` for its stages.
 
     Args:
         model: a network of relaxed layers (`build_model`), or any network with rules in kfac. Its weights

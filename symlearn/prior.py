@@ -59,7 +59,9 @@ class PriorPrecision:
             raise ValueError(f"a prior precision must be positive and finite, got {initial}")
         self.groups = dict(groups)
         self.initial = initial
-        self.log = {g: torch.tensor(math.log(initial), dtype=torch.float64) for g in groups.values()}
+        self.log: dict[str, Tensor] = {}
+        for group in groups.values():
+            self.set_log(group, math.log(initial))
 
     def by_tensor(self) -> dict[str, Tensor]:
         """Delta of every tensor: exp of its group's log delta (differentiable if that is)."""

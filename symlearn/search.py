@@ -37,13 +37,12 @@ import torch.nn.functional as F
 
 from kfac import KroneckerBlock
 from symlearn.layers.registry import path_kind
+from symlearn.phases import Phase, PhaseRun
 from symlearn.structure import layer_paths, relaxed_layers
 from symlearn.training import (
     Augment,
     FitState,
     Pairs,
-    Phase,
-    PhaseRun,
     TrainingStoppedError,
     batches,
     training_factors,
@@ -332,12 +331,12 @@ class SearchRound:
     def outcome(self) -> tuple[FitState, list[dict[str, Any]], list[Proposal], bool]:
         """(state to go on with, its metrics, all proposals with what became of them, was one kept)."""
         control, repeat = self.candidates[:2]
-        noise = abs(control.evidence - repeat.evidence)
-        noise = noise if math.isfinite(noise) else 0.0
+        spread = abs(control.evidence - repeat.evidence)
+        noise = spread if math.isfinite(spread) else None  # a control failed: nothing says how large it is
         alive = [c for c in (control, repeat) if not c.failed]
         before = -math.inf if self.start.evidence is None else self.start.evidence  # if no control is left
         best = max(self.survivors(), key=lambda c: c.evidence, default=control)
-        threshold = max(self.settings.min_gain * self.start.n_data, noise)
+        threshold = max(self.settings.min_gain * self.start.n_data, noise or 0.0)
         accepted = best.evidence > max((c.evidence for c in alive), default=before) + threshold
         proposals = []
         for trial in self.trials:

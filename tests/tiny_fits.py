@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from symlearn.config import Config
 from symlearn.layers import RelaxedLayer2d
 from symlearn.networks import build_model
+from symlearn.phases import Phase, PhaseRun
 from symlearn.training import FitState
 
 Pairs = tuple[Tensor, Tensor]
@@ -116,3 +117,16 @@ def differences(a: Any, b: Any, place: str = "") -> list[str]:
             d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{place}/{i}")
         ]
     return [] if a == b or (a != a and b != b) else [f"{place}: {a!r} and {b!r}"]
+
+
+def phase(epochs: int = 8, **changes: Any) -> Phase:
+    """A phase whose hyperparameters may move at once."""
+    return Phase(**{"name": "test", "epochs": epochs, "lr": 0.01, "lr_end": 1e-4, "burn_in": 0, **changes})
+
+
+def run(state: FitState, one: PhaseRun, data: tuple[Tensor, Tensor], **others: Any) -> list[dict[str, Any]]:
+    """The records of a phase run to its end."""
+    records = []
+    while not one.over:
+        records.append(one.next_epoch(state, data, **others))
+    return records

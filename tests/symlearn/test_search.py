@@ -14,9 +14,10 @@ from tiny_fits import bars, differences, directions, one_layer, options, quadran
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-import symlearn.training as training
+import symlearn.phases as phases
 from symlearn.fitting import FitResult, fit
 from symlearn.layers import RelaxedLayer2d
+from symlearn.phases import PhaseRun
 from symlearn.search import (
     Candidate,
     Proposal,
@@ -29,7 +30,7 @@ from symlearn.search import (
     strictest_start,
 )
 from symlearn.structure import relaxed_layers
-from symlearn.training import FitState, PhaseRun, train_epoch, update_evidence
+from symlearn.training import FitState, train_epoch, update_evidence
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,7 +45,7 @@ def strict(model: nn.Module, data: tuple[Tensor, Tensor], **changes: Any) -> Fit
     return state
 
 
-def observe(state: FitState, phase: training.Phase, record: dict[str, Any]) -> dict[str, Any]:
+def observe(state: FitState, phase: phases.Phase, record: dict[str, Any]) -> dict[str, Any]:
     """The least a metrics line can be."""
     return {"epoch": state.epoch, "phase": phase.name, **record}
 
@@ -398,7 +399,7 @@ class TestFailures:
         monkeypatch: pytest.MonkeyPatch, which: list[int], round_: SearchRound, value: float
     ) -> None:
         """After every epoch, plant a value in all weights of some candidates."""
-        honest = training.train_epoch
+        honest = phases.train_epoch
         victims = [round_.candidates[k].state for k in which]
 
         def train(state: FitState, *rest: Any) -> tuple[float, float | None]:
@@ -409,7 +410,7 @@ class TestFailures:
                         p.fill_(value)
             return result
 
-        monkeypatch.setattr(training, "train_epoch", train)
+        monkeypatch.setattr(phases, "train_epoch", train)
 
     @pytest.mark.parametrize("value", [math.nan, 1e25, 0.0], ids=["nan", "overflow", "collapse"])
     def test_a_diverging_trial(self, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,7 +454,7 @@ class TestFailures:
         finish(round_)
         kept, records, (proposal,), accepted = round_.outcome()
         assert kept is state and records == [] and not accepted
-        assert proposal.delta_log_evidence is None and proposal.noise == 0.0
+        assert proposal.delta_log_evidence is None and proposal.noise is None
 
 
 def searched(
