@@ -6,7 +6,7 @@ of a Kronecker-factored generalized Gauss-Newton block. They add up over data, t
 knows nothing of any particular network; layer types join by `register_rule`.
 """
 
-from kfac.collect import compute_factors
+from kfac.collect import compute_factors, project_factors
 from kfac.eigen import EigenFactors
 from kfac.errors import NonFiniteError
 from kfac.factors import DiagonalBlock, KroneckerBlock, KroneckerFactors
@@ -22,5 +22,6 @@ __all__ = [
     "Rule",
     "compute_factors",
     "ggn_block",
+    "project_factors",
     "register_rule",
 ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -42,6 +42,7 @@ class Curvature:
     mc_samples: int = 1
     weight_sharing: WeightSharing = "expand"
     group_factors: GroupFactors = "grouped"
+    differentiable: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -92,7 +93,7 @@ class Sums:
 
 
 @contextmanager
-def recorded_calls(owners: list[Owner], batch: int) -> Iterator[list[Call]]:
+def recorded_calls(owners: list[Owner], batch: int, keep_graph: bool = False) -> Iterator[list[Call]]:
     """Record every use of the owners' modules while the context is open."""
     calls: list[Call] = []
 
@@ -104,7 +105,8 @@ def recorded_calls(owners: list[Owner], batch: int) -> Iterator[list[Call]]:
                     f"{owner.path!r} received {x.shape[0]} rows where the batch has {batch}: keep the batch "
                     "axis first and put shared places on axes of their own"
                 )
-            calls.append(Call(owner, x.detach(), get_gradient_edge(y), x._version, y.shape))
+            kept = x if keep_graph else x.detach()
+            calls.append(Call(owner, kept, get_gradient_edge(y), x._version, y.shape))
 
         return record
 
@@ -116,12 +118,23 @@ def recorded_calls(owners: list[Owner], batch: int) -> Iterator[list[Call]]:
             handle.remove()
 
 
-def pull_back(f: Tensor, calls: list[Call], column: Tensor, keep: bool) -> list[Tensor | None]:
+def pull_back(
+    f: Tensor, calls: list[Call], column: Tensor, keep: bool, differentiable: bool = False
+) -> list[Tensor | None]:
     """Gradients at the calls' outputs for one cotangent `[batch, classes]`."""
     edges = [call.edge for call in calls]
     if not edges:  # every parameter has a diagonal block
         return []
-    return list(torch.autograd.grad(f, edges, column, retain_graph=keep, allow_unused=True))
+    return list(
+        torch.autograd.grad(
+            f,
+            edges,
+            column,
+            retain_graph=keep or differentiable,
+            create_graph=differentiable,
+            allow_unused=True,
+        )
+    )
 
 
 def compare_with_autograd(
@@ -178,30 +191,38 @@ class Collector:
         curvature: Curvature,
         fallback: Fallback,
         generator: torch.Generator | None,
+        at_full_resolution: bool = False,
     ) -> None:
         self.model, self.curvature, self.generator = model, curvature, generator
+        self.at_full_resolution = at_full_resolution
         self.owners, self.parameters, self.diagonal_names = find_owners(model, fallback)
+        if at_full_resolution:
+            self.owners = [replace(o, rule=o.rule.full_resolution or o.rule) for o in self.owners]
         self.sums: dict[str, Sums] = {}
         for owner in self.owners:
             for name in (owner.weight, owner.bias):
                 if name:
                     self.sums.setdefault(name, Sums()).owners.append(owner)
         self.diagonals: dict[str, Tensor | float] = dict.fromkeys(self.diagonal_names, 0.0)
-        self.n_data, self.n_targets, self.log_likelihood = 0, 0, 0.0
+        self.n_data, self.n_targets = 0, 0
+        self.log_likelihood: Tensor | float = 0.0
 
     def add_batch(self, x: Tensor, y: Tensor) -> None:
         """Add one batch's rows to the sums."""
-        if self.n_data == 0:
+        differentiable = self.curvature.differentiable
+        if self.n_data == 0 and not self.at_full_resolution:
             compare_with_autograd(self.model, self.owners, self.parameters, x[:2])
-        with torch.enable_grad(), recorded_calls(self.owners, len(x)) as calls:
+        with torch.enable_grad(), recorded_calls(self.owners, len(x), differentiable) as calls:
             f = self.model(x)
         check_outputs(f, y, self.curvature.likelihood)
-        self.log_likelihood += log_likelihood(f.detach(), y, self.curvature.likelihood)
         self.n_data += len(x)
         self.n_targets += f.numel()
-        with torch.no_grad():
+        with torch.set_grad_enabled(differentiable):
+            outputs = f if differentiable else f.detach()
+            fit = log_likelihood(outputs, y, self.curvature.likelihood)
+            self.log_likelihood = self.log_likelihood + (fit if differentiable else float(fit))
             columns = square_root(
-                f.detach(),
+                outputs,
                 y,
                 self.curvature.likelihood,
                 self.curvature.fisher_type,
@@ -211,9 +232,9 @@ class Collector:
             self.add_inputs(calls)
             if self.diagonal_names:
                 self.add_diagonals(x, columns)
-        for k, column in enumerate(columns):
-            grads = pull_back(f, calls, column, keep=k + 1 < len(columns))
-            self.add_outputs(calls, grads)
+            for k, column in enumerate(columns):
+                keep = k + 1 < len(columns)
+                self.add_outputs(calls, pull_back(f, calls, column, keep, differentiable))
 
     def add_inputs(self, calls: list[Call]) -> None:
         """Add this batch's a a^T."""
@@ -262,7 +283,7 @@ class Collector:
         """Add g g^T `[group, d_out, d_out]`, averaged over the groups where they count as places."""
         if self.curvature.group_factors == "shared" and rule.groups_are_places:
             factor = factor.mean(0, keepdim=True)
-        self.sums[name].output_factor += factor
+        self.sums[name].output_factor = self.sums[name].output_factor + factor
 
     def add_diagonals(self, x: Tensor, columns: Tensor) -> None:
         """Add the exact diagonals of the parameters that were declared for it."""
@@ -274,7 +295,7 @@ class Collector:
         jacobians = vmap(jacrev(outputs), in_dims=(None, 0))(names, x)  # [batch, classes, *shape]
         for name, jacobian in jacobians.items():
             rooted = torch.einsum("kbc,bcp->kbp", columns, jacobian.reshape(*jacobian.shape[:2], -1))
-            self.diagonals[name] += rooted.square().sum((0, 1))
+            self.diagonals[name] = self.diagonals[name] + rooted.square().sum((0, 1))
 
     def factors(self) -> KroneckerFactors:
         """What has been summed so far."""
@@ -305,6 +326,8 @@ def compute_factors(
     group_factors: GroupFactors = "grouped",
     seed: int | None = None,
     fallback: Fallback | None = None,
+    differentiable: bool = False,
+    at_full_resolution: bool = False,
 ) -> KroneckerFactors:
     """Kronecker factors of the GGN of the summed negative log-likelihood, one pass over `loader`.
 
@@ -322,12 +345,16 @@ def compute_factors(
         seed: fixes the drawn columns; None draws from torch's global generator.
         fallback: "diagonal" gives every parameter without a rule its exact diagonal block, and
             {parameter name: "diagonal"} the named ones.
+        differentiable: keep the graph, so that factors and log-likelihood have gradients with respect to
+            whatever requires them (drawn labels and signs count as fixed). Memory grows with the data.
+        at_full_resolution: of weights in a basis, factors between the basis' points; see
+            `project_factors`.
 
     Raises:
         ValueError: an uncovered parameter (named), outputs or targets of a wrong shape, non-finite outputs,
             an empty loader, a weight used outside its module.
     """
-    curvature = Curvature(likelihood, fisher_type, mc_samples, weight_sharing, group_factors)
+    curvature = Curvature(likelihood, fisher_type, mc_samples, weight_sharing, group_factors, differentiable)
     generator = None
     if seed is not None:
         device = next(model.parameters()).device
@@ -335,7 +362,7 @@ def compute_factors(
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        collector = Collector(model, curvature, fallback or {}, generator)
+        collector = Collector(model, curvature, fallback or {}, generator, at_full_resolution)
         for x, y in loader:
             collector.add_batch(x, y)
     finally:
@@ -344,3 +371,20 @@ def compute_factors(
     if collector.n_data == 0:
         raise ValueError("the loader gave no data; factors need at least one batch")
     return collector.factors()
+
+
+def project_factors(model: nn.Module, full: KroneckerFactors) -> KroneckerFactors:
+    """Factors of the weights from factors at full resolution, differentiable in the bases alone.
+
+    Args:
+        model: the network that `full` was computed for.
+        full: of `compute_factors(..., at_full_resolution=True)`; its A and B count as fixed.
+    """
+    blocks: dict[str, Block] = dict(full)
+    for owner in find_owners(model, "diagonal")[0]:
+        name = owner.weight
+        block = blocks.get(name) if name else None
+        if name and isinstance(block, KroneckerBlock):
+            rule, module = owner.rule, owner.module
+            blocks[name] = block.projected(rule.input_basis(module), rule.output_basis(module))
+    return KroneckerFactors(blocks, full.n_data, full.log_likelihood, full.n_targets)

@@ -55,6 +55,22 @@ class KroneckerBlock:
         b = self.output_factor + other.output_factor
         return replace(self, inputs=a, output_factor=b, rows=self.rows + other.rows)
 
+    def scaled(self, factor: float) -> KroneckerBlock:
+        """The block of `factor` times as much data of the same kind."""
+        return replace(self, output_factor=factor * self.output_factor)
+
+    def projected(self, input_basis: Tensor | None, output_basis: Tensor | None) -> KroneckerBlock:
+        """The block of a weight in a basis, from the block at the basis' points: Phi A Phi^T, Phi B Phi^T.
+
+        Differentiable in the bases `[d, point]`.
+        """
+        inputs, b = self.inputs, self.output_factor
+        if input_basis is not None and inputs is not None:
+            inputs = inputs.projected(input_basis)
+        if output_basis is not None:
+            b = output_basis @ b @ output_basis.mT
+        return replace(self, inputs=inputs, output_factor=b)
+
     @property
     def input_factor(self) -> Tensor | None:
         """A `[group, d_in, d_in]`, or None for a bias."""
@@ -111,6 +127,10 @@ class DiagonalBlock:
     def __add__(self, other: Self) -> DiagonalBlock:
         return replace(self, diagonal=self.diagonal + other.diagonal)
 
+    def scaled(self, factor: float) -> DiagonalBlock:
+        """The block of `factor` times as much data of the same kind."""
+        return replace(self, diagonal=factor * self.diagonal)
+
     def to_dense(self) -> Tensor:
         """The block `[params, params]`. For tests."""
         return torch.diag(self.diagonal)
@@ -134,12 +154,17 @@ class KroneckerFactors(Mapping[str, Block]):
         blocks: one block a parameter name (as `model.named_parameters()` gives it).
         n_data: number of data behind the sums.
         log_likelihood: sum over the data of log p(y | f(x)) up to the likelihood's noise: for classification
-            the log-likelihood itself, for regression -1/2 of the summed squared residuals.
+            the log-likelihood itself, for regression -1/2 of the summed squared residuals. A tensor with a
+            graph if the factors are differentiable.
         n_targets: number of scalar targets (data times outputs); regression's noise needs it.
     """
 
     def __init__(
-        self, blocks: Mapping[str, Block], n_data: int, log_likelihood: float = 0.0, n_targets: int = 0
+        self,
+        blocks: Mapping[str, Block],
+        n_data: int,
+        log_likelihood: float | Tensor = 0.0,
+        n_targets: int = 0,
     ) -> None:
         self._blocks = dict(blocks)
         self.n_data = n_data
@@ -172,6 +197,15 @@ class KroneckerFactors(Mapping[str, Block]):
             self.n_data + other.n_data,
             self.log_likelihood + other.log_likelihood,
             self.n_targets + other.n_targets,
+        )
+
+    def scaled(self, factor: float) -> KroneckerFactors:
+        """What `factor` times as much data of the same kind would give: a subset stands for its whole."""
+        return KroneckerFactors(
+            {name: block.scaled(factor) for name, block in self.items()},
+            round(factor * self.n_data),
+            factor * self.log_likelihood,
+            round(factor * self.n_targets),
         )
 
     def to_dense(self, name: str) -> Tensor:

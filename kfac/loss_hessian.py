@@ -127,8 +127,8 @@ def check_outputs(f: Tensor, y: Tensor, likelihood: Likelihood) -> None:
         raise ValueError(f"regression targets {tuple(y.shape)} do not match the outputs {tuple(f.shape)}")
 
 
-def log_likelihood(f: Tensor, y: Tensor, likelihood: Likelihood) -> float:
-    """Summed log-likelihood (classification) or -1/2 of the summed squared residuals (regression)."""
+def log_likelihood(f: Tensor, y: Tensor, likelihood: Likelihood) -> Tensor:
+    """Summed log-likelihood (classification), or -1/2 of the squared residuals (regression); float64."""
     if likelihood == "classification":
-        return -float(torch.nn.functional.cross_entropy(f.double(), y, reduction="sum"))
-    return -0.5 * float((f.double() - y.reshape(f.shape).double()).square().sum())
+        return -torch.nn.functional.cross_entropy(f.double(), y, reduction="sum")
+    return -0.5 * (f.double() - y.reshape(f.shape).double()).square().sum()

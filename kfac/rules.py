@@ -21,6 +21,7 @@ from __future__ import annotations
 import importlib
 import sys
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -38,10 +39,13 @@ class Rule(ABC):
         order: the weight, flattened, is `[group, d_out, d_in]` permuted by this.
         groups_are_places: whether `group_factors="shared"` averages B over the groups (van der Ouderaa et
             al. 2023, section 5.1, treats the channels of a factored layer as shared places).
+        full_resolution: for layers whose weight sits in a basis, the rule of the same map between the
+            basis' points: rows before `input_basis` and `output_basis` are applied.
     """
 
     order: Order = (0, 1, 2)
     groups_are_places: bool = False
+    full_resolution: Rule | None = None
 
     @abstractmethod
     def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
@@ -54,6 +58,14 @@ class Rule(ABC):
     @abstractmethod
     def bias_rows(self, module: nn.Module, g: Tensor) -> Tensor:
         """The bias' gradient datum by datum, `[batch, d_bias]`."""
+
+    def input_basis(self, module: nn.Module) -> Tensor | None:
+        """Phi `[d_in, point]` with a = Phi a_full, or None: the weight is not in a basis."""
+        return None
+
+    def output_basis(self, module: nn.Module) -> Tensor | None:
+        """Phi `[d_out, point]` with g = Phi g_full, or None."""
+        return None
 
     def places(self, module: nn.Module, y_shape: torch.Size) -> int:
         """Number of places a datum uses the weight at, from the output's shape."""
@@ -98,26 +110,63 @@ def wrapped(x: Tensor, before: int, after: int, dim: int) -> Tensor:
     return x.index_select(dim, torch.arange(-before, size + after, device=x.device) % size)
 
 
-def padded(module: nn.Conv2d, x: Tensor) -> Tensor:
-    """The input as the convolution sees it, in the module's own padding mode."""
-    left, right, top, bottom = module._reversed_padding_repeated_twice
-    if module.padding_mode == "circular":
-        return wrapped(wrapped(x, top, bottom, 2), left, right, 3)
-    if not any((left, right, top, bottom)):
-        return x
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return F.pad(x, (left, right, top, bottom), mode=mode)
+@dataclass(frozen=True)
+class Window:
+    """What a convolution reads of its input.
+
+    Attributes:
+        kernel_size: (h, w).
+        stride: (h, w).
+        dilation: (h, w).
+        groups: channel groups.
+        padding_mode: "zeros", "circular", "reflect" or "replicate".
+        pads: left, right, top, bottom.
+    """
+
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    padding_mode: str = "zeros"
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """The input with its padding, `[batch, c_in, h, w]`."""
+        left, right, top, bottom = self.pads
+        if self.padding_mode == "circular":
+            return wrapped(wrapped(x, top, bottom, 2), left, right, 3)
+        if not any(self.pads):
+            return x
+        return F.pad(x, self.pads, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """Every window's values, `[batch, c_in * tap, place]`."""
+        return F.unfold(self.padded(x), self.kernel_size, self.dilation, stride=self.stride)
+
+    def is_circular_correlation(self, x: Tensor) -> bool:
+        """Whether every output place sees a circular window and there are as many outputs as inputs."""
+        left, right, top, bottom = self.pads
+        same = (top + bottom, left + right) == (self.kernel_size[0] - 1, self.kernel_size[1] - 1)
+        plain = self.groups == 1 and self.stride == (1, 1) and self.dilation == (1, 1)
+        return self.padding_mode == "circular" and plain and same
 
 
-def is_circular_correlation(module: nn.Conv2d, x: Tensor, height_width: tuple[int, int]) -> bool:
-    """Whether every output place sees a circular window and there are as many outputs as inputs."""
-    return (
-        module.padding_mode == "circular"
-        and module.groups == 1
-        and tuple(module.stride) == (1, 1)
-        and tuple(module.dilation) == (1, 1)
-        and tuple(x.shape[2:]) == height_width
+def window_of(module: nn.Conv2d) -> Window:
+    """The window of a plain convolution, in its own padding mode."""
+    return Window(
+        pair(module.kernel_size),
+        pair(module.stride),
+        pair(module.dilation),
+        module.groups,
+        module.padding_mode,
+        tuple(module._reversed_padding_repeated_twice),  # type: ignore[arg-type]
     )
+
+
+def pair(sizes: tuple[int, ...]) -> tuple[int, int]:
+    """Two numbers as such."""
+    first, second = sizes
+    return first, second
 
 
 def lag_correlation(x: Tensor, k_h: int, k_w: int) -> Tensor:
@@ -156,17 +205,22 @@ def circular_patch_gram(x: Tensor, k_h: int, k_w: int) -> Tensor:
 class Conv2dRule(Rule):
     """`nn.Conv2d` with its own padding mode, stride, dilation and groups."""
 
+    def window(self, module: nn.Module) -> Window:
+        """What the module reads of its input."""
+        assert isinstance(module, nn.Conv2d)
+        return window_of(module)
+
     def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
         """See `Rule`."""
-        assert isinstance(module, nn.Conv2d)
-        patches = F.unfold(
-            padded(module, x), module.kernel_size, dilation=module.dilation, stride=module.stride
-        )  # [batch, c_in * tap, place]
-        return rearrange(patches, "batch (group d) place -> group batch place d", group=module.groups)
+        window = self.window(module)
+        return rearrange(
+            window.patches(x), "batch (group d) place -> group batch place d", group=window.groups
+        )
 
     def output_rows(self, module: nn.Module, g: Tensor) -> Tensor:
         """See `Rule`."""
-        return rearrange(g, "batch (group d) h w -> group batch (h w) d", group=module.groups)
+        groups = self.window(module).groups
+        return rearrange(g, "batch (group d) h w -> group batch (h w) d", group=groups)
 
     def bias_rows(self, module: nn.Module, g: Tensor) -> Tensor:
         """See `Rule`."""
@@ -174,24 +228,22 @@ class Conv2dRule(Rule):
 
     def input_factor(self, module: nn.Module, x: Tensor) -> Tensor:
         """See `Rule`; circular windows by their lags, everything else by its patches."""
-        assert isinstance(module, nn.Conv2d)
-        k_h, k_w = module.kernel_size
-        pads = module._reversed_padding_repeated_twice
-        same = (x.shape[2] + pads[2] + pads[3] - k_h + 1, x.shape[3] + pads[0] + pads[1] - k_w + 1)
-        if is_circular_correlation(module, x, same):
-            return circular_patch_gram(x, k_h, k_w).unsqueeze(0)
-        patches = F.unfold(padded(module, x), module.kernel_size, module.dilation, stride=module.stride)
-        columns = rearrange(patches, "batch (group d) place -> group d (batch place)", group=module.groups)
+        window = self.window(module)
+        if window.is_circular_correlation(x):
+            return circular_patch_gram(x, *window.kernel_size).unsqueeze(0)
+        columns = rearrange(
+            window.patches(x), "batch (group d) place -> group d (batch place)", group=window.groups
+        )
         return columns @ columns.mT
 
     def output_factor(self, module: nn.Module, g: Tensor) -> Tensor:
         """See `Rule`."""
-        assert isinstance(module, nn.Conv2d)
+        groups = self.window(module).groups
         places = g.shape[2] * g.shape[3]
         if places > g.shape[1]:  # large maps: sum small products in place of copying the map
-            maps = rearrange(g, "batch (group d) h w -> (batch group) d (h w)", group=module.groups)
-            return torch.bmm(maps, maps.mT).unflatten(0, (len(g), module.groups)).sum(0)
-        columns = rearrange(g, "batch (group d) h w -> group d (batch h w)", group=module.groups)
+            maps = rearrange(g, "batch (group d) h w -> (batch group) d (h w)", group=groups)
+            return torch.bmm(maps, maps.mT).unflatten(0, (len(g), groups)).sum(0)
+        columns = rearrange(g, "batch (group d) h w -> group d (batch h w)", group=groups)
         return columns @ columns.mT
 
 

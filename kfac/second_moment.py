@@ -68,6 +68,12 @@ class SecondMoment:
             return type(self)(None, self.rows + other.rows)._settled()
         return type(self)(self.to_dense() + other.to_dense())
 
+    def projected(self, basis: Tensor) -> Self:
+        """Sum (Phi a)(Phi a)^T for Phi `[d', d]`."""
+        if self.summed is None:
+            return type(self)(None, tuple(batch @ basis.mT for batch in self.rows))._settled()
+        return type(self)(basis @ self.summed @ basis.mT)
+
     def smallest(self) -> Tensor:
         """A matrix `[group, k, k]`, float64, k <= d, with all nonzero eigenvalues of the sum."""
         if self.summed is not None:

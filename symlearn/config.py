@@ -49,8 +49,37 @@ class ModelConfig(Table):
     """Which network, and the paths of its layers."""
 
     network: str | None = Field(None, description="ten-layer or small; by the images' size if not given")
-    paths: str = Field("f-fc+conv", description="what layers may be made of, a sum of fc, f-fc and conv")
+    paths: str = Field(
+        "f-fc+conv", description="what layers may be made of, a sum of fc, f-fc, s-fc, conv and s-conv"
+    )
     alpha: PositiveInt | None = Field(None, description="width multiplier; the network's own if not given")
+    anchors: PositiveFloat = Field(
+        0.5, le=1, description="anchors of sparsified paths, as a fraction of their places, rounded up"
+    )
+    lengthscale: PositiveFloat = Field(
+        1.0, description="lengthscale of sparsified paths at the start, in grid spacings"
+    )
+    learn: Literal["nothing", "lengthscale", "anchors", "both"] = Field(
+        "lengthscale", description="what the evidence learns of sparsified paths besides precisions"
+    )
+    sparse_prior: Literal["weights", "lengthscale"] = Field(
+        "weights", description="what the prior of sparsified paths is put on"
+    )
+    lengthscale_precision: PositiveFloat = Field(
+        1.0, description="precision of the prior on the inverse lengthscale, where it is put there"
+    )
+
+    @property
+    def path_options(self) -> dict[str, Any]:
+        """What the paths leave to the user, as `build_model` takes it."""
+        chosen = {"nothing": (), "both": ("lengthscale", "anchors")}.get(self.learn, (self.learn,))
+        on_lengthscale = self.sparse_prior == "lengthscale"
+        return {
+            "anchors": self.anchors,
+            "lengthscale": self.lengthscale,
+            "learn": chosen,
+            "lengthscale_precision": self.lengthscale_precision if on_lengthscale else None,
+        }
 
 
 class TrainingConfig(Table):
@@ -82,10 +111,17 @@ class EvidenceConfig(Table):
         None, description="epochs between evidence updates; epochs / 32 if not given"
     )
     hyper_steps: PositiveInt = Field(20, description="hyperparameter steps an update")
-    hyper_lr: PositiveFloat = Field(0.1, description="step of Adam on log precision")
+    hyper_lr: PositiveFloat = Field(
+        0.1, description="step of Adam on log precision, and on what layers declare"
+    )
     burn_in: PositiveInt | Literal["settled"] = Field(
         1000, description="steps before the first update, or until the training loss has settled"
     )
+    gradient: Literal["full", "local"] = Field(
+        "full", description="how declared hyperparameters get their gradient of the evidence"
+    )
+    gradient_images: PositiveInt = Field(256, description="images a gradient of declared hyperparameters")
+    gradient_steps: PositiveInt = Field(1, description="steps on declared hyperparameters an update")
     prior_structure: Literal["tensor", "path", "scalar"] = Field(
         "tensor", description="which weights share a prior precision"
     )

@@ -6,12 +6,15 @@ Notation as in `kfac.rules`: rows a `[group, batch, place, d_in]` and g `[group,
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 import kfac
-from kfac.rules import Conv2dRule, Rule
+from kfac.rules import Conv2dRule, Rule, Window
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.factored_fc import InputChannelLinear, OutputChannelLinear
+from symlearn.layers.sparse_conv import SparseConv2d
+from symlearn.layers.sparse_fc import InputAnchorLinear, OutputAnchorLinear
 
 
 class InputChannelLinearRule(Rule):
@@ -52,6 +55,73 @@ class OutputChannelLinearRule(Rule):
         return g.sum(1)
 
 
+class InputAnchorLinearRule(InputChannelLinearRule):
+    """u1 of S-FC: a = Phi x(c_in, .)."""
+
+    full_resolution = InputChannelLinearRule()
+
+    def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
+        """`[batch, c_in, x]` -> `[c_in, batch, 1, anchor]`."""
+        return super().input_rows(module, x @ self.input_basis(module).T)
+
+    def input_basis(self, module: nn.Module) -> Tensor:
+        """Phi `[anchor, x]`."""
+        assert isinstance(module, InputAnchorLinear)
+        return module.basis()
+
+
+class OutputAnchorLinearRule(OutputChannelLinearRule):
+    """u2 of S-FC: g = Phi g_y(c_out, .)."""
+
+    full_resolution = OutputChannelLinearRule()
+
+    def output_rows(self, module: nn.Module, g: Tensor) -> Tensor:
+        """`[batch, c_out, v]` -> `[c_out, batch, 1, anchor]`."""
+        return super().output_rows(module, g @ self.output_basis(module).T)
+
+    def output_basis(self, module: nn.Module) -> Tensor:
+        """Phi `[anchor, v]`."""
+        assert isinstance(module, OutputAnchorLinear)
+        return module.basis()
+
+    def places(self, module: nn.Module, y_shape: torch.Size) -> int:
+        """One row a datum."""
+        return 1
+
+
+class FilterRule(Conv2dRule):
+    """The filters of S-CONV, before the basis."""
+
+    def window(self, module: nn.Module) -> Window:
+        """See `Conv2dRule`."""
+        assert isinstance(module, SparseConv2d)
+        return Window(module.kernel_size, padding_mode=module.padding_mode, pads=module.pads)
+
+
+class SparseConv2dRule(FilterRule):
+    """u of S-CONV: a = patch times Phi, channel by channel."""
+
+    full_resolution = FilterRule()
+
+    def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
+        """`[batch, c_in, h, w]` -> `[1, batch, place, c_in * anchor]`."""
+        return super().input_rows(module, x) @ self.input_basis(module).T
+
+    def input_factor(self, module: nn.Module, x: Tensor) -> Tensor:
+        """A = Phi A_patch Phi^T."""
+        phi = self.input_basis(module)
+        return phi @ super().input_factor(module, x) @ phi.T
+
+    def input_basis(self, module: nn.Module) -> Tensor:
+        """I (x) Phi `[c_in * anchor, c_in * tap]`."""
+        assert isinstance(module, SparseConv2d)
+        phi = module.basis()
+        return torch.kron(torch.eye(module.c_in, dtype=phi.dtype, device=phi.device), phi)
+
+
 kfac.register_rule(CircularConv2d, Conv2dRule())
 kfac.register_rule(InputChannelLinear, InputChannelLinearRule())
 kfac.register_rule(OutputChannelLinear, OutputChannelLinearRule())
+kfac.register_rule(InputAnchorLinear, InputAnchorLinearRule())
+kfac.register_rule(OutputAnchorLinear, OutputAnchorLinearRule())
+kfac.register_rule(SparseConv2d, SparseConv2dRule())

@@ -18,7 +18,7 @@ Axes: group (of tensors that share a precision), params.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -129,24 +129,31 @@ class EvidenceModel:
         return groups, torch.tensor([groups.index(prior.groups[name]) for name in self.names])
 
     def mackay(
-        self, prior: PriorPrecision, sigma_noise: float = 1.0, steps: int = 20, damping: float = 0.5
+        self,
+        prior: PriorPrecision,
+        sigma_noise: float = 1.0,
+        steps: int = 20,
+        damping: float = 0.5,
+        fixed: Collection[str] = (),
     ) -> float:
         """Damped fixed-point steps log delta += damping (log(gamma / ||theta||^2) - log delta), in place.
 
-        Groups with no curvature and no weight left (0/0) keep their precision. Returns the noise.
+        Groups with no curvature and no weight left (0/0) keep their precision, and so do those in `fixed`.
+        Returns the noise.
         """
         groups, index = self.group_index(prior)
         norms = torch.zeros(len(groups), dtype=torch.float64).index_add_(0, index, self.norms)
         log = torch.stack([prior.log[group] for group in groups])
+        held = torch.tensor([group in fixed for group in groups])
         for _ in range(steps):
             gamma_t = self._gamma(log.exp()[index], sigma_noise)
             gamma = torch.zeros_like(norms).index_add_(0, index, gamma_t)
             target = torch.log(gamma + TINY) - torch.log(norms + TINY)
-            settled = (gamma <= TINY) & (norms <= TINY)
+            settled = ((gamma <= TINY) & (norms <= TINY)) | held
             log = torch.where(settled, log, log + damping * (target - log)).clamp(LOG_MIN, LOG_MAX)
             if self.regression:
                 freedom = max(self.n_targets - float(gamma.sum()), 1.0)
-                target_sigma = math.sqrt(max(-2 * self.fit / freedom, TINY))
+                target_sigma = math.sqrt(max(-2 * float(self.fit) / freedom, TINY))
                 sigma_noise = sigma_noise * (target_sigma / sigma_noise) ** damping
         for group, value in zip(groups, log.tolist(), strict=True):
             prior.set_log(group, value)
@@ -159,6 +166,7 @@ class EvidenceModel:
         sigma_noise: float = 1.0,
         steps: int = 20,
         lr: float = 0.1,
+        fixed: Collection[str] = (),
     ) -> float:
         """Gradient steps of Adam on log delta (and log sigma), in place.
 
@@ -168,6 +176,7 @@ class EvidenceModel:
             sigma_noise: the present noise.
             steps: how many.
             lr: step length in log delta.
+            fixed: groups that keep their precision.
 
         Returns the noise.
         """
@@ -175,14 +184,15 @@ class EvidenceModel:
         keys = [*groups, "sigma_noise"] if self.regression else groups
         state = torch.tensor([moments.get(k, [0.0, 0.0, 0.0]) for k in keys], dtype=torch.float64)
         log = torch.stack([prior.log[group] for group in groups])
+        free = torch.tensor([0.0 if group in fixed else 1.0 for group in groups], dtype=torch.float64)
         log_sigma = math.log(sigma_noise)
         norms = torch.zeros(len(groups), dtype=torch.float64).index_add_(0, index, self.norms)
         for _ in range(steps):
             gamma_t = self._gamma(log.exp()[index], math.exp(log_sigma))
             gamma = torch.zeros_like(norms).index_add_(0, index, gamma_t)
-            ascent = 0.5 * (gamma - log.exp() * norms)
+            ascent = 0.5 * (gamma - log.exp() * norms) * free
             if self.regression:
-                slope = -2 * self.fit / math.exp(2 * log_sigma) - self.n_targets + gamma.sum()
+                slope = -2 * float(self.fit) / math.exp(2 * log_sigma) - self.n_targets + gamma.sum()
                 ascent = torch.cat([ascent, slope.reshape(1)])
             state[:, 0] = 0.9 * state[:, 0] + 0.1 * ascent
             state[:, 1] = 0.999 * state[:, 1] + 0.001 * ascent.square()

@@ -145,21 +145,15 @@ def read_learned(folder: RunFolder) -> Learned:
     import torch
 
     from symlearn.data import Preprocessing
-    from symlearn.networks import build_model
+    from symlearn.networks import configured_model
 
     saved = folder.load_tensors(MODEL)
     config = read_config(folder.file(CONFIG))
     preprocessing = Preprocessing.from_dict(folder.read_json(PREPROCESSING))
     try:
         with torch.random.fork_rng(devices=[]):
-            model = build_model(
-                config.model.paths,
-                network=config.model.network,
-                alpha=config.model.alpha,
-                in_channels=len(preprocessing.mean),
-                size=preprocessing.size,
-                classes=len(saved["class_names"]),
-            )
+            classes = len(saved["class_names"])
+            model = configured_model(config.model, len(preprocessing.mean), preprocessing.size, classes)
         model.load_state_dict(saved["model"])
         precision = {str(name): float(value) for name, value in saved["prior_precision"].items()}
         sigma_noise = float(saved["sigma_noise"])

@@ -23,7 +23,7 @@ from symlearn.config import Config, read_config
 from symlearn.data import SOURCES, TASKS, DataSplits, load_data
 from symlearn.fitting import DataInfo, FitResult, Progress, fit, usable_device
 from symlearn.layers.registry import parse_paths
-from symlearn.networks import NETWORKS, RelaxedNetwork, build_model, default_network
+from symlearn.networks import NETWORKS, RelaxedNetwork, configured_model, default_network
 from symlearn.results import read_learned, read_report, write_results
 from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
 
@@ -109,14 +109,7 @@ def load(config: Config) -> tuple[Config, DataSplits]:
 
 def network_of(config: Config, splits: DataSplits) -> RelaxedNetwork:
     """The network that a worked-out configuration describes, for these data; draws its weights."""
-    return build_model(
-        config.model.paths,
-        network=config.model.network,
-        alpha=config.model.alpha,
-        in_channels=splits.in_channels,
-        size=splits.size,
-        classes=splits.classes,
-    )
+    return configured_model(config.model, splits.in_channels, splits.size, splits.classes)
 
 
 def check_names(config: Config) -> None:

@@ -25,8 +25,10 @@ from torch import Tensor, nn
 from kfac import KroneckerFactors, NonFiniteError, compute_factors
 from symlearn.config import Config
 from symlearn.evidence import EvidenceModel, squared_norms
+from symlearn.hyper_gradient import HyperObjective, NonFiniteGradientError, evidence_gradients, subset
+from symlearn.hyperparameters import Hyperparameters
 from symlearn.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
-from symlearn.prior import PriorPrecision, tensor_groups
+from symlearn.prior import PriorPrecision
 
 Pairs = tuple[Tensor, Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -43,11 +45,9 @@ class FitState:
     model: nn.Module
     config: Config
     n_data: int
-    prior: PriorPrecision = field(init=False)
+    hyper: Hyperparameters = field(init=False)
     optimizer: ProximalAdam | ProximalSGD = field(init=False)
     generator: torch.Generator = field(init=False)
-    hyper_moments: dict[str, list[float]] = field(default_factory=dict)
-    sigma_noise: float = 1.0
     epoch: int = 0
     step: int = 0
     evidence: float | None = None
@@ -58,12 +58,20 @@ class FitState:
 
     def __post_init__(self) -> None:
         evidence, training = self.config.evidence, self.config.training
-        self.prior = PriorPrecision(
-            tensor_groups(self.model, evidence.prior_structure), evidence.prior_precision
-        )
+        self.hyper = Hyperparameters(self.model, evidence.prior_structure, evidence.prior_precision)
         named = list(self.model.named_parameters())
         self.optimizer = OPTIMIZERS[training.optimizer](named, self.n_data, training.lr)
         self.generator = torch.Generator().manual_seed(training.seed)
+
+    @property
+    def prior(self) -> PriorPrecision:
+        """Prior precisions."""
+        return self.hyper.prior
+
+    @property
+    def sigma_noise(self) -> float:
+        """Standard deviation of the observation noise (regression)."""
+        return self.hyper.sigma_noise
 
     def clone(self) -> FitState:
         """An independent copy that would continue exactly as this one."""
@@ -78,9 +86,7 @@ class FitState:
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "generator": self.generator.get_state(),
-                "prior": self.prior.state(),
-                "hyper_moments": self.hyper_moments,
-                "sigma_noise": self.sigma_noise,
+                "hyper": self.hyper.saved(),
                 "epoch": self.epoch,
                 "step": self.step,
                 "evidence": self.evidence,
@@ -97,10 +103,8 @@ class FitState:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.generator.set_state(saved["generator"])
-        self.prior.load(saved["prior"])
+        self.hyper.load(saved["hyper"])
         for key in (
-            "hyper_moments",
-            "sigma_noise",
             "epoch",
             "step",
             "evidence",
@@ -121,9 +125,7 @@ class FitState:
             if name in names:
                 self.optimizer.state.pop(parameter, None)
                 self.effective_parameters.pop(name, None)
-        self.prior.reset(names)
-        for group in self.prior.groups_within(names):
-            self.hyper_moments.pop(group, None)
+        self.hyper.forget(names)
 
 
 def batches(data: Pairs, size: int) -> Iterator[Pairs]:
@@ -192,19 +194,22 @@ def train_epoch(
     return mean, correct / (steps * size) if classification else None
 
 
+def curvature_options(state: FitState) -> dict[str, Any]:
+    """The configuration's arguments of `kfac.compute_factors`."""
+    curvature = state.config.curvature
+    return {
+        "fisher_type": curvature.fisher_type,
+        "mc_samples": curvature.mc_samples,
+        "weight_sharing": curvature.weight_sharing,
+        "group_factors": curvature.group_factors,
+        "seed": state.config.training.seed,
+    }
+
+
 def training_factors(state: FitState, data: Pairs) -> KroneckerFactors:
     """Kronecker factors over `data` at the present weights, as the configuration asks for them."""
-    curvature = state.config.curvature
-    return compute_factors(
-        state.model,
-        batches(data, curvature.batch_size),
-        state.config.data.likelihood,
-        curvature.fisher_type,
-        curvature.mc_samples,
-        curvature.weight_sharing,
-        curvature.group_factors,
-        seed=state.config.training.seed,
-    )
+    loader = batches(data, state.config.curvature.batch_size)
+    return compute_factors(state.model, loader, state.config.data.likelihood, **curvature_options(state))
 
 
 def curvature_of(state: FitState, data: Pairs) -> EvidenceModel:
@@ -213,31 +218,80 @@ def curvature_of(state: FitState, data: Pairs) -> EvidenceModel:
     return EvidenceModel(factors, squared_norms(state.model), state.config.data.likelihood)
 
 
-def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = True) -> None:
-    """Compute the curvature, step the hyperparameters, and note evidence and effective parameters.
+def step_declared(state: FitState, data: Pairs) -> None:
+    """Step what the layers declare up the evidence, on a seeded subset of the data.
 
     Raises:
-        TrainingStoppedError: the curvature or the evidence is not finite.
+        TrainingStoppedError: a gradient is not finite.
     """
-    settings = state.config.evidence
+    settings, declared = state.config.evidence, state.hyper.declared
+    if not declared:
+        return
+    for step in range(settings.gradient_steps):
+        pairs, scale = subset(data, settings.gradient_images, state.config.training.seed + state.step + step)
+        objective = HyperObjective(
+            state.model,
+            pairs,
+            state.prior.floats(),
+            state.config.data.likelihood,
+            state.sigma_noise,
+            scale,
+            state.config.curvature.batch_size,
+            curvature_options(state),
+        )
+        try:
+            gradients = evidence_gradients(objective, declared, settings.gradient)
+        except (NonFiniteError, NonFiniteGradientError) as error:
+            raise TrainingStoppedError(f"in epoch {state.epoch} {error}") from None
+        state.hyper.step(gradients, settings.hyper_lr)
+
+
+def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = True) -> None:
+    """Step the hyperparameters, and note evidence and effective parameters.
+
+    What the layers declare moves first, so that the curvature and the evidence are those of the state as it
+    is left.
+
+    Raises:
+        TrainingStoppedError: a gradient, the curvature or the evidence is not finite.
+    """
+    settings, hyper = state.config.evidence, state.hyper
+    if step_hyperparameters:
+        step_declared(state, data)
     try:
         model = curvature_of(state, data)
     except NonFiniteError as error:
         raise TrainingStoppedError(f"in epoch {state.epoch} {error}; lower lr or check the data") from None
-    if step_hyperparameters and settings.method == "mackay":
-        state.sigma_noise = model.mackay(state.prior, state.sigma_noise, settings.hyper_steps)
-    elif step_hyperparameters:
-        state.sigma_noise = model.adam(
-            state.prior, state.hyper_moments, state.sigma_noise, settings.hyper_steps, settings.hyper_lr
-        )
+    if step_hyperparameters:
+        fixed = hyper.fixed_groups()
+        if settings.method == "mackay":
+            hyper.sigma_noise = model.mackay(
+                hyper.prior, hyper.sigma_noise, settings.hyper_steps, fixed=fixed
+            )
+        else:
+            hyper.sigma_noise = model.adam(
+                hyper.prior,
+                hyper.moments,
+                hyper.sigma_noise,
+                settings.hyper_steps,
+                settings.hyper_lr,
+                fixed=fixed,
+            )
     delta = state.prior.by_tensor()
-    total = float(model.terms(delta, state.sigma_noise).total)
+    total = float(model.terms(delta, state.sigma_noise).total) + log_hyperprior(state)
     if not math.isfinite(total):
         raise TrainingStoppedError(
             f"the log marginal likelihood became {total} in epoch {state.epoch}; lower lr or hyper_steps"
         )
     state.evidence = total
     state.effective_parameters = model.effective_parameters(delta, state.sigma_noise)
+
+
+def log_hyperprior(state: FitState) -> float:
+    """Log density of the declared hyperparameters that have a hyperprior, in nats; part of the evidence."""
+    return sum(
+        float(d.log_prior(d.value.detach()).sum()) for d in state.hyper.declared.values() if d.log_prior
+    )
 
 
 def evaluate(state: FitState, data: Pairs, size: int = 500) -> tuple[float | None, float]:

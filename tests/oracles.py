@@ -20,6 +20,7 @@ Batch = tuple[Tensor, Tensor]
 
 def relative_error(found: Tensor, truth: Tensor) -> float:
     """||found - truth|| / ||truth||, or ||found|| where the truth is zero."""
+    found, truth = found.detach(), truth.detach()
     scale = float(truth.norm())
     return float((found - truth).norm()) / (scale if scale > 0 else 1.0)
 

@@ -6,6 +6,8 @@ from symlearn.layers.fc import FullyConnected2d
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PATHS, parse_paths
 from symlearn.layers.relaxed import RelaxedLayer2d
+from symlearn.layers.sparse_conv import SparseConv2d
+from symlearn.layers.sparse_fc import SparseLinear2d
 
 __all__ = [
     "PATHS",
@@ -14,5 +16,7 @@ __all__ = [
     "FullyConnected2d",
     "PolyphaseSubsample2d",
     "RelaxedLayer2d",
+    "SparseConv2d",
+    "SparseLinear2d",
     "parse_paths",
 ]

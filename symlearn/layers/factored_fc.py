@@ -19,6 +19,36 @@ from torch import Tensor, nn
 from symlearn.layers.sizes import Size, expect_channels, expect_map, pair
 
 
+def input_channel_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`[batch, c_in, x] -> [batch, c_out, c_in]` by a weight `[c_out, c_in, x]` and a bias `[c_out]`."""
+    # einsum(x, weight, "batch c_in x, c_out c_in x -> c_in c_out batch"): no operand needs a copy
+    z = torch.bmm(weight.transpose(0, 1), x.permute(1, 2, 0))
+    if bias is not None:
+        z = z + bias.unsqueeze(1)
+    return z.permute(2, 1, 0)
+
+
+def output_channel_linear(z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`[batch, c_out, c_in] -> [batch, c_out, v]` by a weight `[c_out, c_in, v]` and a bias `[v]`."""
+    # einsum(z, weight, "batch c_out c_in, c_out c_in v -> c_out batch v")
+    y = torch.bmm(z.transpose(0, 1), weight)
+    if bias is not None:
+        y = y + bias
+    return y.transpose(0, 1)
+
+
+def draw_theta1(weight: Tensor) -> Tensor:
+    """Fill a weight `[c_out, c_in, x]` with initial values, uniform in +-sqrt(3 / x)."""
+    bound = math.sqrt(3 / weight.shape[2])
+    return nn.init.uniform_(weight, -bound, bound)
+
+
+def draw_theta2(weight: Tensor) -> Tensor:
+    """Fill a weight `[c_out, c_in, v]` with initial values, uniform in +-sqrt(3 / c_in)."""
+    bound = math.sqrt(3 / weight.shape[1])
+    return nn.init.uniform_(weight, -bound, bound)
+
+
 class InputChannelLinear(nn.Module):
     """theta1: for every input channel, a linear map from places to output channels.
 
@@ -34,18 +64,13 @@ class InputChannelLinear(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the initial values."""
-        bound = math.sqrt(3 / self.weight.shape[2])
-        nn.init.uniform_(self.weight, -bound, bound)
+        draw_theta1(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, c_in, x] -> [batch, c_out, c_in]`."""
-        # einsum(x, weight, "batch c_in x, c_out c_in x -> c_in c_out batch"): no operand needs a copy
-        z = torch.bmm(self.weight.transpose(0, 1), x.permute(1, 2, 0))
-        if self.bias is not None:
-            z = z + self.bias.unsqueeze(1)
-        return z.permute(2, 1, 0)
+        return input_channel_linear(x, self.weight, self.bias)
 
 
 class OutputChannelLinear(nn.Module):
@@ -63,18 +88,13 @@ class OutputChannelLinear(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the initial values."""
-        bound = math.sqrt(3 / self.weight.shape[1])
-        nn.init.uniform_(self.weight, -bound, bound)
+        draw_theta2(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def forward(self, z: Tensor) -> Tensor:
         """`[batch, c_out, c_in] -> [batch, c_out, v]`."""
-        # einsum(z, weight, "batch c_out c_in, c_out c_in v -> c_out batch v")
-        y = torch.bmm(z.transpose(0, 1), self.weight)
-        if self.bias is not None:
-            y = y + self.bias
-        return y.transpose(0, 1)
+        return output_channel_linear(z, self.weight, self.bias)
 
 
 class FactoredLinear2d(nn.Module):

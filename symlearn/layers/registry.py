@@ -8,23 +8,57 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from symlearn.layers.anchor_basis import Learned
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.factored_fc import FactoredLinear2d
 from symlearn.layers.fc import FullyConnected2d
+from symlearn.layers.sparse_conv import SparseConv2d
+from symlearn.layers.sparse_fc import SparseLinear2d
+
+
+@dataclass(frozen=True)
+class PathOptions:
+    """What users may choose for the paths of all layers.
+
+    Attributes:
+        kernel_size: of the convolutional paths.
+        anchors: of the sparsified paths, a fraction of their places (rounded up) or a number.
+        lengthscale: of the sparsified paths at the start, in grid spacings.
+        learn: hyperparameters of the sparsified paths that the evidence learns: "lengthscale", "anchors".
+        lengthscale_precision: of a hyperprior on the inverse lengthscale in place of the precision of the
+            sparsified paths' weights; None keeps the precisions.
+    """
+
+    kernel_size: int = 3
+    anchors: float | int = 0.5
+    lengthscale: float = 1.0
+    learn: tuple[Learned, ...] = ()
+    lengthscale_precision: float | None = None
+
+    @property
+    def basis(self) -> dict[str, Any]:
+        """The arguments of a sparsified path."""
+        return {
+            "anchors": self.anchors,
+            "lengthscale": self.lengthscale,
+            "learn": self.learn,
+            "lengthscale_precision": self.lengthscale_precision,
+        }
 
 
 @dataclass(frozen=True)
 class PathShape:
-    """What a layer tells its paths about itself: channels and sizes (h, w)."""
+    """What a layer tells its paths about itself: channels and sizes (h, w), and what users chose for them."""
 
     c_in: int
     c_out: int
     in_size: tuple[int, int]
     out_size: tuple[int, int]
-    kernel_size: int = 3
+    options: PathOptions
 
 
 @dataclass(frozen=True)
@@ -47,7 +81,13 @@ class PathKind:
 PATHS: dict[str, PathKind] = {
     "fc": PathKind(lambda s: FullyConnected2d(s.c_in, s.c_out, s.in_size, s.out_size), "FC", False, 0),
     "f-fc": PathKind(lambda s: FactoredLinear2d(s.c_in, s.c_out, s.in_size, s.out_size), "FC", False, 0),
-    "conv": PathKind(lambda s: CircularConv2d(s.c_in, s.c_out, s.kernel_size), "CONV", True, 1),
+    "s-fc": PathKind(
+        lambda s: SparseLinear2d(s.c_in, s.c_out, s.in_size, s.out_size, **s.options.basis), "FC", False, 0
+    ),
+    "conv": PathKind(lambda s: CircularConv2d(s.c_in, s.c_out, s.options.kernel_size), "CONV", True, 1),
+    "s-conv": PathKind(
+        lambda s: SparseConv2d(s.c_in, s.c_out, s.options.kernel_size, **s.options.basis), "CONV", True, 1
+    ),
 }
 
 

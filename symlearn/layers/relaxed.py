@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from symlearn.layers.path import Path
 from symlearn.layers.polyphase import PolyphaseSubsample2d
-from symlearn.layers.registry import PathShape, parse_paths, path_kind
+from symlearn.layers.registry import PathOptions, PathShape, parse_paths, path_kind
 from symlearn.layers.sizes import Size, expect_map, pair
 
 
@@ -45,7 +45,7 @@ class RelaxedLayer2d(nn.Module):
         in_size: h, or (h, w), of the input.
         paths: a sum of path names such as "f-fc+conv".
         stride: 1, or 2 by polyphase subsampling.
-        kernel_size: of the convolutional paths.
+        options: what the paths leave to the user; None takes the defaults.
 
     Raises:
         ValueError: an unknown path, another stride, an odd size under stride 2, an input of another shape.
@@ -58,7 +58,7 @@ class RelaxedLayer2d(nn.Module):
         in_size: Size,
         paths: str | tuple[str, ...] = "f-fc+conv",
         stride: int = 1,
-        kernel_size: int = 3,
+        options: PathOptions | None = None,
     ) -> None:
         super().__init__()
         if stride not in (1, 2):
@@ -71,7 +71,7 @@ class RelaxedLayer2d(nn.Module):
         self.out_size = (self.in_size[0] // stride, self.in_size[1] // stride)
         self.c_in, self.c_out, self.stride = c_in, c_out, stride
         names = parse_paths(paths)
-        shape = PathShape(c_in, c_out, self.in_size, self.out_size, kernel_size)
+        shape = PathShape(c_in, c_out, self.in_size, self.out_size, options or PathOptions())
         seed = int(torch.randint(2**31, (), device="cpu"))
         self.paths = nn.ModuleDict({name: seeded_path(name, shape, seed) for name in names})
         self.subsample = PolyphaseSubsample2d() if stride == 2 else nn.Identity()

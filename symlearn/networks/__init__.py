@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
+from symlearn.config import ModelConfig
+from symlearn.layers.registry import PathOptions
 from symlearn.layers.sizes import Size, pair
 from symlearn.networks.ten_layer import SMALL, TEN_LAYER, RelaxedNetwork
 
@@ -42,7 +45,8 @@ def build_model(
         in_channels: channels of the image.
         size: h, or (h, w), of the image.
         classes: number of outputs.
-        **options: further options of the network.
+        **options: what the paths leave to the user: kernel_size, anchors, lengthscale, learn,
+            lengthscale_precision (`PathOptions`).
 
     Raises:
         ValueError: an unknown network or path, or a size its strides do not divide.
@@ -50,4 +54,27 @@ def build_model(
     name = network or default_network(size)
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}; choose from {', '.join(NETWORKS)}")
-    return NETWORKS[name](paths, alpha=alpha, in_channels=in_channels, size=size, classes=classes, **options)
+    known = {field.name for field in fields(PathOptions)}
+    if set(options) - known:
+        raise ValueError(f"unknown option {sorted(set(options) - known)}; choose from {sorted(known)}")
+    return NETWORKS[name](
+        paths,
+        alpha=alpha,
+        in_channels=in_channels,
+        size=size,
+        classes=classes,
+        options=PathOptions(**options),
+    )
+
+
+def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes: int) -> RelaxedNetwork:
+    """The network that the `[model]` table of a configuration describes; as `build_model`."""
+    return build_model(
+        chosen.paths,
+        network=chosen.network,
+        alpha=chosen.alpha,
+        in_channels=in_channels,
+        size=size,
+        classes=classes,
+        **chosen.path_options,
+    )

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from symlearn.layers.registry import parse_paths
+from symlearn.declared import Hyperparameter, hyperparameters_within
+from symlearn.layers.registry import PathOptions, parse_paths
 from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.layers.sizes import Size, pair
 
@@ -45,6 +46,7 @@ class RelaxedNetwork(nn.Module):
         in_channels: channels of the image.
         size: h, or (h, w), of the image.
         classes: number of outputs.
+        options: what the paths leave to the user; None takes the defaults.
 
     Raises:
         ValueError: an unknown path; a size that the strides do not divide; a count that is not positive.
@@ -58,6 +60,7 @@ class RelaxedNetwork(nn.Module):
         in_channels: int = 1,
         size: Size = 32,
         classes: int = 10,
+        options: PathOptions | None = None,
     ) -> None:
         super().__init__()
         alpha = plan.alpha if alpha is None else alpha
@@ -76,7 +79,7 @@ class RelaxedNetwork(nn.Module):
         names = parse_paths(paths)
         layers, c_in = [], in_channels
         for width, stride in zip(plan.channels, plan.strides, strict=True):
-            layer = RelaxedLayer2d(c_in, width * alpha, h_w, names, stride)
+            layer = RelaxedLayer2d(c_in, width * alpha, h_w, names, stride, options)
             layers.append(layer)
             c_in, h_w = width * alpha, layer.out_size
         self.layers = nn.ModuleList(layers)
@@ -90,11 +93,6 @@ class RelaxedNetwork(nn.Module):
             x = layer(x).relu()
         return self.head(x.mean((2, 3)))
 
-    def hyperparameters(self) -> dict[str, Tensor]:
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
         """What the evidence learns besides precisions, declared by the layers; none of it is a parameter."""
-        found = {}
-        for name, module in self.named_modules():
-            declare = getattr(module, "declared_hyperparameters", None)
-            if declare is not None:
-                found.update({f"{name}.{key}": value for key, value in declare().items()})
-        return found
+        return hyperparameters_within(self)

@@ -23,11 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("kfac",),
     ("symlearn", "symlearn.config", "symlearn.run_folder", "symlearn.data"),
+    ("symlearn.declared",),
     ("symlearn.layers",),
     ("symlearn.networks", "symlearn.curvature"),
     ("symlearn.structure", "symlearn.optimizer"),
     ("symlearn.prior",),
     ("symlearn.evidence",),
+    ("symlearn.hyperparameters", "symlearn.hyper_gradient"),
     ("symlearn.training",),
     ("symlearn.phases",),
     ("symlearn.schedule", "symlearn.search"),
@@ -142,7 +144,7 @@ def test_data_and_layers_know_nothing_of_the_evidence() -> None:
         outward = {
             a.target for a in ARROWS if a.source.startswith(package) and not a.target.startswith(package)
         }
-        assert not outward, f"{package} imports {sorted(outward)}"
+        assert outward <= {"symlearn.declared"}, f"{package} imports {sorted(outward)}"
 
 
 def test_no_circles_of_modules() -> None:

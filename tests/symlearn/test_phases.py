@@ -130,7 +130,7 @@ class TestCollapse:
         assert record["collapsed"] == ["layer", "head"] and "log_marginal_likelihood" not in record
         assert state.setbacks == 1 and state.lr_scale == 0.5
         assert one.safe is not None
-        learned = ("model", "optimizer", "prior", "hyper_moments", "sigma_noise")
+        learned = ("model", "optimizer", "hyper")
         undone = differences({k: state.saved()[k] for k in learned}, {k: one.safe[k] for k in learned})
         assert not undone, f"not restored: {undone}"
         assert state.prior.state() == dict.fromkeys(state.prior.log, pytest.approx(math.log(1e7)))

@@ -124,14 +124,14 @@ class TestChanges:
         for _ in range(2):
             train_epoch(state, data, lambda _: 0.01)
         update_evidence(state, data)
-        assert names <= set(state.effective_parameters) and names <= set(state.hyper_moments)
+        assert names <= set(state.effective_parameters) and names <= set(state.hyper.moments)
         apply(state, Proposal(1, "layer", "f-fc", "remove"))
         again = apply(state, Proposal(2, "layer", "f-fc", "add"))
         parameters = dict(state.model.named_parameters())
         assert again == names
         for name in names:
             assert state.prior.floats()[name] == pytest.approx(1.0), name
-            assert name not in state.hyper_moments and name not in state.effective_parameters
+            assert name not in state.hyper.moments and name not in state.effective_parameters
             assert parameters[name] not in state.optimizer.state, name
         train_epoch(state, data, lambda _: 0.01)
         moved = {name for name in names if parameters[name] in state.optimizer.state}
@@ -197,7 +197,7 @@ def gaussian_toy(paths: str, sigma: float, seed: int = 0) -> tuple[FitState, tup
     torch.manual_seed(seed)
     state = state_of(OnePlace(paths).double(), (x, y), likelihood="regression", fisher_type="type-2")
     strictest_start(state)
-    state.sigma_noise = sigma
+    state.hyper.sigma_noise = sigma
     return state, (x, y)
 
 

@@ -207,7 +207,7 @@ class TestNumbers:
     def test_evaluate_regression_has_the_noise_in_it(self) -> None:
         x, y = noisy_map(130, 0.5)
         state = state_of(linear_model(1), (x, y), likelihood="regression")
-        state.sigma_noise = 0.7
+        state.hyper.sigma_noise = 0.7
         accuracy, nll = evaluate(state, (x, y), size=50)
         truth = -torch.distributions.Normal(state.model(x).detach().double(), 0.7).log_prob(y.double()).mean()
         assert accuracy is None and nll == pytest.approx(float(truth), rel=1e-6)
@@ -223,7 +223,7 @@ class TestNumbers:
         state = state_of(linear_model(1), (x, y), likelihood="regression")
         f, losses = state.model(x).detach(), []
         for sigma in (1.0, 0.5):
-            state.sigma_noise = sigma
+            state.hyper.sigma_noise = sigma
             losses.append(float(mean_loss(f, y, state)))
         assert losses[0] == pytest.approx(float(0.5 * (f - y).square().mean()), rel=1e-6)
         assert losses[1] == pytest.approx(4 * losses[0], rel=1e-6)

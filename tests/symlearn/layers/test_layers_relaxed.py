@@ -100,7 +100,7 @@ def test_conv_path_with_stride_two_commutes_with_every_shift() -> None:
 
 def test_errors_say_what_to_do() -> None:
     for arguments, message in [
-        ((2, 3, 4, "f-fc+convv"), "unknown path 'convv'; choose from fc, f-fc, conv"),
+        ((2, 3, 4, "f-fc+convv"), "unknown path 'convv'; choose from fc, f-fc, s-fc, conv, s-conv"),
         ((2, 3, 4, ""), "no path"),
         ((2, 3, 4, "conv+conv"), "named twice"),
         ((2, 3, 4, "conv", 3), "stride must be 1 or 2"),

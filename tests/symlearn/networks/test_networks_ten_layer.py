@@ -7,7 +7,15 @@ import torch
 
 from symlearn.networks import build_model, default_network
 
-COUNTS = {"fc": 133_635_690, "conv": 338_770, "f-fc": 1_542_625, "f-fc+conv": 1_771_945}
+COUNTS = {
+    "fc": 133_635_690,
+    "conv": 338_770,
+    "f-fc": 1_542_625,
+    "f-fc+conv": 1_771_945,
+    "s-fc": 831_820,
+    "s-conv": 237_050,
+    "s-fc+s-conv": 959_420,
+}
 
 
 @pytest.mark.parametrize("paths", COUNTS)

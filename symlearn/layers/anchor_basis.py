@@ -1,0 +1,223 @@
+"""Weights between anchor points: Gaussian-process interpolation with a radial basis function kernel.
+
+A spatial weight theta(x) on a grid is given by values u(p) at anchors z_p (van der Ouderaa & van der Wilk
+2023; van der Ouderaa et al. 2023, Eqs. 6 and 7):
+
+    theta(x) = sum_p u(p) Phi(p, x),    Phi = (K_zz + sigma^2 I)^-1 K_zx,
+    k(z, z') = exp(-||z - z'||^2 / (2 l^2))
+
+Places are (row, column) in units of the grid spacing; the grid's points are (0 .. h-1, 0 .. w-1) and its
+support, where anchors may lie, reaches half a unit beyond them on every side. The lengthscale l is in the
+same unit. l and the places of the anchors may be learned by the evidence: they are kept unconstrained, as
+log l and as logits of the anchors' places within the support.
+
+As l grows, Phi tends to the mean over anchors for every x: the weight no longer varies over places.
+
+Axes: anchor, point (of the grid), row-column.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from symlearn.declared import Hyperparameter
+from symlearn.layers.sizes import Size, pair
+
+Anchors = float | int | Tensor
+Learned = Literal["lengthscale", "anchors"]
+SHORTEST, LONGEST = 0.1, 1e3  # lengthscales the evidence may reach, in grid spacings
+
+
+def grid_points(size: Size) -> Tensor:
+    """The grid's points, row by row, `[point, 2]`."""
+    h, w = pair(size)
+    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    return torch.stack([rows.flatten(), columns.flatten()], 1).double()
+
+
+def anchor_count(anchors: float | int, points: int) -> int:
+    """How many anchors a fraction of the points (rounded up) or a number stands for.
+
+    Raises:
+        ValueError: not above zero, or more anchors than points.
+    """
+    fraction = isinstance(anchors, float) and anchors <= 1
+    if not anchors > 0 or not (fraction or float(anchors).is_integer()):
+        raise ValueError(f"anchors must be a fraction in (0, 1] or a positive number of them, got {anchors}")
+    count = math.ceil(anchors * points - 1e-9) if fraction else int(anchors)
+    if count > points:
+        raise ValueError(f"{count} anchors are more than the {points} grid points; use at most {points}")
+    return count
+
+
+def radial_basis(a: Tensor, b: Tensor, lengthscale: Tensor) -> Tensor:
+    """k(a, b) `[a, b]` of places `[a, 2]` and `[b, 2]`."""
+    squared = (a.unsqueeze(1) - b.unsqueeze(0)).square().sum(2)
+    return torch.exp(-0.5 * squared / lengthscale**2)
+
+
+def interpolation(anchors: Tensor, grid: Tensor, lengthscale: Tensor, noise: float) -> Tensor:
+    """Phi `[anchor, point]`, computed in float64."""
+    anchors, grid, lengthscale = anchors.double(), grid.double(), lengthscale.double()
+    jitter = noise**2 * torch.eye(len(anchors), dtype=torch.float64, device=anchors.device)
+    factor = torch.linalg.cholesky(radial_basis(anchors, anchors, lengthscale) + jitter)
+    return torch.cholesky_solve(radial_basis(anchors, grid, lengthscale), factor)
+
+
+def inverse_lengthscale_prior(precision: float) -> Callable[[Tensor], Tensor]:
+    """Log density of omega = 1 / l under a half-normal of this precision, as a function of log l, in nats."""
+
+    def log_density(log_lengthscale: Tensor) -> Tensor:
+        omega = torch.exp(-log_lengthscale.double())
+        return 0.5 * math.log(2 * precision / math.pi) - 0.5 * precision * omega**2
+
+    return log_density
+
+
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether a `torch.func` transform looks at the tensor."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+class AnchorBasis(nn.Module):
+    """Phi `[anchor, point]` of a grid, with its lengthscale and anchors.
+
+    Args:
+        size: h, or (h, w), of the grid.
+        anchors: a fraction of the grid's points (rounded up; drawn uniformly over the support), a number of
+            them, or their places `[anchor, 2]`.
+        lengthscale: at the start, in grid spacings.
+        noise: sigma; keeps K_zz well-conditioned where anchors crowd.
+        learn: what is declared for the evidence to learn: "lengthscale", "anchors", both or nothing.
+        lengthscale_precision: precision of a half-normal hyperprior on the inverse lengthscale omega = 1 / l,
+            in place of the precision of the weights, or None. Towards omega = 0 the weight becomes
+            stationary (van der Ouderaa et al. 2023, section 3.2).
+
+    Raises:
+        ValueError: a lengthscale or noise that is not positive, more anchors than points, anchors outside the
+            support, something unknown to learn.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        anchors: Anchors = 0.5,
+        lengthscale: float = 1.0,
+        noise: float = 0.01,
+        learn: tuple[Learned, ...] = (),
+        lengthscale_precision: float | None = None,
+    ) -> None:
+        super().__init__()
+        for what, value in (("lengthscale", lengthscale), ("noise", noise)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{what} must be positive and finite, got {value}")
+        if lengthscale_precision is not None and not 0 < lengthscale_precision < math.inf:
+            raise ValueError(
+                f"lengthscale_precision must be positive and finite, got {lengthscale_precision}"
+            )
+        unknown = set(learn) - {"lengthscale", "anchors"}
+        if unknown:
+            raise ValueError(f"cannot learn {sorted(unknown)}; choose 'lengthscale', 'anchors' or both")
+        self.size, self.noise, self.learn = pair(size), noise, tuple(learn)
+        self.lengthscale_precision = lengthscale_precision
+        self.register_buffer("grid", grid_points(self.size), persistent=False)
+        self.register_buffer("extent", torch.tensor(self.size, dtype=torch.float64), persistent=False)
+        self.register_buffer("log_lengthscale", torch.tensor(math.log(lengthscale)))
+        fractions = self._fractions(anchors)
+        self.register_buffer("anchor_logits", torch.logit(fractions).to(torch.get_default_dtype()))
+        self._cached: tuple[tuple[object, ...], Tensor] | None = None
+
+    grid: Tensor
+    extent: Tensor
+    log_lengthscale: Tensor
+    anchor_logits: Tensor
+
+    def _fractions(self, anchors: Anchors) -> Tensor:
+        """Places within the support as fractions of it, `[anchor, 2]` in (0, 1)."""
+        points = len(self.grid)
+        if not isinstance(anchors, Tensor):
+            return torch.rand(anchor_count(anchors, points), 2).double().clamp(1e-6, 1 - 1e-6)
+        if anchors.dim() != 2 or anchors.shape[1] != 2 or not len(anchors):
+            raise ValueError(f"places of anchors are [anchor, 2], got {list(anchors.shape)}")
+        if len(anchors) > points:
+            raise ValueError(f"{len(anchors)} anchors are more than the {points} grid points")
+        fractions = (anchors.double() + 0.5) / self.extent
+        if not ((fractions > 0) & (fractions < 1)).all():
+            h, w = self.size
+            raise ValueError(
+                f"anchors must lie inside the support, rows in (-0.5, {h - 0.5}) and columns in "
+                f"(-0.5, {w - 0.5})"
+            )
+        return fractions
+
+    @property
+    def lengthscale(self) -> Tensor:
+        """l, in grid spacings."""
+        return self.log_lengthscale.exp()
+
+    @property
+    def anchors(self) -> Tensor:
+        """Places of the anchors (row, column), `[anchor, 2]`."""
+        return self.places(self.anchor_logits)
+
+    def places(self, logits: Tensor) -> Tensor:
+        """Places (row, column) of anchors from their logits."""
+        return (torch.sigmoid(logits.double()) * self.extent - 0.5).to(logits.dtype)
+
+    def __len__(self) -> int:
+        return len(self.anchor_logits)
+
+    def forward(self) -> Tensor:
+        """Phi `[anchor, point]` in the hyperparameters' dtype; kept while they do not change."""
+        sources = (self.log_lengthscale, self.anchor_logits)
+        if torch.compiler.is_compiling() or any(s.requires_grad or is_wrapped(s) for s in sources):
+            return self._interpolation()
+        key = tuple(part for s in sources for part in (s, s._version))
+        if self._cached is None or not all(
+            a is b if isinstance(a, Tensor) else a == b for a, b in zip(key, self._cached[0], strict=True)
+        ):
+            self._cached = (key, self._interpolation())
+        return self._cached[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles start without the kept Phi: their buffers count versions anew."""
+        return {**self.__dict__, "_cached": None}
+
+    def _interpolation(self) -> Tensor:
+        places = torch.sigmoid(self.anchor_logits.double()) * self.extent - 0.5
+        phi = interpolation(places, self.grid, self.log_lengthscale.double().exp(), self.noise)
+        return phi.to(self.log_lengthscale.dtype).contiguous()
+
+    def fitted(self, dense: Tensor) -> Tensor:
+        """Values `[..., anchor]` whose weights are closest to dense ones `[..., point]`, least squares.
+
+        Directions that Phi shrinks a hundredfold are left out: they would need huge values.
+        """
+        inverse = torch.linalg.pinv(self.forward().detach().double(), rtol=1e-2)
+        return (dense.double() @ inverse).to(dense.dtype)
+
+    def hyperparameters(self, replaces: tuple[nn.Parameter, ...] = ()) -> dict[str, Hyperparameter]:
+        """What the evidence may learn; `replaces` are the weights this basis carries the prior of."""
+        found = {}
+        if "lengthscale" in self.learn:
+            precision = self.lengthscale_precision
+            found["log_lengthscale"] = Hyperparameter(
+                self.log_lengthscale,
+                torch.exp,
+                "lengthscale",
+                (math.log(SHORTEST), math.log(LONGEST)),
+                None if precision is None else inverse_lengthscale_prior(precision),
+                () if precision is None else replaces,
+            )
+        if "anchors" in self.learn:
+            found["anchor_logits"] = Hyperparameter(self.anchor_logits, self.places, "anchors", (-14.0, 14.0))
+        return found
+
+    def extra_repr(self) -> str:
+        """Anchors, grid and lengthscale, for printing."""
+        return f"anchors={len(self)}, size={self.size}, lengthscale={float(self.lengthscale.detach()):.3g}"

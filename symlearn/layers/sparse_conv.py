@@ -1,0 +1,124 @@
+"""S-CONV: a convolution whose filters are given between anchors (van der Ouderaa et al. 2023, Eq. 6).
+
+    theta(c_out, c_in, t) = sum_p u(c_out, c_in, p) Phi(p, t)
+    y(c_out, x)           = sum_{c_in, t} theta(c_out, c_in, t) x(c_in, x + t) + b(c_out)
+
+Axes: batch, c_in, c_out, h, w, tap, anchor.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from symlearn.declared import Hyperparameter
+from symlearn.layers.anchor_basis import AnchorBasis, Anchors
+from symlearn.layers.conv import wrap
+from symlearn.layers.sizes import Size, expect_channels, pair
+
+PADDING_MODES = ("circular", "zeros", "reflect", "replicate")
+
+
+class SparseConv2d(nn.Module):
+    """S-CONV, `[batch, c_in, h, w] -> [batch, c_out, h, w]`, weight `[c_out, c_in, anchor]`, bias `[c_out]`.
+
+    Args:
+        c_in: input channels.
+        c_out: output channels.
+        kernel_size: k, or (k_h, k_w), of the filters.
+        anchors: as `AnchorBasis` takes them; half of the taps, rounded up, if not given.
+        lengthscale: at the start, in taps.
+        padding_mode: "circular", "zeros", "reflect" or "replicate"; the map keeps its size.
+        bias: whether there is one.
+        **basis: further options of `AnchorBasis`: noise, learn, lengthscale_precision.
+
+    Raises:
+        ValueError: a channel count, kernel size or lengthscale that is not positive, more anchors than taps,
+            anchors outside the filter, an unknown padding mode.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel_size: Size = 3,
+        anchors: Anchors = 0.5,
+        lengthscale: float = 1.0,
+        padding_mode: str = "circular",
+        bias: bool = True,
+        **basis: Any,
+    ) -> None:
+        super().__init__()
+        expect_channels(c_in, c_out)
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(
+                f"unknown padding mode {padding_mode!r}; choose one of {', '.join(PADDING_MODES)}"
+            )
+        self.c_in, self.c_out, self.kernel_size = c_in, c_out, pair(kernel_size)
+        self.padding_mode = padding_mode
+        self.basis = AnchorBasis(self.kernel_size, anchors, lengthscale, **basis)
+        self.weight = nn.Parameter(torch.empty(c_out, c_in, len(self.basis)))
+        self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values: closest to those of a fresh Kaiming-uniform filter."""
+        dense = torch.empty(self.c_out, self.c_in, *self.kernel_size, dtype=self.weight.dtype)
+        nn.init.kaiming_uniform_(dense, nonlinearity="relu")
+        with torch.no_grad():
+            self.weight.copy_(self.basis.fitted(dense.flatten(2).to(self.weight.device)))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def filters(self) -> Tensor:
+        """The filters between the anchors' values, `[c_out, c_in, k_h, k_w]`."""
+        return (self.weight @ self.basis()).unflatten(2, self.kernel_size)
+
+    @property
+    def pads(self) -> tuple[int, int, int, int]:
+        """Padding left, right, top, bottom; even k pads more at the far side, as "same" does."""
+        k_h, k_w = self.kernel_size
+        return ((k_w - 1) // 2, k_w // 2, (k_h - 1) // 2, k_h // 2)
+
+    def _convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        left, right, top, bottom = self.pads
+        if self.padding_mode == "circular":
+            padded = wrap(wrap(x, top, bottom, 2), left, right, 3)
+        else:
+            padded = F.pad(x, self.pads, "constant" if self.padding_mode == "zeros" else self.padding_mode)
+        return F.conv2d(padded, self.filters(), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, c_in, h, w] -> [batch, c_out, h, w]`."""
+        return self._convolve(x, self.bias)
+
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        """What the basis declares."""
+        return {f"basis.{key}": value for key, value in self.basis.hyperparameters((self.weight,)).items()}
+
+    @torch.no_grad()
+    def scale_output_(self, factor: float) -> None:
+        """Scale the linear part of the output in place; 0 silences a path that is about to be tried."""
+        self.weight.mul_(factor)
+
+    def to_dense(self, in_size: Size | None = None) -> Tensor:
+        """The linear part as a matrix `[c_out * h * w, c_in * h * w]` at the given input size. For tests.
+
+        Raises:
+            ValueError: `in_size` is missing.
+        """
+        if in_size is None:
+            raise ValueError("a convolution fits any size; give in_size=(h, w) for its matrix")
+        h, w = pair(in_size)
+        axes = torch.eye(self.c_in * math.prod((h, w)), dtype=self.weight.dtype, device=self.weight.device)
+        return self._convolve(axes.reshape(-1, self.c_in, h, w), None).flatten(1).T
+
+    def extra_repr(self) -> str:
+        """Channels, filter size and padding, for printing."""
+        return (
+            f"{self.c_in}, {self.c_out}, kernel_size={self.kernel_size}, padding_mode={self.padding_mode!r}"
+        )

@@ -1,0 +1,155 @@
+"""S-FC: the factored fully connected layer with both spatial factors between anchors.
+
+With theta1 = u1 Phi1 and theta2 = u2 Phi2 (van der Ouderaa et al. 2023, Eq. 7):
+
+    z(c_out, c_in) = sum_p u1(c_out, c_in, p) [sum_x Phi1(p, x) x(c_in, x)] + b1(c_out)
+    y(c_out, v)    = sum_q [sum_{c_in} u2(c_out, c_in, q) z(c_out, c_in)] Phi2(q, v)
+
+The input is projected onto the anchors and the output expanded from them; the dense theta is never built.
+There is no second bias.
+
+Axes: batch, c_in, c_out, anchor, x (input place), v (output place).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from symlearn.declared import Hyperparameter
+from symlearn.layers.anchor_basis import AnchorBasis, Anchors
+from symlearn.layers.factored_fc import (
+    draw_theta1,
+    draw_theta2,
+    input_channel_linear,
+    output_channel_linear,
+)
+from symlearn.layers.sizes import Size, expect_channels, expect_map, pair
+
+
+class InputAnchorLinear(nn.Module):
+    """u1: for every input channel, a linear map from places, by way of anchors, to output channels.
+
+    `[batch, c_in, x] -> [batch, c_out, c_in]`. Weight `[c_out, c_in, anchor]`, at the start closest to a
+    fresh dense factor; bias `[c_out]`, zero at the start.
+    """
+
+    def __init__(self, c_in: int, c_out: int, basis: AnchorBasis, bias: bool = True) -> None:
+        super().__init__()
+        self.basis = basis
+        self.weight = nn.Parameter(torch.empty(c_out, c_in, len(basis)))
+        self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the initial values; the basis stays."""
+        dense = self.weight.new_empty(*self.weight.shape[:2], len(self.basis.grid))
+        self.weight.copy_(self.basis.fitted(draw_theta1(dense)))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, c_in, x] -> [batch, c_out, c_in]`."""
+        return input_channel_linear(x @ self.basis().T, self.weight, self.bias)
+
+
+class OutputAnchorLinear(nn.Module):
+    """u2: for every output channel, a linear map from input channels, by way of anchors, to places.
+
+    `[batch, c_out, c_in] -> [batch, c_out, v]`. Weight `[c_out, c_in, anchor]`, at the start closest to a
+    fresh dense factor.
+    """
+
+    def __init__(self, c_in: int, c_out: int, basis: AnchorBasis) -> None:
+        super().__init__()
+        self.basis = basis
+        self.weight = nn.Parameter(torch.empty(c_out, c_in, len(basis)))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the initial values; the basis stays."""
+        dense = self.weight.new_empty(*self.weight.shape[:2], len(self.basis.grid))
+        self.weight.copy_(self.basis.fitted(draw_theta2(dense)))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """`[batch, c_out, c_in] -> [batch, c_out, v]`."""
+        return output_channel_linear(z, self.weight, None) @ self.basis()
+
+
+class SparseLinear2d(nn.Module):
+    """S-FC, `[batch, c_in, h, w] -> [batch, c_out, h', w']` with c_in c_out (p + q) weights.
+
+    Args:
+        c_in: input channels.
+        c_out: output channels.
+        in_size: h, or (h, w), of the input.
+        out_size: the same of the output.
+        anchors: as `AnchorBasis` takes them, for both factors, or a pair (of the input, of the output).
+        lengthscale: at the start, in grid spacings.
+        bias: whether theta1 has a bias `[c_out]`.
+        **basis: further options of `AnchorBasis`: noise, learn, lengthscale_precision.
+
+    Raises:
+        ValueError: a size, channel count or lengthscale that is not positive, more anchors than places,
+            anchors outside the map; an input of another shape.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        in_size: Size,
+        out_size: Size,
+        anchors: Anchors | tuple[Anchors, Anchors] = 0.5,
+        lengthscale: float = 1.0,
+        bias: bool = True,
+        **basis: Any,
+    ) -> None:
+        super().__init__()
+        expect_channels(c_in, c_out)
+        self.c_in, self.c_out = c_in, c_out
+        self.in_size, self.out_size = pair(in_size), pair(out_size)
+        of_input, of_output = anchors if isinstance(anchors, tuple) else (anchors, anchors)
+        self.theta1 = InputAnchorLinear(
+            c_in, c_out, AnchorBasis(self.in_size, of_input, lengthscale, **basis), bias
+        )
+        self.theta2 = OutputAnchorLinear(
+            c_in, c_out, AnchorBasis(self.out_size, of_output, lengthscale, **basis)
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values of both factors; the bases stay."""
+        self.theta1.reset_parameters()
+        self.theta2.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
+        expect_map(x, self.c_in, self.in_size)
+        z = self.theta1(x.flatten(2))
+        return self.theta2(z).unflatten(2, self.out_size)
+
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        """What the bases declare."""
+        found = {}
+        for name, factor in (("theta1", self.theta1), ("theta2", self.theta2)):
+            for key, value in factor.basis.hyperparameters((factor.weight,)).items():
+                found[f"{name}.basis.{key}"] = value
+        return found
+
+    @torch.no_grad()
+    def scale_output_(self, factor: float) -> None:
+        """Scale the linear part of the output in place; 0 silences a path that is about to be tried."""
+        self.theta2.weight.mul_(factor)
+
+    def to_dense(self, in_size: Size | None = None) -> Tensor:
+        """The linear part as a matrix `[c_out * v, c_in * x]`. For tests."""
+        theta1, theta2 = (part.weight @ part.basis() for part in (self.theta1, self.theta2))
+        return torch.einsum("oix,oiv->ovix", theta1, theta2).flatten(2).flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        """Channels and sizes, for printing."""
+        return f"{self.c_in}, {self.c_out}, in_size={self.in_size}, out_size={self.out_size}"
