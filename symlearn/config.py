@@ -86,7 +86,7 @@ class TrainingConfig(Table):
     """Steps on the weights."""
 
     epochs: PositiveInt | None = Field(
-        None, description="epochs without the search's refits; about 4,500 steps if not given"
+        None, description="epochs without the search's refits; about 6,700 steps if not given"
     )
     batch_size: PositiveInt = Field(50, description="images a batch of the weights' steps")
     lr: PositiveFloat = Field(0.01, description="learning rate at the start")
@@ -128,7 +128,7 @@ class EvidenceConfig(Table):
     prior_precision: PositiveFloat = Field(1.0, description="prior precision at the start")
     rounds: int = Field(4, ge=0, description="search: rounds of proposals at most")
     refit_epochs: PositiveInt | None = Field(
-        None, description="search: epochs every proposal is refit for; epochs / 8 if not given"
+        None, description="search: epochs every proposal is refit for; epochs / 12 if not given"
     )
     proposals: PositiveInt = Field(8, description="search: proposals tried a round, best guesses first")
     min_gain: float = Field(0.005, ge=0, description="search: gain asked for, in nats an image")
@@ -179,11 +179,11 @@ class Config(Table):
         """A copy in which every schedule that was left open is worked out for `n_data` training images."""
         training, evidence = self.training, self.evidence
         steps = max(n_data // min(training.batch_size, n_data), 1)
-        epochs = training.epochs or min(max(round(4500 / steps), 30), 400)
+        epochs = training.epochs or min(max(round(6700 / steps), 30), 400)
         return self.with_options(
             epochs=epochs,
             frequency=evidence.frequency or max(round(epochs / 32), 1),
-            refit_epochs=evidence.refit_epochs or max(round(epochs / 8), 2),
+            refit_epochs=evidence.refit_epochs or max(round(epochs / 12), 2),
         )
 
     def to_toml(self) -> str:

@@ -31,7 +31,7 @@ class Plan:
 
 
 TEN_LAYER = Plan((1, 2, 2, 4, 4, 8, 8, 16), (1, 2, 1, 2, 1, 2, 2, 2), hidden=64, alpha=10)
-SMALL = Plan((1, 1, 2, 2, 4, 4, 8), (1, 1, 2, 1, 2, 1, 1), hidden=8, alpha=4)
+SMALL = Plan((1, 1, 2, 2, 4, 8), (1, 1, 2, 1, 2, 1), hidden=8, alpha=4)
 
 
 class RelaxedNetwork(nn.Module):
