@@ -176,6 +176,9 @@ class Fit:
             line["prior_precision"] = {name: precision[name] for name in state.effective_parameters}
             line["effective_parameters"] = dict(state.effective_parameters)
             line["sigma_noise"] = state.sigma_noise
+            for name, one in state.hyper.declared.items():
+                if one.value.numel() == 1:
+                    line.setdefault(one.kind, {})[name] = float(one.read(one.value.detach()))
         return line
 
     def tell(self, record: dict[str, Any], note: str | None = None) -> None:

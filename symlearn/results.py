@@ -17,6 +17,7 @@ from symlearn.run_folder import (
     CONFIG,
     ENVIRONMENT,
     FIGURES,
+    FILTERS,
     MODEL,
     PAGE,
     PREPROCESSING,
@@ -57,25 +58,32 @@ class Learned:
 
 
 def write_results(
-    folder: RunFolder, report: Mapping[str, Any], metrics: list[dict[str, Any]], config: Config
+    folder: RunFolder,
+    report: Mapping[str, Any],
+    metrics: list[dict[str, Any]],
+    filters: list[dict[str, Any]],
+    config: Config,
 ) -> None:
-    """Write figures, page and, last of all, report.json.
+    """Write filters.json, figures, page and, last of all, report.json.
 
     Raises:
         ValueError: a file cannot be written.
     """
-    figures = run_figures_of(report, metrics)
+    folder.write_text(FILTERS, to_json(filters))
+    figures = run_figures_of(report, metrics, filters)
     _write_figures(folder, figures)
     environment = folder.read_json(ENVIRONMENT) if folder.file(ENVIRONMENT).is_file() else None
     folder.write_text(PAGE, page_of(report, metrics, figures, config, environment))
     folder.write_text(REPORT, to_json(report))
 
 
-def run_figures_of(report: Mapping[str, Any], metrics: list[dict[str, Any]]) -> dict[str, Figure]:
+def run_figures_of(
+    report: Mapping[str, Any], metrics: list[dict[str, Any]], filters: list[dict[str, Any]]
+) -> dict[str, Figure]:
     """Every figure of a run by the stem of its file."""
     from symlearn.analysis.plots import run_figures
 
-    return run_figures(report, metrics)
+    return run_figures(report, metrics, filters)
 
 
 def page_of(
@@ -97,7 +105,8 @@ def draw_figures(folder: RunFolder) -> list[Path]:
     Raises:
         ValueError: the run has not finished, its report is damaged, or a file cannot be written.
     """
-    return _write_figures(folder, run_figures_of(read_report(folder), folder.metrics()))
+    figures = run_figures_of(read_report(folder), folder.metrics(), read_filters(folder))
+    return _write_figures(folder, figures)
 
 
 def read_page(folder: RunFolder) -> str:
@@ -109,7 +118,22 @@ def read_page(folder: RunFolder) -> str:
     report, metrics = read_report(folder), folder.metrics()
     environment = folder.read_json(ENVIRONMENT) if folder.file(ENVIRONMENT).is_file() else None
     config = read_config(folder.file(CONFIG))
-    return page_of(report, metrics, run_figures_of(report, metrics), config, environment)
+    figures = run_figures_of(report, metrics, read_filters(folder))
+    return page_of(report, metrics, figures, config, environment)
+
+
+def read_filters(folder: RunFolder) -> list[dict[str, Any]]:
+    """filters.json of a finished run; empty for a folder that was written without one.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not folder.file(FILTERS).is_file():
+        return []
+    found, wanted = folder.read_json(FILTERS), {"layer", "path", "part", "size", "filters", "anchors"}
+    if not isinstance(found, list) or not all(isinstance(e, dict) and wanted <= set(e) for e in found):
+        raise ValueError(f"{folder.file(FILTERS)} is damaged; delete it, or restore it")
+    return found
 
 
 def read_report(folder: RunFolder) -> dict[str, Any]:

@@ -31,6 +31,7 @@ REPORT, PAGE, ENVIRONMENT, PREPROCESSING = (
     "environment.json",
     "preprocessing.json",
 )
+FILTERS = "filters.json"
 FIGURES = "figures"
 LOCK = ".lock"
 

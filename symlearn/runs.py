@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from symlearn.analysis.filters import filters_of
 from symlearn.config import Config, read_config
 from symlearn.data import SOURCES, TASKS, DataSplits, load_data
 from symlearn.fitting import DataInfo, FitResult, Progress, fit, usable_device
@@ -210,7 +211,7 @@ def _fit(
         progress=progress,
         info=prepared.info,
     )
-    write_results(folder, result.report, result.metrics, result.config)
+    write_results(folder, result.report, result.metrics, filters_of(result.model), result.config)
     return result
 
 

@@ -15,6 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kfac import EigenFactors, KroneckerFactors
+from symlearn.declared import hyperparameters_of
+from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.structure import LayerPaths, effective_type_of, layer_paths, relaxed_layers
 
 
@@ -79,6 +81,7 @@ def layer_reports(
                 **numbers[path],
                 "weight_norm": norm if present else 0.0,
                 "prior_precision": {n: prior_precision[n] for n in names} if present else {},
+                "hyperparameters": readings(relaxed[layer.name], path) if layer.name in relaxed else {},
                 "present": present,
             }
         kept = [path for path in paths if paths[path]["present"]]
@@ -92,6 +95,14 @@ def layer_reports(
             }
         )
     return reports
+
+
+def readings(layer: RelaxedLayer2d, path: str) -> dict[str, float | list[Any]]:
+    """What a path declared, by name and in its own units; empty if it is switched off."""
+    if path not in layer.active:
+        return {}
+    declared = hyperparameters_of(layer.paths[path])
+    return {name: one.read(one.value.detach()).tolist() for name, one in declared.items()}
 
 
 def share_by_path(report: Mapping[str, Any]) -> dict[str, float]:

@@ -46,6 +46,7 @@ from symlearn.analysis.wording import (
 TEXT_WIDTH = 100  # columns
 _PATH_WIDTH = 18  # columns; longer names of paths fold
 LAYER_HEADINGS = ("layer", "verdict", "path", "relative", "γ / P", "share", "prior precision", "weight norm")
+HYPERPARAMETER_HEADINGS = ("layer", "path", "learned", "value")
 PROPOSAL_HEADINGS = ("round", "layer", "proposal", "Δ log evidence [nats]", "kept")
 
 
@@ -76,6 +77,17 @@ def proposals_table(report: Report) -> Table | None:
     return table
 
 
+def hyperparameters_table(report: Report) -> Table | None:
+    """The hyperparameters that layers declared, as a rich table; None where there are none."""
+    rows = hyperparameter_rows(report)
+    if not rows:
+        return None
+    table = _rich_table(HYPERPARAMETER_HEADINGS, numeric_from=3)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
 def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -> str:
     """Everything a reader of the run needs, as plain text of at most 100 columns, or as Markdown.
 
@@ -92,11 +104,17 @@ def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -
         parts.append(f"**{_markdown(verdict(report))}**")
         if proposals_of(report):
             parts.append(_markdown_table(PROPOSAL_HEADINGS, proposal_rows(report), numeric_from=3))
+        if hyperparameter_rows(report):
+            parts.append(
+                _markdown_table(HYPERPARAMETER_HEADINGS, hyperparameter_rows(report), numeric_from=3)
+            )
         parts.append(_markdown_table(("", "value"), numbers, numeric_from=1))
     else:
         parts = [_wrapped(subject(report)), _plain(layer_table(report)), _wrapped(verdict(report))]
         if (proposals := proposals_table(report)) is not None:
             parts.append(_plain(proposals))
+        if (learned := hyperparameters_table(report)) is not None:
+            parts.append(_plain(learned))
         width = max(len(name) for name, _ in numbers)
         parts.append("\n".join(f"{name:<{width}}  {value}" for name, value in numbers))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -152,6 +170,22 @@ def proposal_rows(report: Report) -> list[list[str]]:
         kept = "yes" if proposal.get("accepted") else "no"
         rows.append([str(proposal.get("round", MISSING)), layer, action_phrase(proposal), delta, kept])
     return rows
+
+
+def hyperparameter_rows(report: Report) -> list[list[str]]:
+    """Layer, path, name and value of what layers declared; places of anchors are for the figure."""
+    rows = []
+    for layer in body_layers(report):
+        for path, entry in layer["paths"].items():
+            for name, value in (entry.get("hyperparameters") or {}).items():
+                if finite(value) is not None:
+                    rows.append([layer_label(layer["name"]), path, _plain_name(name), magnitude(value)])
+    return rows
+
+
+def _plain_name(name: str) -> str:
+    """`theta1.basis.log_lengthscale` as "theta1 lengthscale": values are given in their own units."""
+    return " ".join(part.removeprefix("log_") for part in name.split(".") if part != "basis")
 
 
 def run_numbers(report: Report) -> list[tuple[str, str]]:

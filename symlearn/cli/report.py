@@ -73,6 +73,9 @@ def print_table(report: dict[str, Any]) -> None:
     proposals = table.proposals_table(report)
     if proposals is not None:
         console.print(proposals)
+    learned = table.hyperparameters_table(report)
+    if learned is not None:
+        console.print(learned)
     numbers = table.run_numbers(report)
     width = max(len(name) for name, _ in numbers)
     for name, value in numbers:

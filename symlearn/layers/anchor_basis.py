@@ -62,10 +62,19 @@ def radial_basis(a: Tensor, b: Tensor, lengthscale: Tensor) -> Tensor:
 
 
 def interpolation(anchors: Tensor, grid: Tensor, lengthscale: Tensor, noise: float) -> Tensor:
-    """Phi `[anchor, point]`, computed in float64."""
+    """Phi `[anchor, point]`, computed in float64.
+
+    Raises:
+        ValueError: K_zz + sigma^2 I is not positive definite: a value is not finite, or the noise too small.
+    """
     anchors, grid, lengthscale = anchors.double(), grid.double(), lengthscale.double()
     jitter = noise**2 * torch.eye(len(anchors), dtype=torch.float64, device=anchors.device)
-    factor = torch.linalg.cholesky(radial_basis(anchors, anchors, lengthscale) + jitter)
+    factor, failed = torch.linalg.cholesky_ex(radial_basis(anchors, anchors, lengthscale) + jitter)
+    if not failed.is_meta and int(failed):
+        raise ValueError(
+            f"the kernel of {len(anchors)} anchors is not positive definite at lengthscale "
+            f"{float(lengthscale):.3g}; raise noise (now {noise:g}), or move anchors apart"
+        )
     return torch.cholesky_solve(radial_basis(anchors, grid, lengthscale), factor)
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symlearn.layers.sizes import Size, expect_channels, pair
+from symlearn.layers.spatial_filters import SpatialFilters
 
 
 def wrap(x: Tensor, before: int, after: int, dim: int) -> Tensor:
@@ -50,6 +51,10 @@ class CircularConv2d(nn.Conv2d):
         padded = wrap(input, (k_h - 1) // 2, k_h // 2, 2)
         padded = wrap(padded, (k_w - 1) // 2, k_w // 2, 3)
         return F.conv2d(padded, weight, bias)
+
+    def spatial_filters(self) -> list[SpatialFilters]:
+        """The filters of every pair of channels."""
+        return [SpatialFilters("", self.weight.flatten(0, 1))]
 
     @torch.no_grad()
     def scale_output_(self, factor: float) -> None:

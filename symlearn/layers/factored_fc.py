@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from symlearn.layers.sizes import Size, expect_channels, expect_map, pair
+from symlearn.layers.spatial_filters import SpatialFilters
 
 
 def input_channel_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -129,6 +130,16 @@ class FactoredLinear2d(nn.Module):
         expect_map(x, self.c_in, self.in_size)
         z = self.theta1(x.flatten(2))
         return self.theta2(z).unflatten(2, self.out_size)
+
+    def spatial_filters(self) -> list[SpatialFilters]:
+        """What theta1 reads and what theta2 writes, for every pair of channels."""
+        return [
+            SpatialFilters(part, weight.flatten(0, 1).unflatten(1, size))
+            for part, weight, size in (
+                ("theta1", self.theta1.weight, self.in_size),
+                ("theta2", self.theta2.weight, self.out_size),
+            )
+        ]
 
     @torch.no_grad()
     def scale_output_(self, factor: float) -> None:

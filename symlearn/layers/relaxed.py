@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from symlearn.declared import Hyperparameter, hyperparameters_of
 from symlearn.layers.path import Path
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PathOptions, PathShape, parse_paths, path_kind
@@ -117,6 +118,14 @@ class RelaxedLayer2d(nn.Module):
         ]
         total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         return total if self.divisor == 1 else total / self.divisor
+
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        """What the paths that are switched on declare."""
+        return {
+            f"paths.{name}.{key}": value
+            for name in self.active
+            for key, value in hyperparameters_of(self.paths[name]).items()
+        }
 
     def get_extra_state(self) -> dict[str, list[str] | int]:
         """Active paths and divisor, for the `state_dict`."""

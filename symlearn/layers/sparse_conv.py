@@ -19,6 +19,7 @@ from symlearn.declared import Hyperparameter
 from symlearn.layers.anchor_basis import AnchorBasis, Anchors
 from symlearn.layers.conv import wrap
 from symlearn.layers.sizes import Size, expect_channels, pair
+from symlearn.layers.spatial_filters import SpatialFilters
 
 PADDING_MODES = ("circular", "zeros", "reflect", "replicate")
 
@@ -99,6 +100,11 @@ class SparseConv2d(nn.Module):
     def hyperparameters(self) -> dict[str, Hyperparameter]:
         """What the basis declares."""
         return {f"basis.{key}": value for key, value in self.basis.hyperparameters((self.weight,)).items()}
+
+    def spatial_filters(self) -> list[SpatialFilters]:
+        """The filters of every pair of channels, with the anchors."""
+        basis = self.basis
+        return [SpatialFilters("", self.filters().flatten(0, 1), basis.anchors, float(basis.lengthscale))]
 
     @torch.no_grad()
     def scale_output_(self, factor: float) -> None:

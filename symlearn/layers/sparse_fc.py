@@ -27,6 +27,7 @@ from symlearn.layers.factored_fc import (
     output_channel_linear,
 )
 from symlearn.layers.sizes import Size, expect_channels, expect_map, pair
+from symlearn.layers.spatial_filters import SpatialFilters
 
 
 class InputAnchorLinear(nn.Module):
@@ -139,6 +140,15 @@ class SparseLinear2d(nn.Module):
             for key, value in factor.basis.hyperparameters((factor.weight,)).items():
                 found[f"{name}.basis.{key}"] = value
         return found
+
+    def spatial_filters(self) -> list[SpatialFilters]:
+        """What theta1 reads and what theta2 writes, for every pair of channels, with the anchors."""
+        shown = []
+        for part, factor in (("theta1", self.theta1), ("theta2", self.theta2)):
+            basis = factor.basis
+            values = (factor.weight @ basis()).flatten(0, 1).unflatten(1, basis.size)
+            shown.append(SpatialFilters(part, values, basis.anchors, float(basis.lengthscale)))
+        return shown
 
     @torch.no_grad()
     def scale_output_(self, factor: float) -> None:

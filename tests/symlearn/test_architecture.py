@@ -33,7 +33,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symlearn.training",),
     ("symlearn.phases",),
     ("symlearn.schedule", "symlearn.search"),
-    ("symlearn.analysis", "symlearn.analysis.effective_parameters", "symlearn.analysis.report"),
+    (
+        "symlearn.analysis",
+        "symlearn.analysis.effective_parameters",
+        "symlearn.analysis.filters",
+        "symlearn.analysis.report",
+    ),
     ("symlearn.fitting",),
     ("symlearn.analysis.predictive", "symlearn.analysis.reading"),
     ("symlearn.analysis.wording",),

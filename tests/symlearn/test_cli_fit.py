@@ -21,12 +21,22 @@ import symlearn.cli.display as shown
 from symlearn.cli.options import configured
 from symlearn.config import read_config
 from symlearn.fitting import Fit, Progress
-from symlearn.run_folder import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, MODEL, PAGE, PREPROCESSING, REPORT
+from symlearn.run_folder import (
+    CHECKPOINT,
+    CONFIG,
+    ENVIRONMENT,
+    FILTERS,
+    METRICS,
+    MODEL,
+    PAGE,
+    PREPROCESSING,
+    REPORT,
+)
 from symlearn.runs import prepare, resume_experiment, run_experiment
 from symlearn.training import TrainingStoppedError
 
 Command = Callable[..., tuple[int, str, str]]
-FIGURES = {"effective-dimension", "layer-shares", "proposals", "evidence", "prior-precisions"}
+FIGURES = {"effective-dimension", "filters", "layer-shares", "proposals", "evidence", "prior-precisions"}
 METRIC_KEYS = {
     "epoch",
     "step",
@@ -56,7 +66,8 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
 
 def test_run_folder(searched_run: Path) -> None:
     names = {path.name for path in searched_run.iterdir()} - {".lock"}
-    assert names == {CONFIG, METRICS, CHECKPOINT, MODEL, REPORT, PAGE, ENVIRONMENT, PREPROCESSING, "figures"}
+    written = {CONFIG, METRICS, CHECKPOINT, MODEL, REPORT, PAGE, ENVIRONMENT, PREPROCESSING, FILTERS}
+    assert names == {*written, "figures"}
     figures = {path.name: path.read_bytes() for path in (searched_run / "figures").iterdir()}
     assert set(figures) == {f"{name}.png" for name in FIGURES}
     assert all(content.startswith(b"\x89PNG") for content in figures.values())

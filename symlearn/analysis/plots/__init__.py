@@ -1,4 +1,4 @@
-"""Figures of a run, as pure functions: `report.json` and `metrics.jsonl` in, matplotlib Figures out.
+"""Figures of a run, as pure functions: report, metrics and filters as JSON in, matplotlib Figures out.
 
 Re-plotting never trains; no function touches pyplot's global state, a display or a file.
 """
@@ -6,7 +6,9 @@ Re-plotting never trains; no function touches pyplot's global state, a display o
 from matplotlib.figure import Figure
 
 from symlearn.analysis.plots.evidence import evidence_curve
+from symlearn.analysis.plots.filters import Filters, learned_filters
 from symlearn.analysis.plots.heat_map import effective_dimension_heat_map
+from symlearn.analysis.plots.lengthscales import lengthscales
 from symlearn.analysis.plots.precisions import prior_precisions
 from symlearn.analysis.plots.proposals import proposals
 from symlearn.analysis.plots.shares import layer_shares
@@ -17,6 +19,8 @@ __all__ = [
     "effective_dimension_heat_map",
     "evidence_curve",
     "layer_shares",
+    "learned_filters",
+    "lengthscales",
     "path_colour",
     "prior_precisions",
     "proposals",
@@ -24,12 +28,20 @@ __all__ = [
 ]
 
 
-def run_figures(report: Report, metrics: Metrics) -> dict[str, Figure]:
-    """Every figure of a run by the stem of its file, in the order to show them."""
-    return {
+def run_figures(report: Report, metrics: Metrics, filters: Filters = ()) -> dict[str, Figure]:
+    """Every figure of a run by the stem of its file, in the order to show them.
+
+    Filters and lengthscales are drawn where the run has some.
+    """
+    figures = {
         "effective-dimension": effective_dimension_heat_map(report),
         "layer-shares": layer_shares(report),
         "proposals": proposals(report),
         "evidence": evidence_curve(metrics, report),
         "prior-precisions": prior_precisions(metrics, report),
     }
+    if any(row.get("lengthscale") for row in metrics):
+        figures["lengthscales"] = lengthscales(metrics, report)
+    if filters:
+        figures["filters"] = learned_filters(filters, report)
+    return figures

@@ -250,3 +250,62 @@ def test_dollars_in_names_are_no_formulas(search_report: dict[str, Any]) -> None
     figure = plots.effective_dimension_heat_map(search_report)
     assert rendered(figure)
     assert "costs $5 and $\\frac" in (figure.get_suptitle() or "")
+
+
+def sparse_run() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(metrics, filters) of a made-up run with S-FC and S-CONV in two layers."""
+    names = [
+        "layers.0.paths.s-conv.basis.log_lengthscale",
+        "layers.1.paths.s-fc.theta1.basis.log_lengthscale",
+    ]
+    metrics = [
+        {
+            "epoch": k,
+            "lengthscale": {name: 1.0 + 0.1 * k * (n + 1) for n, name in enumerate(names[: 1 + k // 2])},
+        }
+        for k in range(5)
+    ]
+    filters = [
+        {
+            "layer": f"layers.{n}",
+            "path": path,
+            "part": part,
+            "size": [2, 3],
+            "filters": [[0.5, -1.0, 0.0, 0.25, 1.0, -0.5]] * (2 + n),
+            "anchors": [[0.0, 1.0], [1.2, 2.3]],
+            "lengthscale": 1.25,
+        }
+        for n, (path, part) in enumerate([("s-conv", ""), ("s-fc", "theta1")])
+    ]
+    return metrics, filters
+
+
+def test_lengthscales_have_a_panel_a_path_and_a_line_a_layer() -> None:
+    metrics, _ = sparse_run()
+    figure = plots.lengthscales(metrics)
+    assert {"s-conv", "s-fc theta1", "layer 0", "layer 1"} <= set(texts(figure))
+    first, second = (axes.get_lines() for axes in figure.axes)
+    assert list(first[0].get_ydata()) == pytest.approx([1.0, 1.1, 1.2, 1.3, 1.4])
+    assert np.isnan(second[0].get_ydata()[:2]).all() and second[0].get_ydata()[-1] == pytest.approx(1.8)
+    assert "layer 1 s-fc 1.80" in str(figure.get_label())
+    assert rendered(figure).startswith(b"\x89PNG")
+
+
+def test_filters_show_values_and_anchors() -> None:
+    _, filters = sparse_run()
+    figure = plots.learned_filters(filters)
+    shown = [axes for axes in figure.axes if axes.images]
+    assert len(shown) == 2 + 3
+    assert np.asarray(shown[0].images[0].get_array()).tolist() == [[0.5, -1.0, 0.0], [0.25, 1.0, -0.5]]
+    assert np.asarray(shown[0].collections[0].get_offsets()).tolist() == [[1.0, 0.0], [2.3, 1.2]], (
+        "column, row"
+    )
+    assert any("ℓ = 1.25" in text for text in texts(figure))
+    assert rendered(figure).startswith(b"\x89PNG")
+
+
+def test_runs_with_filters_and_lengthscales_have_their_figures(search_report: dict[str, Any]) -> None:
+    metrics, filters = sparse_run()
+    assert list(plots.run_figures(search_report, metrics, filters))[-2:] == ["lengthscales", "filters"]
+    assert "no path with filters" in " ".join(texts(plots.learned_filters([])))
+    assert "no lengthscale was learned" in " ".join(texts(plots.lengthscales([])))

@@ -253,6 +253,11 @@ class TestKeptBasis:
         assert torch.autograd.gradcheck(value, torch.tensor(0.3, dtype=torch.float64, requires_grad=True))
 
 
+def test_a_kernel_that_is_not_positive_definite_is_said() -> None:
+    with pytest.raises(ValueError, match="4 anchors is not positive definite at lengthscale 1"):
+        AnchorBasis(3, torch.ones(4, 2), noise=1e-12)()
+
+
 WRONG = {
     "more anchors than points": (lambda: SparseConv2d(1, 1, 3, anchors=10), "10 anchors are more than the 9"),
     "more places than points": (

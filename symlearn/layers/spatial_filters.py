@@ -1,0 +1,36 @@
+"""What a layer's weights look like over space, for figures.
+
+Axes: filter, h, w, anchor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SpatialFilters:
+    """Filters of one weight tensor.
+
+    Attributes:
+        part: which tensor of the layer, such as "theta1"; "" for the only one.
+        values: `[filter, h, w]`.
+        anchors: places (row, column) between which they are interpolated, `[anchor, 2]`, or None.
+        lengthscale: of the interpolation, in grid spacings, or None.
+    """
+
+    part: str
+    values: Tensor
+    anchors: Tensor | None = None
+    lengthscale: float | None = None
+
+
+@runtime_checkable
+class HasSpatialFilters(Protocol):
+    """A layer that can show its filters."""
+
+    def spatial_filters(self) -> list[SpatialFilters]:
+        """One entry a weight tensor with a spatial axis."""
