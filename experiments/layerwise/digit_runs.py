@@ -1,0 +1,140 @@
+"""What the experiments on digits in quadrants share: one run, its row, and the table of all rows.
+
+Axes: none.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import subprocess
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+TASKS = ("quadrant-digit", "quadrant")
+Job = tuple[str, Mapping[str, Any], str, int, str]  # name, options, task, seed, folder of all runs
+
+
+def run_one(job: Job) -> dict[str, Any]:
+    """One fit in a process of its own, on one thread; its row of the table."""
+    name, options, task, seed, runs = job
+    import torch
+
+    torch.set_num_threads(1)
+    from symlearn.analysis.effective_parameters import share_by_path
+    from symlearn.config import Config
+    from symlearn.runs import resume_experiment, run_experiment
+    from symlearn.training import TrainingStoppedError
+
+    folder = Path(runs) / f"{task}-{name}-seed{seed}"
+    config = Config().with_options(data="digits", task=task, seed=seed, **options)
+    row = {"network": name, "task": task, "seed": seed}
+    try:
+        if (folder / "config.toml").exists():
+            result = resume_experiment(folder)
+        else:
+            result = run_experiment(config, folder)
+    except TrainingStoppedError as stopped:
+        return {**row, "stopped": str(stopped)}
+    report = result.report
+    gamma = share_by_path(report)
+    return {
+        **row,
+        "log_marginal_likelihood": report["log_marginal_likelihood"],
+        "train_examples": report["train_examples"],
+        "accuracy": report["test"]["accuracy"],
+        "nll": report["test"]["nll"],
+        "ece": report["test"]["ece"],
+        "parameters": report["parameters"],
+        "active_parameters": report["active_parameters"],
+        "effective_parameters": gamma,
+        "layers": [
+            {
+                "type": layer["effective_type"],
+                "paths": {p: n["effective_parameters"] for p, n in layer["paths"].items()},
+            }
+            for layer in report["layers"]
+        ],
+        "proposals": report["selection"]["proposals"],
+        "lengthscales": {
+            f"{layer['name']}.{path}.{name}": value
+            for layer in report["layers"]
+            for path, numbers in layer["paths"].items()
+            for name, value in numbers.get("hyperparameters", {}).items()
+            if isinstance(value, float)
+        },
+        "seconds": report["seconds"],
+    }
+
+
+def run_all(jobs: Iterable[Job], workers: int) -> list[dict[str, Any]]:
+    """Every job's row, in order; finished runs are read, not repeated."""
+    rows = []
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        for row in pool.map(run_one, jobs):
+            rows.append(row)
+            shown = {k: row[k] for k in ("accuracy", "nll", "seconds", "stopped") if k in row}
+            print(row["network"], row["task"], row["seed"], shown, flush=True)
+    return rows
+
+
+def fc_share(row: dict) -> float:
+    """Share of the relaxed layers' effective parameters in fully connected paths."""
+    gamma = row["effective_parameters"]
+    return sum(g for p, g in gamma.items() if p in ("fc", "f-fc", "s-fc")) / max(sum(gamma.values()), 1e-12)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Means and ranges over seeds, a line a network and task."""
+    lines = [
+        f"{'task':15s} {'network':24s} {'accuracy %':>18s} {'NLL':>20s} {'-log q/N':>20s}"
+        f" {'FC share':>9s} {'parameters':>11s} {'s':>5s}"
+    ]
+    for task in TASKS:
+        for name in dict.fromkeys(row["network"] for row in rows):
+            tried = [r for r in rows if r["task"] == task and r["network"] == name]
+            runs = [r for r in tried if "stopped" not in r]
+            if not tried:
+                continue
+            if not runs:
+                lines.append(f"{task:15s} {name:24s} stopped")
+                continue
+
+            def spread(values: list[float], digits: int) -> str:
+                mean, low, high = statistics.mean(values), min(values), max(values)
+                return f"{mean:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+            evidence = [-r["log_marginal_likelihood"] / r["train_examples"] for r in runs]
+            lines.append(
+                f"{task:15s} {name:24s} {spread([100 * r['accuracy'] for r in runs], 1):>18s}"
+                f" {spread([r['nll'] for r in runs], 3):>20s} {spread(evidence, 3):>20s}"
+                f" {statistics.mean(map(fc_share, runs)):9.0%}"
+                f" {runs[0]['parameters']:11,d} {statistics.mean(r['seconds'] for r in runs):5.0f}"
+            )
+    return "\n".join(lines)
+
+
+def commit() -> str:
+    """The commit the code stands at."""
+    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE)
+    return told.stdout.strip() or "unknown"
+
+
+def write_results(path: Path, content: dict[str, Any]) -> None:
+    """Write an experiment's JSON, with the commit, the environment and the default configuration in it."""
+    from symlearn.config import Config
+    from symlearn.run_folder import environment, to_json
+
+    known = {
+        "scale": "small",
+        "commit": commit(),
+        "environment": environment(),
+        "config": json.loads(Config().model_dump_json()),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_json({**known, **content}) + "\n", encoding="utf-8")
+    print(f"written to {path}")
