@@ -59,8 +59,9 @@ class ModelConfig(Table):
     lengthscale: PositiveFloat = Field(
         1.0, description="lengthscale of sparsified paths at the start, in grid spacings"
     )
-    learn: Literal["nothing", "lengthscale", "anchors", "both"] = Field(
-        "lengthscale", description="what the evidence learns of sparsified paths besides precisions"
+    learn: Literal["nothing", "lengthscale", "anchors", "both", "all"] = Field(
+        "lengthscale",
+        description="what the evidence learns of sparsified paths besides precisions; all: the noise too",
     )
     sparse_prior: Literal["weights", "lengthscale"] = Field(
         "weights", description="what the prior of sparsified paths is put on"
@@ -72,7 +73,9 @@ class ModelConfig(Table):
     @property
     def path_options(self) -> dict[str, Any]:
         """What the paths leave to the user, as `build_model` takes it."""
-        chosen = {"nothing": (), "both": ("lengthscale", "anchors")}.get(self.learn, (self.learn,))
+        both = ("lengthscale", "anchors")
+        several = {"nothing": (), "both": both, "all": (*both, "noise")}
+        chosen = several.get(self.learn, (self.learn,))
         on_lengthscale = self.sparse_prior == "lengthscale"
         return {
             "anchors": self.anchors,

@@ -8,8 +8,8 @@ A spatial weight theta(x) on a grid is given by values u(p) at anchors z_p (van 
 
 Places are (row, column) in units of the grid spacing; the grid's points are (0 .. h-1, 0 .. w-1) and its
 support, where anchors may lie, reaches half a unit beyond them on every side. The lengthscale l is in the
-same unit. l and the places of the anchors may be learned by the evidence: they are kept unconstrained, as
-log l and as logits of the anchors' places within the support.
+same unit. l, sigma and the places of the anchors may be learned by the evidence: they are kept
+unconstrained, as logarithms and as logits of the anchors' places within the support.
 
 As l grows, Phi tends to the mean over anchors for every x: the weight no longer varies over places.
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,9 @@ from symlearn.declared import Hyperparameter
 from symlearn.layers.sizes import Size, pair
 
 Anchors = float | int | Tensor
-Learned = Literal["lengthscale", "anchors"]
+Learned = Literal["lengthscale", "anchors", "noise"]
 SHORTEST, LONGEST = 0.1, 1e3  # lengthscales the evidence may reach, in grid spacings
+QUIETEST, LOUDEST = 1e-3, 1.0  # noises it may reach
 
 
 def grid_points(size: Size) -> Tensor:
@@ -61,19 +62,19 @@ def radial_basis(a: Tensor, b: Tensor, lengthscale: Tensor) -> Tensor:
     return torch.exp(-0.5 * squared / lengthscale**2)
 
 
-def interpolation(anchors: Tensor, grid: Tensor, lengthscale: Tensor, noise: float) -> Tensor:
+def interpolation(anchors: Tensor, grid: Tensor, lengthscale: Tensor, noise: Tensor) -> Tensor:
     """Phi `[anchor, point]`, computed in float64.
 
     Raises:
         ValueError: K_zz + sigma^2 I is not positive definite: a value is not finite, or the noise too small.
     """
-    anchors, grid, lengthscale = anchors.double(), grid.double(), lengthscale.double()
+    anchors, grid, lengthscale, noise = (t.double() for t in (anchors, grid, lengthscale, noise))
     jitter = noise**2 * torch.eye(len(anchors), dtype=torch.float64, device=anchors.device)
     factor, failed = torch.linalg.cholesky_ex(radial_basis(anchors, anchors, lengthscale) + jitter)
     if not failed.is_meta and int(failed):
         raise ValueError(
             f"the kernel of {len(anchors)} anchors is not positive definite at lengthscale "
-            f"{float(lengthscale):.3g}; raise noise (now {noise:g}), or move anchors apart"
+            f"{float(lengthscale):.3g}; raise noise (now {float(noise):.3g}), or move anchors apart"
         )
     return torch.cholesky_solve(radial_basis(anchors, grid, lengthscale), factor)
 
@@ -102,7 +103,7 @@ class AnchorBasis(nn.Module):
             them, or their places `[anchor, 2]`.
         lengthscale: at the start, in grid spacings.
         noise: sigma; keeps K_zz well-conditioned where anchors crowd.
-        learn: what is declared for the evidence to learn: "lengthscale", "anchors", both or nothing.
+        learn: what is declared for the evidence to learn: any of "lengthscale", "anchors" and "noise".
         lengthscale_precision: precision of a half-normal hyperprior on the inverse lengthscale omega = 1 / l,
             in place of the precision of the weights, or None. Towards omega = 0 the weight becomes
             stationary (van der Ouderaa et al. 2023, section 3.2).
@@ -129,14 +130,15 @@ class AnchorBasis(nn.Module):
             raise ValueError(
                 f"lengthscale_precision must be positive and finite, got {lengthscale_precision}"
             )
-        unknown = set(learn) - {"lengthscale", "anchors"}
+        unknown = set(learn) - set(get_args(Learned))
         if unknown:
-            raise ValueError(f"cannot learn {sorted(unknown)}; choose 'lengthscale', 'anchors' or both")
-        self.size, self.noise, self.learn = pair(size), noise, tuple(learn)
+            raise ValueError(f"cannot learn {sorted(unknown)}; choose any of {', '.join(get_args(Learned))}")
+        self.size, self.learn = pair(size), tuple(learn)
         self.lengthscale_precision = lengthscale_precision
         self.register_buffer("grid", grid_points(self.size), persistent=False)
         self.register_buffer("extent", torch.tensor(self.size, dtype=torch.float64), persistent=False)
         self.register_buffer("log_lengthscale", torch.tensor(math.log(lengthscale)))
+        self.register_buffer("log_noise", torch.tensor(math.log(noise)))
         fractions = self._fractions(anchors)
         self.register_buffer("anchor_logits", torch.logit(fractions).to(torch.get_default_dtype()))
         self._cached: tuple[tuple[object, ...], Tensor] | None = None
@@ -144,6 +146,7 @@ class AnchorBasis(nn.Module):
     grid: Tensor
     extent: Tensor
     log_lengthscale: Tensor
+    log_noise: Tensor
     anchor_logits: Tensor
 
     def _fractions(self, anchors: Anchors) -> Tensor:
@@ -170,6 +173,11 @@ class AnchorBasis(nn.Module):
         return self.log_lengthscale.exp()
 
     @property
+    def noise(self) -> Tensor:
+        """Sigma."""
+        return self.log_noise.exp()
+
+    @property
     def anchors(self) -> Tensor:
         """Places of the anchors (row, column), `[anchor, 2]`."""
         return self.places(self.anchor_logits)
@@ -183,7 +191,7 @@ class AnchorBasis(nn.Module):
 
     def forward(self) -> Tensor:
         """Phi `[anchor, point]` in the hyperparameters' dtype; kept while they do not change."""
-        sources = (self.log_lengthscale, self.anchor_logits)
+        sources = (self.log_lengthscale, self.log_noise, self.anchor_logits)
         if torch.compiler.is_compiling() or any(s.requires_grad or is_wrapped(s) for s in sources):
             return self._interpolation()
         key = tuple(part for s in sources for part in (s, s._version))
@@ -199,7 +207,8 @@ class AnchorBasis(nn.Module):
 
     def _interpolation(self) -> Tensor:
         places = torch.sigmoid(self.anchor_logits.double()) * self.extent - 0.5
-        phi = interpolation(places, self.grid, self.log_lengthscale.double().exp(), self.noise)
+        lengthscale, noise = self.log_lengthscale.double().exp(), self.log_noise.double().exp()
+        phi = interpolation(places, self.grid, lengthscale, noise)
         return phi.to(self.log_lengthscale.dtype).contiguous()
 
     def fitted(self, dense: Tensor) -> Tensor:
@@ -225,6 +234,9 @@ class AnchorBasis(nn.Module):
             )
         if "anchors" in self.learn:
             found["anchor_logits"] = Hyperparameter(self.anchor_logits, self.places, "anchors", (-14.0, 14.0))
+        if "noise" in self.learn:
+            bounds = (math.log(QUIETEST), math.log(LOUDEST))
+            found["log_noise"] = Hyperparameter(self.log_noise, torch.exp, "noise", bounds)
         return found
 
     def extra_repr(self) -> str:

@@ -28,7 +28,7 @@ class PathOptions:
         kernel_size: of the convolutional paths.
         anchors: of the sparsified paths, a fraction of their places (rounded up) or a number.
         lengthscale: of the sparsified paths at the start, in grid spacings.
-        learn: hyperparameters of the sparsified paths that the evidence learns: "lengthscale", "anchors".
+        learn: what the evidence learns of the sparsified paths: any of "lengthscale", "anchors", "noise".
         lengthscale_precision: of a hyperprior on the inverse lengthscale in place of the precision of the
             sparsified paths' weights; None keeps the precisions.
     """

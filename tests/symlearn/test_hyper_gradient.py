@@ -23,7 +23,7 @@ from symlearn.layers import SparseConv2d, SparseLinear2d
 from symlearn.layers.anchor_basis import interpolation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-BOTH = ("lengthscale", "anchors")
+BOTH = ("lengthscale", "anchors", "noise")
 
 
 def toy(**options: Any) -> nn.Module:
@@ -71,7 +71,7 @@ def test_gradient_equals_finite_differences(
     model = toy(lengthscale_precision=hyperprior)
     goal = objective(model, likelihood, CURVATURES[curvature])
     declared = hyperparameters_of(model)
-    assert len(declared) == 6
+    assert len(declared) == 9
     gradients = evidence_gradients(goal, declared, estimator)  # type: ignore[arg-type]
     frozen = goal.frozen()  # A and B stay fixed in what `local` is the gradient of
 

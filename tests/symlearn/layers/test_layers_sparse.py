@@ -85,7 +85,7 @@ def basis_by_hand(basis: AnchorBasis) -> np.ndarray:
     def k(a, b) -> float:
         return math.exp(-((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2) / (2 * l**2))
 
-    kzz = np.array([[k(a, b) for b in z] for a in z]) + basis.noise**2 * np.eye(len(z))
+    kzz = np.array([[k(a, b) for b in z] for a in z]) + float(basis.noise) ** 2 * np.eye(len(z))
     kzx = np.array([[k(a, b) for b in grid] for a in z])
     return np.linalg.solve(kzz, kzx)
 
@@ -275,7 +275,7 @@ WRONG = {
         r"rows in \(-0.5, 2.5\) and columns in \(-0.5, 3.5\)",
     ),
     "anchors not pairs": (lambda: AnchorBasis(3, torch.zeros(4, 3)), r"\[anchor, 2\], got \[4, 3\]"),
-    "unknown to learn": (lambda: AnchorBasis(3, learn=("noise",)), "cannot learn"),
+    "unknown to learn": (lambda: AnchorBasis(3, learn=("sound",)), "cannot learn"),
     "padding": (lambda: SparseConv2d(1, 1, padding_mode="mirror"), "unknown padding mode 'mirror'"),
     "channels": (lambda: SparseLinear2d(0, 1, 3, 3), "channel counts must be positive"),
     "hyperprior": (lambda: AnchorBasis(3, lengthscale_precision=0.0), "lengthscale_precision must be"),

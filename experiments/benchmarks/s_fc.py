@@ -1,0 +1,136 @@
+"""S-FC against F-FC at 32 x 32 with half of the anchors, and the price of a hyperparameter's gradient.
+
+Forward and backward are measured in two regimes. `wide` (256 -> 256 channels, batch 2) is bound by the
+weights, of which S-FC has half. `usual` (20 -> 40, batch 128) is bound by arithmetic: per datum F-FC costs
+c_in c_out (x + v) products, S-FC costs c_in c_out (p + q) and c_in x p + c_out q v for its projections, so at
+p = x / 2 it needs fewer only from about a thousand channels on. Which is why that ratio has no bound.
+
+    python experiments/benchmarks/s_fc.py
+
+Axes: batch, c_in, c_out, h, w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from timing import Comparison, Prepare, Side, benchmark
+from torch import Tensor, nn
+
+import kfac
+from symlearn.declared import hyperparameters_of
+from symlearn.hyper_gradient import Estimator, HyperObjective, evidence_gradients
+from symlearn.layers import FactoredLinear2d, SparseLinear2d
+from symlearn.networks import build_model
+
+SIZE, CLASSES = 32, 10
+FORMS: dict[str, type[nn.Module]] = {"F-FC": FactoredLinear2d, "S-FC": SparseLinear2d}
+REGIMES = {
+    "wide": (2, 256, 256, SIZE),
+    "usual": (128, 20, 40, SIZE),
+}  # batch, c_in, c_out, size of the output
+FACTORS = (128, 20, 40, SIZE // 2)
+BATCHES = 10  # of the factors' data: more rows than an input has places, as in training
+
+
+def layer_and_images(form: str, batch: int, c_in: int, c_out: int, out: int) -> tuple[nn.Module, Tensor]:
+    """One layer, and noise `[batch, c_in, h, w]`."""
+    torch.manual_seed(0)
+    return FORMS[form](c_in, c_out, SIZE, out), torch.randn(batch, c_in, SIZE, SIZE)
+
+
+def forward_backward(form: str, regime: str) -> Prepare:
+    """Output, and the gradients of the weights and of the input."""
+
+    def prepare() -> Side:
+        layer, x = layer_and_images(form, *REGIMES[regime])
+        inputs = [x.requires_grad_(), *layer.parameters()]
+        cotangent = torch.randn_like(layer(x))
+        return lambda: torch.autograd.grad(layer(x), inputs, cotangent)
+
+    return prepare
+
+
+def factors(form: str) -> Prepare:
+    """Type-2 factors of the layer's parameters under a frozen linear head, and their eigenvalues."""
+
+    def prepare() -> Side:
+        batch, _, c_out, out = FACTORS
+        layer, x = layer_and_images(form, *FACTORS)
+        head = nn.Linear(c_out * out**2, CLASSES).requires_grad_(False)
+        model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), head)
+        loader = [(torch.randn_like(x), torch.arange(batch) % CLASSES) for _ in range(BATCHES)]
+        return lambda: kfac.compute_factors(model, loader, "classification").eigendecompose()
+
+    return prepare
+
+
+def sparse_network() -> HyperObjective:
+    """The `small` network with S-FC and S-CONV in every layer, and 256 images; one sketched column."""
+    torch.manual_seed(0)
+    model = build_model("s-fc+s-conv", network="small", size=16, learn=("lengthscale",))
+    data = (torch.randn(256, 1, 16, 16), torch.arange(256) % CLASSES)
+    delta = {name: 1.0 for name, _ in model.named_parameters()}
+    return HyperObjective(
+        model, data, delta, curvature={"fisher_type": "sketch", "group_factors": "shared", "seed": 0}
+    )
+
+
+def hyper_gradient(estimator: Estimator) -> Prepare:
+    """The gradient of the evidence with respect to all eighteen lengthscales."""
+
+    def prepare() -> Side:
+        goal = sparse_network()
+        declared = hyperparameters_of(goal.model)
+        return lambda: evidence_gradients(goal, declared, estimator)
+
+    return prepare
+
+
+def kfac_pass() -> Side:
+    """The curvature pass of the same data, with eigenvalues."""
+    goal = sparse_network()
+
+    def run() -> object:
+        factors = kfac.compute_factors(goal.model, [goal.data], "classification", **goal.curvature)
+        return factors.eigendecompose()
+
+    return run
+
+
+def sides() -> dict[str, Callable[[], Side]]:
+    """Everything that is timed."""
+    found: dict[str, Callable[[], Side]] = {}
+    for form in FORMS:
+        for regime in REGIMES:
+            found[f"{form}, forward + backward, {regime}"] = forward_backward(form, regime)
+        found[f"{form}, factors"] = factors(form)
+    found["KFAC pass"] = kfac_pass
+    found["full gradient"] = hyper_gradient("full")
+    found["local gradient"] = hyper_gradient("local")
+    return found
+
+
+if __name__ == "__main__":
+    benchmark(
+        "s_fc",
+        sides(),
+        [
+            Comparison(
+                "F-FC / S-FC, forward + backward, wide",
+                "F-FC, forward + backward, wide",
+                "S-FC, forward + backward, wide",
+                at_least=1,
+            ),
+            Comparison(
+                "F-FC / S-FC, forward + backward, usual",
+                "F-FC, forward + backward, usual",
+                "S-FC, forward + backward, usual",
+            ),
+            Comparison("F-FC / S-FC, factors", "F-FC, factors", "S-FC, factors", at_least=1),
+            Comparison("full gradient / KFAC pass", "full gradient", "KFAC pass"),
+            Comparison("local gradient / KFAC pass", "local gradient", "KFAC pass"),
+        ],
+        repeats=3,
+    )
