@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from symlearn.declared import Hyperparameter
+from symlearn.layers.kept import Kept
 from symlearn.layers.sizes import Size, pair
 
 Anchors = float | int | Tensor
@@ -89,11 +90,6 @@ def inverse_lengthscale_prior(precision: float) -> Callable[[Tensor], Tensor]:
     return log_density
 
 
-def is_wrapped(tensor: Tensor) -> bool:
-    """Whether a `torch.func` transform looks at the tensor."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
-
-
 class AnchorBasis(nn.Module):
     """Phi `[anchor, point]` of a grid, with its lengthscale and anchors.
 
@@ -141,7 +137,7 @@ class AnchorBasis(nn.Module):
         self.register_buffer("log_noise", torch.tensor(math.log(noise)))
         fractions = self._fractions(anchors)
         self.register_buffer("anchor_logits", torch.logit(fractions).to(torch.get_default_dtype()))
-        self._cached: tuple[tuple[object, ...], Tensor] | None = None
+        self._kept = Kept()
 
     grid: Tensor
     extent: Tensor
@@ -191,19 +187,7 @@ class AnchorBasis(nn.Module):
 
     def forward(self) -> Tensor:
         """Phi `[anchor, point]` in the hyperparameters' dtype; kept while they do not change."""
-        sources = (self.log_lengthscale, self.log_noise, self.anchor_logits)
-        if torch.compiler.is_compiling() or any(s.requires_grad or is_wrapped(s) for s in sources):
-            return self._interpolation()
-        key = tuple(part for s in sources for part in (s, s._version))
-        if self._cached is None or not all(
-            a is b if isinstance(a, Tensor) else a == b for a, b in zip(key, self._cached[0], strict=True)
-        ):
-            self._cached = (key, self._interpolation())
-        return self._cached[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles start without the kept Phi: their buffers count versions anew."""
-        return {**self.__dict__, "_cached": None}
+        return self._kept.get((self.log_lengthscale, self.log_noise, self.anchor_logits), self._interpolation)
 
     def _interpolation(self) -> Tensor:
         places = torch.sigmoid(self.anchor_logits.double()) * self.extent - 0.5
