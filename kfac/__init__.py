@@ -6,6 +6,7 @@ of a Kronecker-factored generalized Gauss-Newton block. They add up over data, t
 knows nothing of any particular network; layer types join by `register_rule`.
 """
 
+import kfac.norm_rules as _norm_rules  # noqa: F401, registers the rules of normalisation layers
 from kfac.collect import compute_factors, project_factors
 from kfac.eigen import EigenFactors
 from kfac.errors import NonFiniteError

@@ -160,7 +160,11 @@ def compare_with_autograd(
         if g is None:
             continue
         owner, rule = call.owner, call.owner.rule
-        if owner.weight:
+        if owner.weight and rule.exact:
+            gradient = rule.weight_rows(owner.module, call.input(), g)
+            found[owner.weight] = found.get(owner.weight, 0) + gradient.sum(0)
+            size[owner.weight] = size.get(owner.weight, 0) + gradient.abs().sum()
+        elif owner.weight:
             a, rows = rule.input_rows(owner.module, call.input()), rule.output_rows(owner.module, g)
             blocks = torch.einsum("gbro,gbri->goi", rows, a).permute(rule.order)
             found[owner.weight] = found.get(owner.weight, 0) + blocks.reshape(parameters[owner.weight].shape)
@@ -240,7 +244,7 @@ class Collector:
         """Add this batch's a a^T."""
         if self.curvature.weight_sharing == "expand":
             for call in calls:
-                if call.owner.weight:
+                if call.owner.weight and not call.owner.rule.exact:
                     x, rule, module = call.input(), call.owner.rule, call.owner.module
                     places = rule.places(module, call.y_shape)
                     if places == 1:
@@ -251,7 +255,7 @@ class Collector:
             return
         means: dict[str, tuple[Tensor | float, int]] = {}
         for call in calls:
-            if call.owner.weight:
+            if call.owner.weight and not call.owner.rule.exact:
                 rows = call.owner.rule.input_rows(call.owner.module, call.input())
                 total, places = means.get(call.owner.weight, (0.0, 0))
                 means[call.owner.weight] = (total + rows.sum(2), places + rows.shape[2])
@@ -271,7 +275,10 @@ class Collector:
             if owner.bias:
                 rows = rule.bias_rows(owner.module, g).unsqueeze(0)
                 summed[owner.bias] = summed[owner.bias] + rows if owner.bias in summed else rows
-            if owner.weight and expand:
+            if owner.weight and rule.exact:
+                rows = rule.weight_rows(owner.module, call.input(), g).unsqueeze(0)
+                summed[owner.weight] = summed[owner.weight] + rows if owner.weight in summed else rows
+            elif owner.weight and expand:
                 self.add_output_factor(owner.weight, rule.output_factor(owner.module, g), rule)
             elif owner.weight:
                 rows = rule.output_rows(owner.module, g).sum(2)

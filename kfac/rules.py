@@ -41,11 +41,14 @@ class Rule(ABC):
             al. 2023, section 5.1, treats the channels of a factored layer as shared places).
         full_resolution: for layers whose weight sits in a basis, the rule of the same map between the
             basis' points: rows before `input_basis` and `output_basis` are applied.
+        exact: whether the weight's gradient is one row a datum, `weight_rows`, whose outer products are its
+            block; there are no Kronecker factors then.
     """
 
     order: Order = (0, 1, 2)
     groups_are_places: bool = False
     full_resolution: Rule | None = None
+    exact: bool = False
 
     @abstractmethod
     def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
@@ -58,6 +61,10 @@ class Rule(ABC):
     @abstractmethod
     def bias_rows(self, module: nn.Module, g: Tensor) -> Tensor:
         """The bias' gradient datum by datum, `[batch, d_bias]`."""
+
+    def weight_rows(self, module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+        """The weight's gradient datum by datum, `[batch, d_weight]`, where `exact`."""
+        raise NotImplementedError
 
     def input_basis(self, module: nn.Module) -> Tensor | None:
         """Phi `[d_in, point]` with a = Phi a_full, or None: the weight is not in a basis."""

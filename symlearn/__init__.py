@@ -17,6 +17,7 @@ _PUBLIC = {  # name -> module; imported on first use, so that `symlearn --help` 
     "TrainingStoppedError": "symlearn.training",
     "build_model": "symlearn.networks",
     "effective_parameters": "symlearn.analysis.effective_parameters",
+    "equivariance_error": "symlearn.analysis.equivariance",
     "evidence_gradients": "symlearn.hyper_gradient",
     "fit": "symlearn.fitting",
     "hyperparameters_of": "symlearn.declared",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from symlearn.analysis.equivariance import equivariance_report
 from symlearn.analysis.report import build_report, calibration
 from symlearn.config import Config, checked
 from symlearn.data import Preprocessing, augment
@@ -312,6 +313,7 @@ class Fit:
             self.proposals,
             calibration(state, self.test) if self.test else None,
         )
+        report["equivariance"] = equivariance_report(self.model, self.train[0])
         report["seconds"] = round(self.seconds, 1)
         if self.folder is not None:
             self.folder.save_tensors(

@@ -121,22 +121,18 @@ class FilterBank(nn.Module):
         moved = weight.unflatten(-1, (len(self.group), -1))[..., self.members, :]  # [..., group, member, tap]
         return torch.einsum("...hgs,hts->...hgt", moved, taps).flatten(-2)
 
-    def collect(self, covariance: Tensor) -> Tensor:
-        """sum_h T_h^T C T_h over the bank's maps T_h, `[c * entry, c * entry]` of patches to that of weights.
+    def turn(self, rows: Tensor, element: int) -> Tensor:
+        """T_h^T a: patches `[..., entry]` as the weight itself meets them under one element."""
+        if self.exact:
+            return rows[..., self.inverse[element]]
+        return rows @ self.matrix(element).to(rows.dtype)
 
-        If patches have the raw covariance C, the inputs that the weight itself meets, h by h, have this one.
-        """
+    def turn_covariance(self, covariance: Tensor, element: int) -> Tensor:
+        """T_h^T C T_h for every pair of channels, `[..., c * entry, c * entry]`: patches' to weights'."""
         channels = covariance.shape[-1] // self.size
         blocks = covariance.unflatten(-1, (channels, self.size)).unflatten(-3, (channels, self.size))
-        total = torch.zeros_like(blocks)
-        for h in range(len(self.group)):
-            if self.exact:
-                order = self.inverse[h]
-                total = total + blocks[..., order, :, :][..., order]
-            else:
-                matrix = self.matrix(h).to(blocks.dtype)  # [entry, entry], bank entry from weight entry
-                total = total + torch.einsum("...aibj,ik,jl->...akbl", blocks, matrix, matrix)
-        return total.flatten(-2).flatten(-3, -2)
+        turned = self.turn(self.turn(blocks, element).transpose(-1, -3), element).transpose(-1, -3)
+        return turned.flatten(-2).flatten(-3, -2)
 
     def matrix(self, element: int) -> Tensor:
         """T_h `[entry, entry]`: bank(h, .) = T_h weight."""

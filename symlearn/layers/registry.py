@@ -6,16 +6,18 @@ sum of such paths once) or maps straight to the layer's output size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast, get_args
 
 from torch import nn
 
+from symlearn.groups import FiniteGroup, find_group
 from symlearn.layers.anchor_basis import Learned
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.factored_fc import FactoredLinear2d
 from symlearn.layers.fc import FullyConnected2d
+from symlearn.layers.group_conv import GroupConv2d, Variant
 from symlearn.layers.sparse_conv import SparseConv2d
 from symlearn.layers.sparse_fc import SparseLinear2d
 
@@ -70,12 +72,14 @@ class PathKind:
         effective_type: the upper-case name a layer gets when this path holds most of it.
         full_resolution: whether its output has the input's size (True) or the layer's output size.
         symmetry: larger is stricter; a search starts from the strictest path.
+        group: the group on whose maps the path works, or None: on the plane.
     """
 
     build: Callable[[PathShape], nn.Module]
     effective_type: str
     full_resolution: bool
     symmetry: int
+    group: FiniteGroup | None = None
 
 
 PATHS: dict[str, PathKind] = {
@@ -91,15 +95,58 @@ PATHS: dict[str, PathKind] = {
 }
 
 
+FAMILY = "gconv-"
+FAMILY_HELP = "gconv-<group>[:variant] such as gconv-p4, gconv-p4m:pointwise or gconv-c6"
+
+
+def group_path(name: str) -> PathKind:
+    """A group convolution from its name, `gconv-<group>[:variant]`.
+
+    Raises:
+        ValueError: no such group or variant.
+    """
+    group_name, _, variant = name.removeprefix(FAMILY).partition(":")
+    group, chosen = find_group(group_name), variant or "full"
+    if chosen not in get_args(Variant):
+        raise ValueError(
+            f"unknown variant {chosen!r} in {name!r}; choose from {', '.join(get_args(Variant))}"
+        )
+
+    def build(shape: PathShape) -> nn.Module:
+        kernel = shape.options.kernel_size
+        return GroupConv2d(shape.c_in, shape.c_out, kernel, group, cast(Variant, chosen))
+
+    return PathKind(build, "GCONV", True, 1 + len(group), group)
+
+
 def path_kind(name: str) -> PathKind:
-    """The kind registered under a name.
+    """The kind registered under a name, or the group convolution of that name.
 
     Raises:
         ValueError: no such path.
     """
+    if name.startswith(FAMILY):
+        return group_path(name)
     if name not in PATHS:
-        raise ValueError(f"unknown path {name!r}; choose from {', '.join(PATHS)}, joined by '+'")
+        raise ValueError(
+            f"unknown path {name!r}; choose from {', '.join(PATHS)} or {FAMILY_HELP}, joined by '+'"
+        )
     return PATHS[name]
+
+
+def group_of_paths(names: Iterable[str]) -> FiniteGroup | None:
+    """The group that the paths of a layer work on, or None if all are on the plane.
+
+    Raises:
+        ValueError: paths of different groups, whose maps have different axes.
+    """
+    groups = {kind.group.name: kind.group for kind in map(path_kind, names) if kind.group is not None}
+    if len(groups) > 1:
+        raise ValueError(
+            f"paths of {' and '.join(sorted(groups))} cannot share a layer, since their maps differ; use "
+            "one group (p4m contains p4)"
+        )
+    return next(iter(groups.values()), None)
 
 
 def parse_paths(paths: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
@@ -111,9 +158,12 @@ def parse_paths(paths: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
     names = tuple(paths.split("+")) if isinstance(paths, str) else tuple(paths)
     names = tuple(name.strip() for name in names)
     if not names or not all(names):
-        raise ValueError(f"no path in {paths!r}; give one or more of {', '.join(PATHS)}, joined by '+'")
+        raise ValueError(
+            f"no path in {paths!r}; give one or more of {', '.join(PATHS)} or {FAMILY_HELP}, joined by '+'"
+        )
     for name in names:
         path_kind(name)
     if len(set(names)) < len(names):
         raise ValueError(f"a path is named twice in {'+'.join(names)!r}; name each once")
+    group_of_paths(names)
     return names

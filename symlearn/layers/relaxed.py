@@ -4,6 +4,9 @@ Order (van der Ouderaa et al. 2023, section 3): sum the paths that keep full res
 once where the layer strides, one choice a sample; add the paths that map straight to the output size; divide
 by `divisor`, the number of paths at the start. The network applies the nonlinearity.
 
+With a group path every map carries the group's axis, `[batch, c, group, h, w]`; the paths on the plane then
+work on its c x group channels, and the subsampling makes one choice for all elements.
+
 A path can be switched off: it is then neither computed nor trained, and its prior precision counts as
 infinite. Switching paths leaves the divisor alone, so that the other paths are not rescaled. Which paths are
 on, and the divisor, travel in the `state_dict`.
@@ -23,7 +26,7 @@ from torch import Tensor, nn
 from symlearn.declared import Hyperparameter, hyperparameters_of
 from symlearn.layers.path import Path
 from symlearn.layers.polyphase import PolyphaseSubsample2d
-from symlearn.layers.registry import PathOptions, PathShape, parse_paths, path_kind
+from symlearn.layers.registry import PathOptions, PathShape, group_of_paths, parse_paths, path_kind
 from symlearn.layers.sizes import Size, expect_map, pair
 
 
@@ -39,6 +42,8 @@ def seeded_path(name: str, shape: PathShape, seed: int) -> nn.Module:
 
 class RelaxedLayer2d(nn.Module):
     """A sum of paths, `[batch, c_in, h, w] -> [batch, c_out, h / stride, w / stride]`.
+
+    With a group path, `[batch, c_in, group, h, w] -> [batch, c_out, group, h / stride, w / stride]`.
 
     Args:
         c_in: input channels.
@@ -72,12 +77,23 @@ class RelaxedLayer2d(nn.Module):
         self.out_size = (self.in_size[0] // stride, self.in_size[1] // stride)
         self.c_in, self.c_out, self.stride = c_in, c_out, stride
         names = parse_paths(paths)
-        shape = PathShape(c_in, c_out, self.in_size, self.out_size, options or PathOptions())
+        self.group = group_of_paths(names)
         seed = int(torch.randint(2**31, (), device="cpu"))
-        self.paths = nn.ModuleDict({name: seeded_path(name, shape, seed) for name in names})
+        self.paths = nn.ModuleDict()
+        for name in names:
+            copies = self.members if path_kind(name).group is None else 1
+            shape = PathShape(
+                c_in * copies, c_out * copies, self.in_size, self.out_size, options or PathOptions()
+            )
+            self.paths[name] = seeded_path(name, shape, seed)
         self.subsample = PolyphaseSubsample2d() if stride == 2 else nn.Identity()
         self.active: tuple[str, ...] = names
         self.divisor = len(names)
+
+    @property
+    def members(self) -> int:
+        """Length of the maps' group axis; 1 without one."""
+        return 1 if self.group is None else len(self.group)
 
     @property
     def path_names(self) -> tuple[str, ...]:
@@ -101,17 +117,30 @@ class RelaxedLayer2d(nn.Module):
         for name, path in self.paths.items():
             path.requires_grad_(name in chosen)
 
+    def _through(self, name: str, x: Tensor) -> Tensor:
+        """One path's output; a path on the plane sees the group's elements as channels."""
+        if self.group is None or path_kind(name).group is not None:
+            return self.path(name)(x)
+        return self.path(name)(x.flatten(1, 2)).unflatten(1, (self.c_out, self.members))
+
     def _sum(self, x: Tensor, full_resolution: bool) -> Tensor | None:
         total = None
         for name in self.active:
             if path_kind(name).full_resolution is full_resolution:
-                y = self.path(name)(x)
+                y = self._through(name, x)
                 total = y if total is None else total + y
         return total
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, c_in, h, w] -> [batch, c_out, h / stride, w / stride]`."""
-        expect_map(x, self.c_in, self.in_size)
+        if self.group is None:
+            expect_map(x, self.c_in, self.in_size)
+        elif tuple(x.shape[1:]) != (self.c_in, self.members, *self.in_size):
+            h, w = self.in_size
+            raise ValueError(
+                f"expected a map [batch, {self.c_in}, {self.members}, {h}, {w}], got {list(x.shape)}; build "
+                "the layer for the size it is used at"
+            )
         full, direct = self._sum(x, True), self._sum(x, False)
         parts = [
             part for part in (None if full is None else self.subsample(full), direct) if part is not None

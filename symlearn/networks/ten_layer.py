@@ -3,7 +3,8 @@
 `ten_layer` is the network of van der Ouderaa et al. 2023, Table 6: eight relaxed layers of 1,2,2,4,4,8,8,16
 times alpha channels, strides 1,2,1,2,1,2,2,2, 3 x 3 filters; then Linear 16 alpha -> 64 alpha, ReLU,
 Linear 64 alpha -> classes. `small` is its relative for 16 x 16 frames. Inputs larger than the strides
-reduce to one place end in an average over what is left.
+reduce to one place end in an average over what is left. With a group path in the mixture the image is lifted
+once, by repeating it over the group, and the maps are averaged over the group before the head.
 
 Axes: batch, c, h, w, classes.
 """
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from symlearn.declared import Hyperparameter, hyperparameters_within
-from symlearn.layers.registry import PathOptions, parse_paths
+from symlearn.layers.coset_pool import CosetPool2d
+from symlearn.layers.registry import PathOptions, group_of_paths, parse_paths
 from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.layers.sizes import Size, pair
 
@@ -83,14 +85,20 @@ class RelaxedNetwork(nn.Module):
             layers.append(layer)
             c_in, h_w = width * alpha, layer.out_size
         self.layers = nn.ModuleList(layers)
+        self.group = group_of_paths(names)
+        self.pool = nn.Identity() if self.group is None else CosetPool2d(self.group, "mean")
         self.head = nn.Sequential(
             nn.Linear(c_in, plan.hidden * alpha), nn.ReLU(), nn.Linear(plan.hidden * alpha, classes)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, c, h, w] -> [batch, classes]`."""
+        if self.group is not None:  # lifted once: the image at every element
+            x = x.unsqueeze(2).expand(-1, -1, len(self.group), -1, -1)
         for layer in self.layers:
             x = layer(x).relu()
+        if self.group is not None:
+            x = self.pool(x)
         return self.head(x.mean((2, 3)))
 
     def hyperparameters(self) -> dict[str, Hyperparameter]:

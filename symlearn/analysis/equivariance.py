@@ -1,0 +1,131 @@
+"""How far a map is from commuting with a group: measured, for every element and with translations.
+
+    error(h, s) = ||f(t_s h x) - t_s' h f(x)|| / ||f(x)||
+
+over a batch, with t_s the circular shift by s and h the element's action: on images `[batch, c, h, w]` and
+group maps `[batch, c, group, h, w]` as in `symlearn.groups`, and the identity on outputs without places (an
+invariant). A map that keeps the size must shift by s' = s; a smaller output may shift by whatever fits best,
+the same for the whole batch at stride 1 and for every datum by itself where the map subsamples.
+
+Axes: batch, c, group, h, w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from symlearn.groups import FiniteGroup, group_of
+from symlearn.structure import relaxed_layers
+
+Shift = tuple[int, int]
+SHIFTS: tuple[Shift, ...] = ((1, 0), (0, 1), (2, 3))
+IMAGES = 16  # data the report's errors are measured on
+
+
+def act(group: FiniteGroup, element: int, x: Tensor) -> Tensor:
+    """An element's action on an image, a group map, or an invariant."""
+    if x.dim() == 5:
+        return group.act_on_regular(x, element)
+    return group.act_on_image(x, element) if x.dim() == 4 else x
+
+
+def shifted(x: Tensor, shift: Shift) -> Tensor:
+    """A circular shift of the last two axes; an invariant stays."""
+    return x.roll(shift, (-2, -1)) if x.dim() >= 4 else x
+
+
+def distance(found: Tensor, expected: Tensor, shift: Shift, in_size: tuple[int, ...]) -> float:
+    """||found - expected|| with the shift that the output should have; see the module's notation."""
+    if found.dim() < 4 or tuple(found.shape[-2:]) == in_size or shift == (0, 0):
+        same = shift if found.dim() >= 4 and tuple(found.shape[-2:]) == in_size else (0, 0)
+        return float((found - shifted(expected, same)).norm())
+    h, w = found.shape[-2:]
+    gaps = [
+        (found - shifted(expected, (i, j))).flatten(1).square().sum(1) for i in range(h) for j in range(w)
+    ]
+    return float(torch.stack(gaps).amin(0).sum().sqrt())
+
+
+@torch.no_grad()
+def equivariance_error(
+    module: nn.Module, group: str | FiniteGroup, x: Tensor, shifts: Sequence[Shift] | None = None
+) -> Tensor:
+    """Relative equivariance error of a module on a batch, for every element of a group.
+
+    Args:
+        module: maps `x` to an image, a group map, or an invariant `[batch, d]`; evaluated in `eval` mode.
+        group: a group or its name.
+        x: images `[batch, c, h, w]` or group maps `[batch, c, group, h, w]`, square.
+        shifts: circular shifts (rows, columns) to combine every element with; None: no shift.
+
+    Returns `[group]`, or `[group, shift]` with shifts, float64; 0 is exact.
+
+    Raises:
+        ValueError: maps that are not square, or whose group axis is not the group's.
+    """
+    group = group_of(group)
+    if x.dim() == 5 and x.shape[2] != len(group):
+        raise ValueError(f"{group.name} has {len(group)} elements, but the maps have {x.shape[2]}")
+    training = module.training
+    module.eval()
+    try:
+        y = module(x)
+        scale = max(float(y.norm()), 1e-300)
+        errors = [
+            [
+                distance(module(shifted(act(group, g, x), s)), act(group, g, y), s, tuple(x.shape[-2:]))
+                / scale
+                for s in (shifts or [(0, 0)])
+            ]
+            for g in range(len(group))
+        ]
+    finally:
+        module.train(training)
+    found = torch.tensor(errors, dtype=torch.float64)
+    return found if shifts is not None else found[:, 0]
+
+
+@torch.no_grad()
+def equivariance_report(model: nn.Module, x: Tensor) -> dict[str, Any] | None:
+    """Errors of every relaxed layer at its own inputs, and of the whole network; None for maps not square.
+
+    The group is that of the layers' paths, p4 if they have none. `shift` is the worst over a few circular
+    shifts, `elements` those of the group's elements without a shift.
+    """
+    layers = relaxed_layers(model)
+    if not layers or x.dim() != 4 or x.shape[-1] != x.shape[-2]:
+        return None
+    group = next((layer.group for layer in layers.values() if layer.group is not None), None)
+    chosen = group_of("p4") if group is None else group
+    inputs: dict[str, Tensor] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
+        for name, layer in layers.items()
+    ]
+    model.eval()
+    try:
+        model(x[:IMAGES])
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    def entry(name: str, module: nn.Module, maps: Tensor) -> dict[str, Any]:
+        errors = equivariance_error(module, chosen, maps, [(0, 0), *SHIFTS])
+        return {
+            "name": name,
+            "elements": errors[:, 0].tolist(),
+            "shift": float(errors[0, 1:].max()),
+        }
+
+    found = [entry(name, layer, inputs[name]) for name, layer in layers.items()]
+    return {
+        "group": chosen.name,
+        "exact": chosen.exact,
+        "images": min(IMAGES, len(x)),
+        "layers": found,
+        "network": entry("network", model, x[:IMAGES]),
+    }
