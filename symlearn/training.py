@@ -30,12 +30,64 @@ from symlearn.hyperparameters import Hyperparameters
 from symlearn.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
 from symlearn.prior import PriorPrecision
 
+FALL, SHRUNK, PATIENT = 0.05, 0.5, 6  # see `WarmUp`
 Pairs = tuple[Tensor, Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class TrainingStoppedError(ValueError):
     """A fit that cannot go on: non-finite values, or every path of a layer switched off. One clear line."""
+
+
+@dataclass
+class WarmUp:
+    """The growth of the prior over the first steps, and the way back if it was too early.
+
+    Some starts need longer than the prior grants: the loss still lies on its plateau when the weights have
+    shrunk, and a product of many small layers is a saddle. Such a fit goes back to its first weights once,
+    after twice the warm-up, and the prior begins to grow only when the loss has fallen, or after `PATIENT`
+    times the warm-up.
+
+    Attributes:
+        since: step from which the prior grows; None: it waits.
+        first_loss: mean loss of the first epoch.
+        fallen: whether the loss has left its plateau: `FALL` below the first epoch's.
+        weights: the network at the start, as long as it may be needed.
+    """
+
+    since: int | None = 0
+    first_loss: float | None = None
+    fallen: bool = False
+    weights: dict[str, Any] | None = None
+
+    def strength(self, step: int, length: int) -> float:
+        """The prior's share of its full strength."""
+        return 0.0 if self.since is None else min((step - self.since) / length, 1.0)
+
+    def after_epoch(self, state: FitState, loss: float) -> None:
+        """Judge an epoch; may put the weights back."""
+        length = state.config.training.prior_warmup
+        if self.first_loss is None:
+            self.first_loss = loss
+        if self.fallen:
+            return
+        if loss < (1 - FALL) * self.first_loss:
+            self.fallen, self.weights = True, None
+            self.since = state.step if self.since is None else self.since
+        elif self.since is None and state.step > PATIENT * length:
+            self.since, self.weights = state.step, None
+        elif self.since is not None and self.weights is not None and state.step >= 2 * length:
+            names = state.active_names()
+            if norm(state.model.state_dict(), names) < SHRUNK * norm(self.weights, names):
+                state.model.load_state_dict(self.weights)
+                state.optimizer.state.clear()
+                self.since = None
+            self.weights = None
+
+
+def norm(weights: dict[str, Any], names: list[str]) -> float:
+    """The norm of some tensors of a `state_dict` together."""
+    return sum(float(weights[name].double().square().sum()) for name in names) ** 0.5
 
 
 @dataclass
@@ -55,6 +107,7 @@ class FitState:
     losses: list[float] = field(default_factory=list)
     setbacks: int = 0
     lr_scale: float = 1.0
+    warm_up: WarmUp = field(default_factory=WarmUp)
 
     def __post_init__(self) -> None:
         evidence, training = self.config.evidence, self.config.training
@@ -94,6 +147,7 @@ class FitState:
                 "losses": self.losses,
                 "setbacks": self.setbacks,
                 "lr_scale": self.lr_scale,
+                "warm_up": vars(self.warm_up),
             }
         )
 
@@ -114,6 +168,7 @@ class FitState:
         ):
             setattr(self, key, saved[key])
         self.effective_parameters = saved["effective_parameters"]
+        self.warm_up = WarmUp(**saved["warm_up"])
 
     def active_names(self) -> list[str]:
         """Parameters that are trained: those of switched-on paths."""
@@ -162,7 +217,9 @@ def train_epoch(
     steps = len(x) // size
     order = torch.randperm(len(x), generator=state.generator)
     state.model.train()
-    strength = min(state.step / state.config.training.prior_warmup, 1.0)
+    if state.step == 0:
+        state.warm_up.weights = copy.deepcopy(state.model.state_dict())
+    strength = state.warm_up.strength(state.step, state.config.training.prior_warmup)
     state.optimizer.decay = {name: strength * delta for name, delta in state.prior.floats().items()}
     total, correct = torch.zeros((), device=x.device), 0
     for k in range(steps):
@@ -190,6 +247,7 @@ def train_epoch(
             f"{what} in epoch {state.epoch}; lower lr (now {state.config.training.lr:g}) or check the data"
         )
     state.losses = [*state.losses, mean][-10:]
+    state.warm_up.after_epoch(state, mean)
     classification = state.config.data.likelihood == "classification"
     return mean, correct / (steps * size) if classification else None
 

@@ -30,6 +30,7 @@ CAPTIONS = {
     "change. Above zero the data asks for it.",
     "evidence": "The evidence weighs the fit against the parameters that it takes; lower is better. Train "
     "loss alone does not see that price.",
+    "equivariance": "Measured, not promised: how far each layer is from commuting with shifts and rotations.",
     "lengthscales": "Where a lengthscale is long, a path's weights vary slowly over places; the evidence "
     "learns it.",
     "filters": "The filters of largest norm of every path that was kept.",

@@ -66,8 +66,8 @@ def assert_one_line(error: pytest.ExceptionInfo[ValueError]) -> None:
 
 
 UNCOVERED = {
-    "batch norm": (
-        lambda: nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)),
+    "layer norm": (
+        lambda: nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 3)),
         "1.weight, 1.bias",
     ),
     "own parameters": (lambda: nn.Sequential(nn.Linear(5, 4), Gain(4), nn.Linear(4, 3)), "1.gain, 1.shift"),

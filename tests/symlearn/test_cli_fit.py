@@ -36,7 +36,15 @@ from symlearn.runs import prepare, resume_experiment, run_experiment
 from symlearn.training import TrainingStoppedError
 
 Command = Callable[..., tuple[int, str, str]]
-FIGURES = {"effective-dimension", "filters", "layer-shares", "proposals", "evidence", "prior-precisions"}
+FIGURES = {
+    "effective-dimension",
+    "equivariance",
+    "filters",
+    "layer-shares",
+    "proposals",
+    "evidence",
+    "prior-precisions",
+}
 METRIC_KEYS = {
     "epoch",
     "step",

@@ -5,6 +5,7 @@ Re-plotting never trains; no function touches pyplot's global state, a display o
 
 from matplotlib.figure import Figure
 
+from symlearn.analysis.plots.equivariance import equivariance_errors
 from symlearn.analysis.plots.evidence import evidence_curve
 from symlearn.analysis.plots.filters import Filters, learned_filters
 from symlearn.analysis.plots.heat_map import effective_dimension_heat_map
@@ -17,6 +18,7 @@ from symlearn.analysis.reading import Metrics, Report
 
 __all__ = [
     "effective_dimension_heat_map",
+    "equivariance_errors",
     "evidence_curve",
     "layer_shares",
     "learned_filters",
@@ -42,6 +44,8 @@ def run_figures(report: Report, metrics: Metrics, filters: Filters = ()) -> dict
     }
     if any(row.get("lengthscale") for row in metrics):
         figures["lengthscales"] = lengthscales(metrics, report)
+    if report.get("equivariance"):
+        figures["equivariance"] = equivariance_errors(report)
     if filters:
         figures["filters"] = learned_filters(filters, report)
     return figures

@@ -16,6 +16,19 @@ COUNTS = {
     "s-conv": 237_050,
     "s-fc+s-conv": 959_420,
 }
+GROUP_COUNTS = {  # paths, alpha, input channels: parameters; Tables 3 and 7
+    ("gconv-p4", 10, 3): 1_025_380,
+    ("gconv-p4", 6, 3): 371_200,
+    ("gconv-p4:separable", 10, 3): 214_550,
+    ("gconv-p4:separable", 13, 3): 358_463,
+    ("gconv-p4:depthwise-separable", 10, 3): 139_725,  # the paper prints 139,735
+    ("gconv-p4:depthwise-separable", 16, 3): 346_215,
+    ("gconv-p4:pointwise", 10, 3): 338_770,
+    ("f-fc+conv+gconv-p4:pointwise", 2, 3): 1_237_527,
+    ("f-fc+conv+gconv-p4", 2, 3): 1_265_121,
+    ("f-fc+conv+gconv-p4:pointwise", 2, 1): 1_105_843,
+    ("f-fc+conv+gconv-p4", 2, 1): 1_133_329,
+}
 
 
 @pytest.mark.parametrize("paths", COUNTS)
@@ -24,6 +37,13 @@ def test_parameter_counts_of_the_ten_layer_network(paths: str) -> None:
     with torch.device("meta"):
         model = build_model(paths, network="ten-layer", alpha=10, in_channels=3, size=32, classes=10)
     assert sum(p.numel() for p in model.parameters()) == COUNTS[paths]
+
+
+@pytest.mark.parametrize("case", GROUP_COUNTS, ids=str)
+def test_parameter_counts_with_a_group(case: tuple[str, int, int]) -> None:
+    paths, alpha, channels = case
+    model = build_model(paths, network="ten-layer", alpha=alpha, in_channels=channels, size=32, classes=10)
+    assert sum(p.numel() for p in model.parameters()) == GROUP_COUNTS[case]
 
 
 @pytest.mark.parametrize("size", [32, 64, (32, 64)], ids=str)
@@ -58,12 +78,13 @@ def test_default_network_by_size() -> None:
     ("options", "message"),
     [
         ({"network": "eleven-layer"}, "unknown network 'eleven-layer'; choose from ten-layer, small"),
-        ({"paths": "gconv-p5"}, "unknown path 'gconv-p5'"),
+        ({"paths": "gconv-p5"}, "unknown group 'p5'"),
+        ({"paths": "gkonv"}, "unknown path 'gkonv'"),
         ({"size": 18, "network": "small"}, "multiples of 4, got 18x18"),
         ({"alpha": 0}, "alpha must be a positive integer"),
         ({"classes": 0}, "classes must be a positive integer"),
     ],
-    ids=["network", "path", "size", "alpha", "classes"],
+    ids=["network", "group", "path", "size", "alpha", "classes"],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
