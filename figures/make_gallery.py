@@ -41,6 +41,7 @@ def comparison(rows: list[dict]) -> Figure:
         ):
             axes = grid[row][column]
             for name, (marker, colour, text) in MARKS.items():
+                ring = name == "learned"  # on quadrant-digit it ends where CONV alone ends
                 runs = [r for r in rows if r["network"] == name and r["task"] == task and "stopped" not in r]
                 if key == "evidence" and name.endswith("-map"):
                     continue
@@ -49,7 +50,11 @@ def comparison(rows: list[dict]) -> Figure:
                     for r in runs
                 ]
                 axes.scatter(
-                    [100 * r["accuracy"] for r in runs], values, marker=marker, color=colour, label=text
+                    [100 * r["accuracy"] for r in runs],
+                    values,
+                    marker=marker,
+                    label=text,
+                    **({"s": 110, "facecolors": "none", "edgecolors": colour} if ring else {"color": colour}),
                 )
             axes.spines[["top", "right"]].set_visible(False)
             axes.set_ylabel(label)
