@@ -1,4 +1,4 @@
-"""The command line: `symlearn fit`, `report`, `plot`, `predict`, `estimate`.
+"""The command line: `symlearn fit`, `report`, `plot`, `predict`, `estimate`, `reproduce`.
 
 One command a file. Everything heavy (torch, matplotlib) is imported inside the commands, so that help answers
 at once. Whatever a user can get wrong ends in one line on stderr that says what was wrong, what was expected
@@ -23,6 +23,7 @@ from symlearn.cli.estimate import estimate
 from symlearn.cli.fit import fit
 from symlearn.cli.predict import predict
 from symlearn.cli.report import plot, report
+from symlearn.cli.reproduce import reproduce
 from symlearn.cli.words import STOPPED, WRONG_INPUT, complain, one_line, show_note
 
 UsageError = typer.BadParameter.__base__  # typer carries click along, and does not export this one
@@ -41,6 +42,7 @@ app.command()(report)
 app.command()(plot)
 app.command()(predict)
 app.command()(estimate)
+app.command()(reproduce)
 
 
 @app.callback(invoke_without_command=True)

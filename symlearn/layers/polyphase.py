@@ -15,8 +15,10 @@ Axes: batch, c, group, h, w, component.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,11 +38,24 @@ def symmetric_signature(planes: Tensor) -> Tensor:
     return mixed.pow(3).sum((2, 3))
 
 
+@cache
+def _irrational(count: int, start: int) -> np.ndarray:
+    return 1 + 0.5 * np.sin(np.arange(start, start + count, dtype=np.float64) ** 2)
+
+
+@cache
+def _circulant(size: int, start: int) -> np.ndarray:
+    return _irrational(size, start)[(np.arange(size)[:, None] - np.arange(size)) % size]
+
+
 def irrational(count: int, start: int, device: torch.device) -> Tensor:
     """Fixed numbers in [0.5, 1.5] without small integer relations among them, `[count]` float64."""
-    return 1 + 0.5 * torch.sin(
-        torch.arange(start, start + count, dtype=torch.float64, device=device).square()
-    )
+    return torch.as_tensor(_irrational(count, start), device=device)
+
+
+def mixing(size: int, start: int, device: torch.device) -> Tensor:
+    """A circulant matrix `[size, size]` of such numbers, float64."""
+    return torch.as_tensor(_circulant(size, start), device=device)
 
 
 def signature(planes: Tensor) -> Tensor:
@@ -54,9 +69,7 @@ def signature(planes: Tensor) -> Tensor:
         torch.einsum("bchw,c->bhw", planes.double(), irrational(planes.shape[1], 1, planes.device))
     )
     h, w = s.shape[-2:]
-    lag = [(torch.arange(n, device=s.device)[:, None] - torch.arange(n, device=s.device)) % n for n in (h, w)]
-    rows, columns = irrational(h, 1001, s.device)[lag[0]], irrational(w, 2001, s.device)[lag[1]]
-    mixed = rows @ s @ columns.T
+    mixed = mixing(h, 1001, s.device) @ s @ mixing(w, 2001, s.device).T
     scale = mixed.square().mean((1, 2, 3), keepdim=True).sqrt()
     return torch.exp(mixed / scale.clamp_min(1e-300)).sum((2, 3))
 
