@@ -74,6 +74,18 @@ class FiniteGroup:
         return f"FiniteGroup({self.name!r}, {len(self)} elements)"
 
     @property
+    def labels(self) -> list[str]:
+        """What each element does, such as "0°", "90°", "mirror" and "mirror, 90°" (mirrored first)."""
+        mirror = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64))
+        found = []
+        for matrix in self.matrices:
+            mirrored = float(torch.linalg.det(matrix)) < 0
+            turn = matrix @ mirror if mirrored else matrix
+            angle = f"{round(math.degrees(math.atan2(float(turn[1, 0]), float(turn[0, 0]))), 1) % 360:g}°"
+            found.append(angle if not mirrored else "mirror" if angle == "0°" else f"mirror, {angle}")
+        return found
+
+    @property
     def exact(self) -> bool:
         """Whether every element only permutes grid points: quarter turns and mirrors."""
         return all(self.permutes(g) for g in range(len(self)))

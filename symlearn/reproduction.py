@@ -205,6 +205,7 @@ def reproduce(
     seeds: list[int] | None = None,
     workers: int = 2,
     extra: Mapping[str, Any] | None = None,
+    only: str = "",
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run an experiment and write its JSON; returns that JSON's content.
@@ -216,6 +217,7 @@ def reproduce(
         seeds: of every row; None takes those of the file.
         workers: fits at a time.
         extra: options that replace those of the file (such as data_root or device).
+        only: run the rows alone whose label contains this, whatever its case.
         tell: told a line a run.
 
     Raises:
@@ -228,7 +230,12 @@ def reproduce(
     chosen = seeds or list(experiment.scales[scale].get("seeds", [0]))
     place = runs / f"{experiment.name}-{scale}"
     jobs: list[Job] = []
+    kept = [row for row in experiment.rows if only.casefold() in row.label.casefold()]
+    if not kept:
+        raise ValueError(f"no row of {experiment.name} is called {only!r}; expected part of a row's label")
     for k, row in enumerate(experiment.rows):
+        if row not in kept:
+            continue
         options = {**experiment.options(row, scale), **(extra or {})}
         for seed in chosen:
             jobs.append((row.label, seed, options, str(place / f"{k}-seed{seed}")))
@@ -240,7 +247,7 @@ def reproduce(
         "seeds": chosen,
         "commit": commit(experiment.path.parent),
         "environment": environment(),
-        "published": {row.label: row.published for row in experiment.rows},
+        "published": {row.label: row.published for row in kept},
         "rows": run_all(jobs, workers, tell),
     }
     path = experiment.path.parent / "results" / f"{experiment.name}.{scale}.json"

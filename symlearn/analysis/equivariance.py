@@ -125,6 +125,7 @@ def equivariance_report(model: nn.Module, x: Tensor) -> dict[str, Any] | None:
     return {
         "group": chosen.name,
         "exact": chosen.exact,
+        "element_names": chosen.labels,
         "images": min(IMAGES, len(x)),
         "layers": found,
         "network": entry("network", model, x[:IMAGES]),

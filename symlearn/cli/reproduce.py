@@ -22,6 +22,7 @@ def reproduce(
         str | None,
         typer.Option(help="such as 0,1,2; the experiment's own if not given", show_default=False),
     ] = None,
+    only: Annotated[str, typer.Option(help="part of the labels of the rows to run; all if not given")] = "",
     workers: Annotated[int, typer.Option(min=1, help="fits at a time, a thread each")] = 2,
     data_root: Annotated[
         str | None, typer.Option(help="where downloaded data sets lie", show_default=False)
@@ -48,7 +49,7 @@ def reproduce(
         ) from None
     experiment = reproduction.read_experiment(name, folder)
     extra = {"device": device} | ({} if data_root is None else {"data_root": data_root})
-    content = reproduction.reproduce(experiment, scale, runs, chosen, workers, extra, typer.echo)
+    content = reproduction.reproduce(experiment, scale, runs, chosen, workers, extra, only, typer.echo)
     typer.echo(f"\n{reproduction.table(content)}")
     if experiment.note:
         typer.echo(f"\n{experiment.note}")

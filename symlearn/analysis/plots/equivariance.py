@@ -23,7 +23,7 @@ def equivariance_errors(report: Report) -> Figure:
     entries = [*found["layers"], found["network"]]
     errors = np.array([[entry["shift"], *entry["elements"][1:]] for entry in entries], dtype=float)
     labels = [layer_label(entry["name"]) for entry in entries]
-    columns = ["shifts", *(f"element {k}" for k in range(1, errors.shape[1]))]
+    columns = ["shifts", *found["element_names"][1:]]
     figure = new_figure(1.9 + 0.42 * len(entries), TITLE, report)
     axes = figure.subplots()
     colours, scale = colormaps["cividis"], LogNorm(SMALLEST, 2.0)
@@ -49,7 +49,7 @@ def equivariance_errors(report: Report) -> Figure:
     figure.colorbar(image, ax=axes, label="relative error", extend="both")
     note(
         figure,
-        f"group {found['group']}, elements as symlearn.groups numbers them · each layer at its own inputs, "
+        f"group {found['group']} · each layer at its own inputs, "
         f"from {found['images']} training images · the network's outputs should not change",
     )
     worst = ", ".join(f"{label} {row[0]:.1e}" for label, row in zip(labels, errors, strict=True))
