@@ -10,7 +10,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from symlearn.analysis.plots import effective_dimension_heat_map, evidence_curve, path_colour, proposals
+from symlearn.analysis.plots import (
+    effective_dimension_heat_map,
+    evidence_curve,
+    learned_filters,
+    lengthscales,
+    path_colour,
+    proposals,
+)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "experiments" / "layerwise" / "results"
@@ -78,6 +85,11 @@ def main() -> None:
         effective_dimension_heat_map(report).savefig(HERE / f"heat-map-{task}.png")
         proposals(report).savefig(HERE / f"proposals-{task}.png")
         evidence_curve(metrics, report).savefig(HERE / f"evidence-{task}.png")
+    report = json.loads((RESULTS / "sparse-quadrant.report.json").read_text(encoding="utf-8"))
+    filters = json.loads((RESULTS / "sparse-quadrant.filters.json").read_text(encoding="utf-8"))
+    metrics = read_lines(RESULTS / "sparse-quadrant.metrics.jsonl")
+    lengthscales(metrics, report).savefig(HERE / "lengthscales-quadrant.png")
+    learned_filters(filters, report).savefig(HERE / "filters-quadrant.png")
 
 
 if __name__ == "__main__":

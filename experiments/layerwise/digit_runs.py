@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import statistics
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -116,6 +117,16 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f" {runs[0]['parameters']:11,d} {statistics.mean(r['seconds'] for r in runs):5.0f}"
             )
     return "\n".join(lines)
+
+
+def keep_run(runs: Path, results: Path, name: str, seed: int) -> None:
+    """Copy what the gallery draws: report, metrics and filters of one network on both tasks."""
+    results.mkdir(parents=True, exist_ok=True)
+    for task in TASKS:
+        folder = runs / f"{task}-{name}-seed{seed}"
+        for file in ("report.json", "metrics.jsonl", "filters.json"):
+            if (folder / file).exists():
+                shutil.copyfile(folder / file, results / f"{name}-{task}.{file}")
 
 
 def commit() -> str:

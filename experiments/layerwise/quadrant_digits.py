@@ -19,12 +19,11 @@ that lie finished under --runs are read, not repeated.
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import sys
 from pathlib import Path
 
-from digit_runs import HERE, TASKS, fc_share, run_all, table, write_results
+from digit_runs import HERE, TASKS, fc_share, keep_run, run_all, table, write_results
 
 RESULTS = HERE / "results" / "quadrant_digits.json"
 NETWORKS = {
@@ -108,16 +107,6 @@ def laws(rows: list[dict]) -> list[dict]:
     return found
 
 
-def keep_reports(runs: Path, results: Path, seed: int) -> None:
-    """Copy what the gallery draws: report and metrics of the learned networks of one seed."""
-    results.mkdir(parents=True, exist_ok=True)
-    for task in TASKS:
-        folder = runs / f"{task}-learned-seed{seed}"
-        for name in ("report.json", "metrics.jsonl"):
-            if (folder / name).exists():
-                shutil.copyfile(folder / name, results / f"learned-{task}.{name}")
-
-
 def main() -> int:
     """Run everything, write the JSON, print the table and the laws."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -132,7 +121,7 @@ def main() -> int:
         [(n, NETWORKS[n], t, s, runs) for n in options.networks for s in options.seeds for t in TASKS],
         options.workers,
     )
-    keep_reports(options.runs, options.out.parent, options.seeds[0])
+    keep_run(options.runs, options.out.parent, "learned", options.seeds[0])
     holds = laws(rows) if {"learned", "conv", "f-fc", "conv-map", "f-fc-map"} <= set(options.networks) else []
     print(table(rows))
     for law in holds:

@@ -19,7 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from digit_runs import HERE, TASKS, run_all, table, write_results
+from digit_runs import HERE, TASKS, keep_run, run_all, table, write_results
 
 RESULTS = HERE / "results" / "sparse_digits.json"
 NETWORKS = {
@@ -54,6 +54,7 @@ def main() -> int:
         [(n, NETWORKS[n], t, s, runs) for n in options.networks for s in options.seeds for t in TASKS],
         options.workers,
     )
+    keep_run(options.runs, options.out.parent, "sparse", options.seeds[0])
     print(table(rows))
     write_results(options.out, {"experiment": "sparse digits", "published": PUBLISHED, "rows": rows})
     return 0
