@@ -48,9 +48,15 @@ class DataConfig(Table):
 class ModelConfig(Table):
     """Which network, and the paths of its layers."""
 
-    network: str | None = Field(None, description="ten-layer or small; by the images' size if not given")
+    network: str | None = Field(
+        None,
+        description="ten-layer or small; by the images' size if not given. On one group (paths conv or "
+        "gconv-p4, gconv-p4m, ...): p4cnn, p4cnn-rotation-pooling, all-cnn or resnet44",
+    )
     paths: str = Field(
-        "f-fc+conv", description="what layers may be made of, a sum of fc, f-fc, s-fc, conv and s-conv"
+        "f-fc+conv",
+        description="what layers may be made of, a sum of fc, f-fc, s-fc, conv, s-conv and "
+        "gconv-<group>[:variant] such as gconv-p4 or gconv-p4m:pointwise",
     )
     alpha: PositiveInt | None = Field(None, description="width multiplier; the network's own if not given")
     anchors: PositiveFloat = Field(

@@ -29,9 +29,9 @@ from symlearn.run_folder import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import nn
 
     from symlearn.data import Preprocessing
-    from symlearn.networks import RelaxedNetwork
 
 REPORT_SCHEMA = 1
 
@@ -49,7 +49,7 @@ class Learned:
         config: of its fit.
     """
 
-    model: RelaxedNetwork
+    model: nn.Module
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     prior_precision: dict[str, float]

@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from symlearn.analysis.filters import filters_of
 from symlearn.config import Config, read_config
 from symlearn.data import SOURCES, TASKS, DataSplits, load_data
 from symlearn.fitting import DataInfo, FitResult, Progress, fit, usable_device
 from symlearn.layers.registry import parse_paths
-from symlearn.networks import NETWORKS, RelaxedNetwork, configured_model, default_network
+from symlearn.networks import NETWORKS, configured_model, default_network
 from symlearn.results import read_learned, read_report, write_results
 from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
 
@@ -43,7 +44,7 @@ class Prepared:
 
     config: Config
     splits: DataSplits
-    model: RelaxedNetwork
+    model: nn.Module
 
     @property
     def info(self) -> DataInfo:
@@ -108,7 +109,7 @@ def load(config: Config) -> tuple[Config, DataSplits]:
     return with_absolute_paths(config.with_options(network=network)).resolved(len(splits.train)), splits
 
 
-def network_of(config: Config, splits: DataSplits) -> RelaxedNetwork:
+def network_of(config: Config, splits: DataSplits) -> nn.Module:
     """The network that a worked-out configuration describes, for these data; draws its weights."""
     return configured_model(config.model, splits.in_channels, splits.size, splits.classes)
 

@@ -91,16 +91,16 @@ def equivariance_error(
 
 @torch.no_grad()
 def equivariance_report(model: nn.Module, x: Tensor) -> dict[str, Any] | None:
-    """Errors of every relaxed layer at its own inputs, and of the whole network; None for maps not square.
+    """Errors of every relaxed layer at its own inputs, and of the whole network; None for images not square.
 
-    The group is that of the layers' paths, p4 if they have none. `shift` is the worst over a few circular
-    shifts, `elements` those of the group's elements without a shift.
+    The group is that of the network or of its layers' paths, p4 if they have none. `shift` is the worst over
+    a few circular shifts, `elements` those of the group's elements without a shift.
     """
     layers = relaxed_layers(model)
-    if not layers or x.dim() != 4 or x.shape[-1] != x.shape[-2]:
+    if x.dim() != 4 or x.shape[-1] != x.shape[-2]:
         return None
-    group = next((layer.group for layer in layers.values() if layer.group is not None), None)
-    chosen = group_of("p4") if group is None else group
+    groups = [getattr(module, "group", None) for module in (model, *layers.values())]
+    chosen = next((g for g in groups if isinstance(g, FiniteGroup) and len(g) > 1), group_of("p4"))
     inputs: dict[str, Tensor] = {}
     hooks = [
         layer.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))

@@ -1,6 +1,8 @@
 """Networks by name, and `build_model`.
 
-`build_model("f-fc+conv", network="ten-layer", ...)` builds what `symlearn fit --network` picks.
+`build_model("f-fc+conv", network="ten-layer", ...)` builds what `symlearn fit --network` picks: a network of
+relaxed layers, or one on a single group. The latter have options of their own besides (dropout, padding), for
+those who build the class itself.
 """
 
 from __future__ import annotations
@@ -10,14 +12,23 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from symlearn.config import ModelConfig
 from symlearn.layers.registry import PathOptions
 from symlearn.layers.sizes import Size, pair
+from symlearn.networks.all_cnn import AllCNN
+from symlearn.networks.gcnn import RotatedMnistNetwork
+from symlearn.networks.resnet44 import ResNet44
 from symlearn.networks.ten_layer import SMALL, TEN_LAYER, RelaxedNetwork
 
-NETWORKS: dict[str, Callable[..., RelaxedNetwork]] = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "ten-layer": partial(RelaxedNetwork, TEN_LAYER),
     "small": partial(RelaxedNetwork, SMALL),
+    "p4cnn": RotatedMnistNetwork,
+    "p4cnn-rotation-pooling": partial(RotatedMnistNetwork, rotation_pooling="every"),
+    "all-cnn": AllCNN,
+    "resnet44": ResNet44,
 }
 
 
@@ -35,21 +46,24 @@ def build_model(
     size: Size = 32,
     classes: int = 10,
     **options: Any,
-) -> RelaxedNetwork:
-    """Build a network of relaxed layers, `[batch, in_channels, h, w] -> [batch, classes]`.
+) -> nn.Module:
+    """Build a network, `[batch, in_channels, h, w] -> [batch, classes]`.
 
     Args:
-        paths: a sum of path names such as "f-fc+conv".
-        network: "ten-layer" or "small"; None chooses by size.
-        alpha: width multiplier (None: 10 for ten-layer, 4 for small).
+        paths: a sum of path names such as "f-fc+conv"; the networks on one group take one, "conv" or
+            "gconv-<group>".
+        network: of relaxed layers, "ten-layer" or "small"; on one group, "p4cnn", "p4cnn-rotation-pooling",
+            "all-cnn" or "resnet44". None chooses one of relaxed layers by size.
+        alpha: width multiplier (None: 10 for ten-layer, 4 for small); of the networks on one group, the
+            channels of the first layer (None: as published for the group).
         in_channels: channels of the image.
         size: h, or (h, w), of the image.
         classes: number of outputs.
         **options: what the paths leave to the user: kernel_size, anchors, lengthscale, learn,
-            lengthscale_precision (`PathOptions`).
+            lengthscale_precision (`PathOptions`). The networks on one group ignore them.
 
     Raises:
-        ValueError: an unknown network or path, or a size its strides do not divide.
+        ValueError: an unknown network, path or option; a path or a size that the network does not take.
     """
     name = network or default_network(size)
     if name not in NETWORKS:
@@ -67,7 +81,7 @@ def build_model(
     )
 
 
-def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes: int) -> RelaxedNetwork:
+def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes: int) -> nn.Module:
     """The network that the `[model]` table of a configuration describes; as `build_model`."""
     return build_model(
         chosen.paths,

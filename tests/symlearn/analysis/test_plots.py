@@ -309,3 +309,27 @@ def test_runs_with_filters_and_lengthscales_have_their_figures(search_report: di
     assert list(plots.run_figures(search_report, metrics, filters))[-2:] == ["lengthscales", "filters"]
     assert "no path with filters" in " ".join(texts(plots.learned_filters([])))
     assert "no lengthscale was learned" in " ".join(texts(plots.lengthscales([])))
+
+
+def test_equivariance_errors_are_told_cell_by_cell(search_report: dict[str, Any]) -> None:
+    layers = [
+        {"name": f"layers.{k}", "elements": [0.0, 1e-9, 0.25], "shift": shift}
+        for k, shift in enumerate([2e-8, 0.5])
+    ]
+    network = {"name": "network", "elements": [0.0, 0.03, 0.03], "shift": 0.1}
+    found = {
+        "group": "c3",
+        "exact": False,
+        "element_names": ["0°", "120°", "240°"],
+        "images": 16,
+        "layers": layers,
+        "network": network,
+    }
+    figure = plots.equivariance_errors({**search_report, "equivariance": found})
+    written = texts(figure)
+    assert {"shifts", "120°", "240°", "layer 0", "layer 1", "network"} <= set(written)
+    assert written.count("exact") == 3 and written.count("0.25") == 2 and "0.5" in written
+    assert rendered(figure).startswith(b"\x89PNG")
+    assert "not measured" in " ".join(
+        texts(plots.equivariance_errors({**search_report, "equivariance": None}))
+    )
