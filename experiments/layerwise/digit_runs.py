@@ -6,81 +6,35 @@ Axes: none.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import statistics
-import subprocess
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from symlearn import reproduction
+from symlearn.config import Config
+from symlearn.run_folder import environment, to_json
 
 HERE = Path(__file__).resolve().parent
 TASKS = ("quadrant-digit", "quadrant")
 Job = tuple[str, Mapping[str, Any], str, int, str]  # name, options, task, seed, folder of all runs
 
 
-def run_one(job: Job) -> dict[str, Any]:
-    """One fit in a process of its own, on one thread; its row of the table."""
-    name, options, task, seed, runs = job
-    import torch
-
-    torch.set_num_threads(1)
-    from symlearn.analysis.effective_parameters import share_by_path
-    from symlearn.config import Config
-    from symlearn.runs import resume_experiment, run_experiment
-    from symlearn.training import TrainingStoppedError
-
-    folder = Path(runs) / f"{task}-{name}-seed{seed}"
-    config = Config().with_options(data="digits", task=task, seed=seed, **options)
-    row = {"network": name, "task": task, "seed": seed}
-    try:
-        if (folder / "config.toml").exists():
-            result = resume_experiment(folder)
-        else:
-            result = run_experiment(config, folder)
-    except TrainingStoppedError as stopped:
-        return {**row, "stopped": str(stopped)}
-    report = result.report
-    gamma = share_by_path(report)
-    return {
-        **row,
-        "log_marginal_likelihood": report["log_marginal_likelihood"],
-        "train_examples": report["train_examples"],
-        "accuracy": report["test"]["accuracy"],
-        "nll": report["test"]["nll"],
-        "ece": report["test"]["ece"],
-        "parameters": report["parameters"],
-        "active_parameters": report["active_parameters"],
-        "effective_parameters": gamma,
-        "layers": [
-            {
-                "type": layer["effective_type"],
-                "paths": {p: n["effective_parameters"] for p, n in layer["paths"].items()},
-            }
-            for layer in report["layers"]
-        ],
-        "proposals": report["selection"]["proposals"],
-        "lengthscales": {
-            f"{layer['name']}.{path}.{name}": value
-            for layer in report["layers"]
-            for path, numbers in layer["paths"].items()
-            for name, value in numbers.get("hyperparameters", {}).items()
-            if isinstance(value, float)
-        },
-        "seconds": report["seconds"],
-    }
-
-
 def run_all(jobs: Iterable[Job], workers: int) -> list[dict[str, Any]]:
-    """Every job's row, in order; finished runs are read, not repeated."""
-    rows = []
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for row in pool.map(run_one, jobs):
-            rows.append(row)
-            shown = {k: row[k] for k in ("accuracy", "nll", "seconds", "stopped") if k in row}
-            print(row["network"], row["task"], row["seed"], shown, flush=True)
-    return rows
+    """Every job's row, in order, one thread a fit; finished runs are read, not repeated."""
+    wanted = list(jobs)
+    fits = [
+        (
+            name,
+            seed,
+            {"data": "digits", "task": task, **options},
+            str(Path(runs) / f"{task}-{name}-seed{seed}"),
+        )
+        for name, options, task, seed, runs in wanted
+    ]
+    rows = reproduction.run_all(fits, workers, lambda line: print(line, flush=True))
+    return [{"network": job[0], "task": job[2], **row} for job, row in zip(wanted, rows, strict=True)]
 
 
 def fc_share(row: dict) -> float:
@@ -129,20 +83,11 @@ def keep_run(runs: Path, results: Path, name: str, seed: int) -> None:
                 shutil.copyfile(folder / file, results / f"{name}-{task}.{file}")
 
 
-def commit() -> str:
-    """The commit the code stands at."""
-    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE)
-    return told.stdout.strip() or "unknown"
-
-
 def write_results(path: Path, content: dict[str, Any]) -> None:
     """Write an experiment's JSON, with the commit, the environment and the default configuration in it."""
-    from symlearn.config import Config
-    from symlearn.run_folder import environment, to_json
-
     known = {
         "scale": "small",
-        "commit": commit(),
+        "commit": reproduction.commit(HERE),
         "environment": environment(),
         "config": json.loads(Config().model_dump_json()),
     }
