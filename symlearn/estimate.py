@@ -121,7 +121,7 @@ def estimate(config: Config) -> Estimate:
     """
     config, splits = load(config)
     with torch.device("meta"):
-        shadow = network_of(config, splits)
+        shadow = network_of(config, splits).to("meta")  # tables of groups are made on the CPU
     memory = memory_of(shadow, config, splits)
     available = available_bytes(usable_device(config))
     parameters = sum(p.numel() for p in shadow.parameters())
@@ -168,7 +168,9 @@ def factor_shapes(shadow: nn.Module, config: Config, splits: DataSplits) -> list
     for call in calls:
         owner, rule = call.owner, call.owner.rule
         g = torch.empty(call.y_shape, device="meta")
-        if owner.weight:
+        if owner.weight and rule.exact:
+            found[owner.weight] = [(1, rule.weight_rows(owner.module, call.x, g).shape[-1])]
+        elif owner.weight:
             a_groups, _, _, d_in = rule.input_rows(owner.module, call.x).shape
             b_groups, _, _, d_out = rule.output_rows(owner.module, g).shape
             shared = config.curvature.group_factors == "shared" and rule.groups_are_places

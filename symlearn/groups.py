@@ -15,13 +15,27 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 TOLERANCE = 1e-9
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def on_cpu(function: Callable[P, R]) -> Callable[P, R]:
+    """Tables of groups are small and made on the CPU, also while a network is built on another device."""
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return wrapped
 
 
 class FiniteGroup:
@@ -41,6 +55,7 @@ class FiniteGroup:
             identity.
     """
 
+    @on_cpu
     def __init__(self, name: str, matrices: Tensor | Sequence[Sequence[Sequence[float]]]) -> None:
         self.name = name
         self.matrices = torch.as_tensor(matrices, dtype=torch.float64)
@@ -74,6 +89,7 @@ class FiniteGroup:
         return f"FiniteGroup({self.name!r}, {len(self)} elements)"
 
     @property
+    @on_cpu
     def labels(self) -> list[str]:
         """What each element does, such as "0°", "90°", "mirror" and "mirror, 90°" (mirrored first)."""
         mirror = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64))
@@ -95,6 +111,7 @@ class FiniteGroup:
         matrix = self.matrices[element]
         return bool(((matrix - matrix.round()).abs() < TOLERANCE).all())
 
+    @on_cpu
     def grid_action(self, size: int) -> Tensor:
         """T `[group, point, point]` float64 with (h f)(x) = sum_y T[h, x, y] f(y) on a size x size grid.
 
@@ -147,6 +164,7 @@ class FiniteGroup:
         order = self.regular_permutation()[element].to(x.device)
         return self.act_on_image(x[..., order, :, :], element)
 
+    @on_cpu
     def subgroup(self, elements: Sequence[int]) -> FiniteGroup:
         """The subgroup of some elements, by number; the identity first.
 
@@ -155,6 +173,7 @@ class FiniteGroup:
         """
         return FiniteGroup(f"subgroup of {self.name}", self.matrices[list(elements)])
 
+    @on_cpu
     def cosets(self, elements: Sequence[int]) -> Tensor:
         """The left cosets g K of a subgroup K, `[coset, |K|]` numbers; K itself first.
 
@@ -206,11 +225,13 @@ def rotation(turns: float) -> list[list[float]]:
     return [[cos, -sin], [sin, cos]]
 
 
+@on_cpu
 def cyclic(n: int) -> FiniteGroup:
     """C_n: rotations by multiples of 360 / n degrees."""
     return FiniteGroup(f"c{n}", [rotation(k / n) for k in range(n)])
 
 
+@on_cpu
 def dihedral(n: int) -> FiniteGroup:
     """D_n: the rotations of C_n, and each of them after a mirror of left and right."""
     turns = torch.tensor([rotation(k / n) for k in range(n)], dtype=torch.float64)
