@@ -16,15 +16,6 @@ TINY = ["--limit", "100", "--alpha", "2", "--burn-in", "1", "--seed", "3"]
 SEARCH = [*TINY, "--epochs", "4", "--rounds", "1", "--refit-epochs", "2", "--proposals", "2"]
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Run on one thread, and give the others back afterwards: toy sizes only lose by them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def searched_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished search; to be read only."""

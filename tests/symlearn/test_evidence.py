@@ -19,7 +19,6 @@ from symlearn.prior import LOG_MAX, LOG_MIN, PriorPrecision, tensor_groups
 
 LIKELIHOODS = ("classification", "regression")
 STRUCTURES = ("tensor", "path", "scalar")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def toy(likelihood: str) -> tuple[nn.Module, Batch, KroneckerFactors]:

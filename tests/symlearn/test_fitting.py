@@ -27,7 +27,6 @@ from symlearn.fitting import Progress, as_tensors, fit
 from symlearn.run_folder import CHECKPOINT, RunFolder
 from symlearn.training import TrainingStoppedError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 
 

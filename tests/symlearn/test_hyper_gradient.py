@@ -22,7 +22,6 @@ from symlearn.hyperparameters import Hyperparameters
 from symlearn.layers import SparseConv2d, SparseLinear2d
 from symlearn.layers.anchor_basis import interpolation
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 BOTH = ("lengthscale", "anchors", "noise")
 
 

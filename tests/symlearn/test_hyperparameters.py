@@ -22,8 +22,6 @@ from symlearn.phases import PhaseRun
 from symlearn.run_folder import CHECKPOINT, RunFolder
 from symlearn.training import FitState, TrainingStoppedError, train_epoch, update_evidence
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def sparse_network(paths: str = "s-fc+s-conv", **chosen: Any) -> nn.Module:
     """The `small` network at its narrowest, sparsified."""

@@ -12,7 +12,6 @@ from torch import Tensor
 from symlearn.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
 
 N_DATA = 60
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def parameters(*values: list[float]) -> list[tuple[str, Tensor]]:

@@ -21,8 +21,6 @@ import symlearn.phases as phases
 from symlearn.phases import PATIENCE, PhaseRun, collapsed_layers, settled
 from symlearn.training import FitState, TrainingStoppedError, train_epoch, update_evidence
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class TestWhenHyperparametersMove:
     def test_never_in_a_map_phase(self, monkeypatch: pytest.MonkeyPatch) -> None:

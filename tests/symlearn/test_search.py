@@ -32,8 +32,6 @@ from symlearn.search import (
 from symlearn.structure import relaxed_layers
 from symlearn.training import FitState, train_epoch, update_evidence
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def strict(model: nn.Module, data: tuple[Tensor, Tensor], **changes: Any) -> FitState:
     """The strict start of a network, with two epochs of weights and an evidence update behind it."""

@@ -36,8 +36,6 @@ from symlearn.training import (
     update_evidence,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class TestAugmentation:
     def test_in_weight_steps_only(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ Axes: batch, c, h, w, classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,15 +36,6 @@ COUNTS = {  # network, paths: first width, parameters, the published figure; Coh
     ("resnet44", "gconv-p4m"): (11, 2_618_543, "2.62"),
 }
 CIRCULAR = {"padding_mode": "circular"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Toy sizes only lose by threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

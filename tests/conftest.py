@@ -1,0 +1,22 @@
+"""What all tests share: one thread where sizes are toys, and the long ones first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Run on one thread, and give the others back afterwards: toy sizes only lose by them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Trained networks first: whoever runs tests side by side then ends with short ones."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
