@@ -67,6 +67,7 @@ class FiniteGroup:
             raise ValueError(f"the elements of {name!r} must be orthogonal matrices: rotations and mirrors")
         if not torch.allclose(self.matrices[0], eye, atol=TOLERANCE):
             raise ValueError(f"the first element of {name!r} must be the identity")
+        self._actions: dict[tuple[int, int], Tensor] = {}  # what `element_action` has computed
         self.product = self._products()
         self.inverse = (self.product == 0).int().argmax(1)
 
@@ -112,24 +113,31 @@ class FiniteGroup:
         return bool(((matrix - matrix.round()).abs() < TOLERANCE).all())
 
     @on_cpu
-    def grid_action(self, size: int) -> Tensor:
-        """T `[group, point, point]` float64 with (h f)(x) = sum_y T[h, x, y] f(y) on a size x size grid.
+    def element_action(self, element: int, size: int) -> Tensor:
+        """Where (h f)(x) comes from on a size x size grid, for one element.
 
-        A permutation for elements that are exact; otherwise bilinear interpolation inside the disc that fits
-        the grid (zero outside, for every element that is not the identity).
+        For an element that permutes grid points, index `[point]` with (h f)(x) = f(index[x]); otherwise T
+        `[point, point]` float64 with (h f)(x) = sum_y T[x, y] f(y), bilinear interpolation inside the disc
+        that fits the grid and zero outside.
         """
-        centre = (size - 1) / 2
-        axis = torch.arange(size, dtype=torch.float64) - centre
-        points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).flatten(0, 1)  # [point, 2]
-        actions = []
-        for element in range(len(self)):
+        if (element, size) not in self._actions:
+            centre = (size - 1) / 2
+            axis = torch.arange(size, dtype=torch.float64) - centre
+            points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).flatten(0, 1)  # [point, 2]
             sources = points @ self.matrices[element]  # h^-1 x, since M^-1 = M^T
-            actions.append(
-                permutation_matrix(sources + centre, size)
-                if self.permutes(element)
-                else interpolation_matrix(points, sources, size)
-            )
-        return torch.stack(actions)
+            if self.permutes(element):
+                places = (sources + centre).round().long()
+                self._actions[element, size] = places[:, 0] * size + places[:, 1]
+            else:
+                self._actions[element, size] = interpolation_matrix(points, sources, size)
+        return self._actions[element, size]
+
+    @on_cpu
+    def grid_action(self, size: int) -> Tensor:
+        """T `[group, point, point]` float64 with (h f)(x) = sum_y T[h, x, y] f(y) on a size x size grid."""
+        eye = torch.eye(size**2, dtype=torch.float64)
+        actions = [self.element_action(g, size) for g in range(len(self))]
+        return torch.stack([eye[a] if self.permutes(g) else a for g, a in enumerate(actions)])
 
     def grid_permutation(self, size: int) -> Tensor:
         """Index `[group, point]` with (h f)(x) = f(index[h, x]) on a size x size grid.
@@ -139,7 +147,7 @@ class FiniteGroup:
         """
         if not self.exact:
             raise ValueError(f"{self.name} has elements that do not permute grid points; use grid_action")
-        return self.grid_action(size).argmax(2)
+        return torch.stack([self.element_action(g, size) for g in range(len(self))])
 
     def regular_permutation(self) -> Tensor:
         """Index `[group, group]` with (h f)(g) = f(index[h, g]) = f(h^-1 g)."""
@@ -154,9 +162,9 @@ class FiniteGroup:
         h, w = x.shape[-2:]
         if h != w:
             raise ValueError(f"{self.name} acts on square maps, got {h}x{w}")
-        action = self.grid_action(h)[element].to(x.device)
+        action = self.element_action(element, h).to(x.device)
         if self.permutes(element):
-            return x.flatten(-2)[..., action.argmax(1)].unflatten(-1, (h, w))
+            return x.flatten(-2)[..., action].unflatten(-1, (h, w))
         return (x.flatten(-2).double() @ action.T).to(x.dtype).unflatten(-1, (h, w))
 
     def act_on_regular(self, x: Tensor, element: int) -> Tensor:
@@ -171,7 +179,10 @@ class FiniteGroup:
         Raises:
             ValueError: they are no subgroup.
         """
-        return FiniteGroup(f"subgroup of {self.name}", self.matrices[list(elements)])
+        chosen = list(elements)
+        if not all(0 <= g < len(self) for g in chosen):
+            raise ValueError(f"{self.name} has elements 0 to {len(self) - 1}, got {chosen}")
+        return FiniteGroup(f"subgroup of {self.name}", self.matrices[chosen])
 
     @on_cpu
     def cosets(self, elements: Sequence[int]) -> Tensor:
@@ -189,14 +200,6 @@ class FiniteGroup:
                 seen.update(coset)
                 found.append(coset)
         return torch.tensor(found)
-
-
-def permutation_matrix(sources: Tensor, size: int) -> Tensor:
-    """Rows that pick the grid point at each source `[point, 2]`."""
-    places = sources.round().long()
-    matrix = torch.zeros(len(sources), size * size, dtype=torch.float64)
-    matrix[torch.arange(len(sources)), places[:, 0] * size + places[:, 1]] = 1.0
-    return matrix
 
 
 def interpolation_matrix(points: Tensor, sources: Tensor, size: int) -> Tensor:

@@ -217,7 +217,7 @@ def reproduce(
         seeds: of every row; None takes those of the file.
         workers: fits at a time.
         extra: options that replace those of the file (such as data_root or device).
-        only: run the rows alone whose label contains this, whatever its case.
+        only: labels of rows joined by commas, or parts of labels; run these alone.
         tell: told a line a run.
 
     Raises:
@@ -230,7 +230,7 @@ def reproduce(
     chosen = seeds or list(experiment.scales[scale].get("seeds", [0]))
     place = runs / f"{experiment.name}-{scale}"
     jobs: list[Job] = []
-    kept = [row for row in experiment.rows if only.casefold() in row.label.casefold()]
+    kept = chosen_rows(experiment, only)
     if not kept:
         raise ValueError(f"no row of {experiment.name} is called {only!r}; expected part of a row's label")
     for k, row in enumerate(experiment.rows):
@@ -254,6 +254,17 @@ def reproduce(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (to_json(content) + "\n").encode())
     return content
+
+
+def chosen_rows(experiment: Experiment, only: str) -> list[Row]:
+    """The rows of these labels; a word that is no label stands for all labels that contain it."""
+    words = [word.strip().casefold() for word in only.split(",")]
+    labels = {row.label.casefold() for row in experiment.rows}
+    return [
+        row
+        for row in experiment.rows
+        if any(w == row.label.casefold() or (w not in labels and w in row.label.casefold()) for w in words)
+    ]
 
 
 def commit(folder: Path) -> str:

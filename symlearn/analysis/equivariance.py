@@ -5,14 +5,15 @@
 over a batch, with t_s the circular shift by s and h the element's action: on images `[batch, c, h, w]` and
 group maps `[batch, c, group, h, w]` as in `symlearn.groups`, and the identity on outputs without places (an
 invariant). A map that keeps the size must shift by s' = s; a smaller output may shift by whatever fits best,
-the same for the whole batch at stride 1 and for every datum by itself where the map subsamples.
+for every datum by itself, since subsampling chooses so.
 
 Axes: batch, c, group, h, w.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,6 +51,18 @@ def distance(found: Tensor, expected: Tensor, shift: Shift, in_size: tuple[int, 
     return float(torch.stack(gaps).amin(0).sum().sqrt())
 
 
+@contextmanager
+def evaluated(module: nn.Module) -> Iterator[None]:
+    """Put a module into `eval` mode, and every part back into the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
 @torch.no_grad()
 def equivariance_error(
     module: nn.Module, group: str | FiniteGroup, x: Tensor, shifts: Sequence[Shift] | None = None
@@ -70,9 +83,7 @@ def equivariance_error(
     group = group_of(group)
     if x.dim() == 5 and x.shape[2] != len(group):
         raise ValueError(f"{group.name} has {len(group)} elements, but the maps have {x.shape[2]}")
-    training = module.training
-    module.eval()
-    try:
+    with evaluated(module):
         y = module(x)
         scale = max(float(y.norm()), 1e-300)
         errors = [
@@ -83,10 +94,17 @@ def equivariance_error(
             ]
             for g in range(len(group))
         ]
-    finally:
-        module.train(training)
     found = torch.tensor(errors, dtype=torch.float64)
     return found if shifts is not None else found[:, 0]
+
+
+def group_to_measure(model: nn.Module) -> FiniteGroup:
+    """The group that relaxed layers' maps carry, or the network's own; p4 where there is none."""
+    for layer in relaxed_layers(model).values():
+        if layer.group is not None:
+            return layer.group
+    own = getattr(model, "group", None)
+    return own if isinstance(own, FiniteGroup) and len(own) > 1 else group_of("p4")
 
 
 @torch.no_grad()
@@ -99,16 +117,15 @@ def equivariance_report(model: nn.Module, x: Tensor) -> dict[str, Any] | None:
     layers = relaxed_layers(model)
     if x.dim() != 4 or x.shape[-1] != x.shape[-2]:
         return None
-    groups = [getattr(module, "group", None) for module in (model, *layers.values())]
-    chosen = next((g for g in groups if isinstance(g, FiniteGroup) and len(g) > 1), group_of("p4"))
+    chosen = group_to_measure(model)
     inputs: dict[str, Tensor] = {}
     hooks = [
         layer.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
         for name, layer in layers.items()
     ]
-    model.eval()
     try:
-        model(x[:IMAGES])
+        with evaluated(model):
+            model(x[:IMAGES])
     finally:
         for hook in hooks:
             hook.remove()

@@ -22,7 +22,9 @@ def reproduce(
         str | None,
         typer.Option(help="such as 0,1,2; the experiment's own if not given", show_default=False),
     ] = None,
-    only: Annotated[str, typer.Option(help="part of the labels of the rows to run; all if not given")] = "",
+    only: Annotated[
+        str, typer.Option(help="labels of rows, or parts of them, joined by commas; all if not given")
+    ] = "",
     workers: Annotated[int, typer.Option(min=1, help="fits at a time, a thread each")] = 2,
     data_root: Annotated[
         str | None, typer.Option(help="where downloaded data sets lie", show_default=False)

@@ -107,9 +107,12 @@ class FilterBank(nn.Module):
         """Number of entries of a filter."""
         return self.kernel_size**2 * (len(self.group) if self.regular else 1)
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """`[..., entry] -> [..., group, entry]`; kept while gradients are off and the weight stays."""
-        return self._kept.get((weight,), lambda: self.build(weight))
+    def forward(self, weight: Tensor, filter_axes: int) -> Tensor:
+        """The bank `[..., group, entry]` of a weight whose last axes make up a filter.
+
+        Kept while gradients are off and the weight stays what it is.
+        """
+        return self._kept.get((weight,), lambda: self.build(weight.flatten(-filter_axes)))
 
     def build(self, weight: Tensor) -> Tensor:
         """`[..., entry] -> [..., group, entry]`."""

@@ -99,6 +99,10 @@ class GroupStage(nn.Module):
         """The weight with all axes of a filter in one, `[c_out, c_in, entry]` or `[c, entry]`."""
         return self.weight.flatten(1 if self.per_channel else 2)
 
+    def moved(self) -> Tensor:
+        """The filters moved by every element, `[c_out, c_in, group, entry]` or `[c, group, entry]`."""
+        return self.bank(self.weight, 3 if self.regular else 2)
+
     @property
     def pad(self) -> int:
         """Padding on every side."""
@@ -113,31 +117,29 @@ class GroupStage(nn.Module):
     def expect(self, x: Tensor, group_axis: bool) -> None:
         """Refuse maps of another shape."""
         wanted = [self.c_in, *([len(self.group)] if group_axis else [])]
-        square = self.group.exact is False or len(self.group) == 1 or x.shape[-1] == x.shape[-2]
         if x.dim() != 3 + len(wanted) or list(x.shape[1:-2]) != wanted:
             shape = ", ".join(str(s) for s in wanted)
             raise ValueError(f"expected a map [batch, {shape}, h, w], got {list(x.shape)}")
-        if not square and any(not self._keeps_axes(g) for g in range(len(self.group))):
+        h, w = x.shape[-2:]
+        if h != w and float(self.group.matrices[:, 0, 1].abs().max()) > 1e-9:
+            raise ValueError(f"{self.group.name} turns maps, so they must be square, got {h}x{w}")
+        if min(h, w) + 2 * self.pad < self.kernel_size:
+            k = self.kernel_size
             raise ValueError(
-                f"{self.group.name} turns maps by 90 degrees, so they must be square, got "
-                f"{x.shape[-2]}x{x.shape[-1]}"
+                f"a {h}x{w} map is smaller than the {k}x{k} filter; pad it, or use a smaller one"
             )
-
-    def _keeps_axes(self, element: int) -> bool:
-        """Whether an element maps rows to rows."""
-        return bool(self.group.matrices[element].abs()[0, 0] > 0.5)
 
     def layout(self, x: Tensor) -> Tensor:
         """The map as the channels of a plane, `[batch, channels, h, w]`."""
         return x.flatten(1, 2)
 
-    def convolve(self, planes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve(self, planes: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution with the bank, on padded planes; `[batch, c_out, group, h, w]`."""
         raise NotImplementedError
 
     def apply_to(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The map with a given bias."""
-        return self.convolve(self.padded(self.layout(x)), self.entries, bias)
+        return self.convolve(self.padded(self.layout(x)), bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, c_in, group, h, w] -> [batch, c_out, group, h', w']`."""
@@ -192,10 +194,10 @@ class LiftingConv2d(GroupStage):
         """See `GroupStage`."""
         return x
 
-    def convolve(self, planes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve(self, planes: Tensor, bias: Tensor | None) -> Tensor:
         """See `GroupStage`."""
         k = self.kernel_size
-        bank = self.bank(weight).transpose(1, 2).flatten(0, 1).unflatten(2, (k, k))
+        bank = self.moved().transpose(1, 2).flatten(0, 1).unflatten(2, (k, k))
         return F.conv2d(planes, bank, self.expanded(bias)).unflatten(1, (self.c_out, len(self.group)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -213,10 +215,10 @@ class FullGroupConv2d(GroupStage):
 
     regular = True
 
-    def convolve(self, planes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve(self, planes: Tensor, bias: Tensor | None) -> Tensor:
         """See `GroupStage`."""
         k, n = self.kernel_size, len(self.group)
-        bank = self.bank(weight).transpose(1, 2)  # [c_out, group, c_in, member * tap]
+        bank = self.moved().transpose(1, 2)  # [c_out, group, c_in, member * tap]
         bank = bank.reshape(self.c_out * n, self.c_in * n, k, k)
         return F.conv2d(planes, bank, self.expanded(bias)).unflatten(1, (self.c_out, n))
 
@@ -228,10 +230,10 @@ class PointwiseGroupConv2d(GroupStage):
         """See `GroupStage`; the channels of an element lie side by side."""
         return x.transpose(1, 2).flatten(1, 2)
 
-    def convolve(self, planes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve(self, planes: Tensor, bias: Tensor | None) -> Tensor:
         """See `GroupStage`."""
         k, n = self.kernel_size, len(self.group)
-        bank = self.bank(weight).permute(2, 0, 1, 3).flatten(0, 1).unflatten(2, (k, k))
+        bank = self.moved().permute(2, 0, 1, 3).flatten(0, 1).unflatten(2, (k, k))
         y = F.conv2d(planes, bank, None if bias is None else bias.repeat(n), groups=n)
         return y.unflatten(1, (n, self.c_out)).transpose(1, 2)
 
@@ -241,10 +243,10 @@ class ChannelConv2d(GroupStage):
 
     per_channel = True
 
-    def convolve(self, planes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve(self, planes: Tensor, bias: Tensor | None) -> Tensor:
         """See `GroupStage`."""
         k, n = self.kernel_size, len(self.group)
-        bank = self.bank(weight).flatten(0, 1).unflatten(1, (1, k, k))
+        bank = self.moved().flatten(0, 1).unflatten(1, (1, k, k))
         return F.conv2d(planes, bank, self.expanded(bias), groups=self.c_in * n).unflatten(1, (self.c_out, n))
 
 
@@ -253,10 +255,10 @@ class ChannelMixing(GroupStage):
 
     regular, per_channel = True, True
 
-    def convolve(self, planes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve(self, planes: Tensor, bias: Tensor | None) -> Tensor:
         """See `GroupStage`."""
         n = len(self.group)
-        bank = self.bank(weight).flatten(0, 1).unflatten(1, (n, 1, 1))
+        bank = self.moved().flatten(0, 1).unflatten(1, (n, 1, 1))
         return F.conv2d(planes, bank, self.expanded(bias), groups=self.c_in).unflatten(1, (self.c_out, n))
 
 

@@ -19,7 +19,6 @@ from symlearn.analysis.effective_parameters import (
 )
 from symlearn.structure import LayerPaths, layer_paths
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 NUMBERS = {"parameters", "effective_parameters", "normalised", "relative", "share"}
 
 
