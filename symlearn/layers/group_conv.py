@@ -108,11 +108,16 @@ class GroupStage(nn.Module):
         """Padding on every side."""
         return 0 if self.padding_mode == "valid" else self.kernel_size // 2
 
-    def padded(self, x: Tensor) -> Tensor:
-        """The input as the filters see it, `[batch, channels, h, w]`."""
+    def wrapped(self, x: Tensor) -> Tensor:
+        """The planes with their circular padding; zeros are left to the convolution."""
         if self.padding_mode == "circular" and self.pad:
             return wrap(wrap(x, self.pad, self.pad, 2), self.pad, self.pad, 3)
-        return F.pad(x, (self.pad,) * 4) if self.pad else x
+        return x
+
+    @property
+    def zeros(self) -> int:
+        """Zeros that the convolution puts on every side."""
+        return self.pad if self.padding_mode == "zeros" else 0
 
     def expect(self, x: Tensor, group_axis: bool) -> None:
         """Refuse maps of another shape."""
@@ -134,12 +139,12 @@ class GroupStage(nn.Module):
         return x.flatten(1, 2)
 
     def convolve(self, planes: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution with the bank, on padded planes; `[batch, c_out, group, h, w]`."""
+        """The convolution with the bank, on wrapped planes; `[batch, c_out, group, h, w]`."""
         raise NotImplementedError
 
     def apply_to(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """The map with a given bias."""
-        return self.convolve(self.padded(self.layout(x)), bias)
+        return self.convolve(self.wrapped(self.layout(x)), bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, c_in, group, h, w] -> [batch, c_out, group, h', w']`."""
@@ -198,7 +203,9 @@ class LiftingConv2d(GroupStage):
         """See `GroupStage`."""
         k = self.kernel_size
         bank = self.moved().transpose(1, 2).flatten(0, 1).unflatten(2, (k, k))
-        return F.conv2d(planes, bank, self.expanded(bias)).unflatten(1, (self.c_out, len(self.group)))
+        return F.conv2d(planes, bank, self.expanded(bias), padding=self.zeros).unflatten(
+            1, (self.c_out, len(self.group))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, c_in, h, w] -> [batch, c_out, group, h', w']`."""
@@ -220,7 +227,7 @@ class FullGroupConv2d(GroupStage):
         k, n = self.kernel_size, len(self.group)
         bank = self.moved().transpose(1, 2)  # [c_out, group, c_in, member * tap]
         bank = bank.reshape(self.c_out * n, self.c_in * n, k, k)
-        return F.conv2d(planes, bank, self.expanded(bias)).unflatten(1, (self.c_out, n))
+        return F.conv2d(planes, bank, self.expanded(bias), padding=self.zeros).unflatten(1, (self.c_out, n))
 
 
 class PointwiseGroupConv2d(GroupStage):
@@ -234,7 +241,7 @@ class PointwiseGroupConv2d(GroupStage):
         """See `GroupStage`."""
         k, n = self.kernel_size, len(self.group)
         bank = self.moved().permute(2, 0, 1, 3).flatten(0, 1).unflatten(2, (k, k))
-        y = F.conv2d(planes, bank, None if bias is None else bias.repeat(n), groups=n)
+        y = F.conv2d(planes, bank, None if bias is None else bias.repeat(n), padding=self.zeros, groups=n)
         return y.unflatten(1, (n, self.c_out)).transpose(1, 2)
 
 
@@ -247,7 +254,9 @@ class ChannelConv2d(GroupStage):
         """See `GroupStage`."""
         k, n = self.kernel_size, len(self.group)
         bank = self.moved().flatten(0, 1).unflatten(1, (1, k, k))
-        return F.conv2d(planes, bank, self.expanded(bias), groups=self.c_in * n).unflatten(1, (self.c_out, n))
+        return F.conv2d(
+            planes, bank, self.expanded(bias), padding=self.zeros, groups=self.c_in * n
+        ).unflatten(1, (self.c_out, n))
 
 
 class ChannelMixing(GroupStage):
@@ -259,7 +268,9 @@ class ChannelMixing(GroupStage):
         """See `GroupStage`."""
         n = len(self.group)
         bank = self.moved().flatten(0, 1).unflatten(1, (n, 1, 1))
-        return F.conv2d(planes, bank, self.expanded(bias), groups=self.c_in).unflatten(1, (self.c_out, n))
+        return F.conv2d(planes, bank, self.expanded(bias), padding=self.zeros, groups=self.c_in).unflatten(
+            1, (self.c_out, n)
+        )
 
 
 class GroupConv2d(nn.Module):
