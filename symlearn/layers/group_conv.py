@@ -14,7 +14,8 @@ one `conv2d` with a bank of moved filters.
 
 p4, p4m and other groups of quarter turns and mirrors are exactly equivariant, to them and (circular padding)
 to shifts. Other groups turn filters by interpolation inside a disc; `symlearn.equivariance_error` measures
-what that costs (a random 5 x 5 lifting filter under C_6: relative error 0.2 to 0.5; smooth filters less).
+what that costs. Measured relative errors of a lifting layer with random k x k filters on 33 x 33 noise, worst
+element: C_6 0.40, 0.42, 0.47 and C_8 0.44, 0.48, 0.46 for k = 3, 5, 7.
 
 Axes: batch, c_in, c_out, group (h), member (g), h, w, tap.
 """
