@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from symlearn.analysis.plots import (
     effective_dimension_heat_map,
+    equivariance_errors,
     evidence_curve,
     learned_filters,
     lengthscales,
@@ -85,6 +86,7 @@ def main() -> None:
         effective_dimension_heat_map(report).savefig(HERE / f"heat-map-{task}.png")
         proposals(report).savefig(HERE / f"proposals-{task}.png")
         evidence_curve(metrics, report).savefig(HERE / f"evidence-{task}.png")
+        equivariance_errors(report).savefig(HERE / f"equivariance-{task}.png")
     report = json.loads((RESULTS / "sparse-quadrant.report.json").read_text(encoding="utf-8"))
     filters = json.loads((RESULTS / "sparse-quadrant.filters.json").read_text(encoding="utf-8"))
     metrics = read_lines(RESULTS / "sparse-quadrant.metrics.jsonl")
