@@ -24,6 +24,7 @@ from torch.func import functional_call, jacrev, vmap
 
 from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors
 from kfac.loss_hessian import FisherType, Likelihood, check_outputs, log_likelihood, square_root
+from kfac.modes import evaluated
 from kfac.owners import Fallback, Owner, find_owners
 from kfac.rules import Rule
 from kfac.second_moment import SecondMoment
@@ -366,15 +367,10 @@ def compute_factors(
     if seed is not None:
         device = next(model.parameters()).device
         generator = torch.Generator(device=device).manual_seed(seed)
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluated(model):
         collector = Collector(model, curvature, fallback or {}, generator, at_full_resolution)
         for x, y in loader:
             collector.add_batch(x, y)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     if collector.n_data == 0:
         raise ValueError("the loader gave no data; factors need at least one batch")
     return collector.factors()

@@ -180,17 +180,21 @@ class GroupStageRule(Rule):
         """Elements times places."""
         return math.prod(y_shape[2:])
 
+    def own_patches(self, module: nn.Module, x: Tensor) -> list[Tensor]:
+        """Of every element its own patches, turned by it alone, `[batch, place, c, tap]` each."""
+        stage = cast(GroupStage, module)
+        return [
+            stage.bank.turn(self.patches(module, plane).unflatten(2, (stage.c_in, -1)), h)
+            for h, plane in enumerate(x.unbind(2))
+        ]
+
 
 class PointwiseGroupRule(GroupStageRule):
     """Every element by itself: its own patches, turned by it alone."""
 
     def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
         """See `Rule`."""
-        stage = cast(GroupStage, module)
-        turned = [
-            stage.bank.turn(self.patches(module, plane).unflatten(2, (stage.c_in, -1)), h)
-            for h, plane in enumerate(x.unbind(2))
-        ]
+        turned = self.own_patches(module, x)
         return rearrange(turned, "group batch place c entry -> 1 batch (group place) (c entry)")
 
     def input_factor(self, module: nn.Module, x: Tensor) -> Tensor:
@@ -218,11 +222,7 @@ class ChannelConvRule(PerChannelRule):
 
     def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
         """`[c, batch, group * place, tap]`."""
-        stage = cast(GroupStage, module)
-        turned = [
-            stage.bank.turn(self.patches(module, plane).unflatten(2, (stage.c_in, -1)), h)
-            for h, plane in enumerate(x.unbind(2))
-        ]
+        turned = self.own_patches(module, x)
         return rearrange(turned, "group batch place c tap -> c batch (group place) tap")
 
 

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from kfac import KroneckerFactors, compute_factors, project_factors
 from kfac.loss_hessian import Likelihood, log_likelihood
+from kfac.modes import evaluated
 from symlearn.declared import Hyperparameter, tracked
-from symlearn.evidence import EvidenceModel, squared_norms
+from symlearn.evidence import Evidence, EvidenceModel, squared_norms
 
 Estimator = Literal["full", "local"]
 Pairs = tuple[Tensor, Tensor]
@@ -75,13 +76,13 @@ class HyperObjective:
         options: dict[str, Any] = {**self.curvature, **how}
         return compute_factors(self.model, self._batches(), self.likelihood, **options).scaled(self.scale)
 
-    def _evidence(self, factors: KroneckerFactors) -> Tensor:
+    def _terms(self, factors: KroneckerFactors) -> Evidence:
         model = EvidenceModel(factors, squared_norms(self.model), self.likelihood)
-        return model.terms(self.prior_precision, self.sigma_noise).total
+        return model.terms(self.prior_precision, self.sigma_noise)
 
     def full(self) -> Tensor:
         """The log evidence, differentiable through outputs and factors; float64."""
-        return self._evidence(self._factors({"differentiable": True}))
+        return self._terms(self._factors({"differentiable": True})).total
 
     def frozen(self) -> KroneckerFactors:
         """A and B at the bases' points and at the present hyperparameters, for `local`."""
@@ -90,18 +91,12 @@ class HyperObjective:
 
     def volume(self, frozen: KroneckerFactors) -> Tensor:
         """1/2 sum P log delta - 1/2 log det(H + delta I) with A and B fixed, through the bases alone."""
-        factors = project_factors(self.model, frozen)
-        model = EvidenceModel(factors, squared_norms(self.model), self.likelihood)
-        return model.terms(self.prior_precision, self.sigma_noise).volume
+        return self._terms(project_factors(self.model, frozen)).volume
 
     def fit(self) -> Tensor:
         """The scaled log-likelihood, differentiable through the outputs; without the noise's own term."""
-        training = self.model.training
-        self.model.eval()
-        try:
+        with evaluated(self.model):
             total = sum(log_likelihood(self.model(x), y, self.likelihood) for x, y in self._batches())
-        finally:
-            self.model.train(training)
         noise = self.sigma_noise**2 if self.likelihood == "regression" else 1.0
         assert isinstance(total, Tensor)
         return self.scale * total / noise

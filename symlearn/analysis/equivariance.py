@@ -12,13 +12,13 @@ Axes: batch, c, group, h, w.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kfac.modes import evaluated
 from symlearn.groups import FiniteGroup, group_of
 from symlearn.structure import relaxed_layers
 
@@ -49,18 +49,6 @@ def distance(found: Tensor, expected: Tensor, shift: Shift, in_size: tuple[int, 
         (found - shifted(expected, (i, j))).flatten(1).square().sum(1) for i in range(h) for j in range(w)
     ]
     return float(torch.stack(gaps).amin(0).sum().sqrt())
-
-
-@contextmanager
-def evaluated(module: nn.Module) -> Iterator[None]:
-    """Put a module into `eval` mode, and every part back into the mode it was in."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 @torch.no_grad()

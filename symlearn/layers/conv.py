@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from symlearn.layers.dense import given_size, matrix_of
 from symlearn.layers.sizes import Size, expect_channels, pair
 from symlearn.layers.spatial_filters import SpatialFilters
 
@@ -67,9 +68,5 @@ class CircularConv2d(nn.Conv2d):
         Raises:
             ValueError: `in_size` is missing.
         """
-        if in_size is None:
-            raise ValueError("a convolution fits any size; give in_size=(h, w) for its matrix")
-        h, w = pair(in_size)
-        axes = torch.eye(self.in_channels * h * w, dtype=self.weight.dtype, device=self.weight.device)
-        images = axes.reshape(-1, self.in_channels, h, w)
-        return self._conv_forward(images, self.weight, None).flatten(1).T
+        shape = (self.in_channels, *given_size(in_size))
+        return matrix_of(lambda x: self._conv_forward(x, self.weight, None), shape, self.weight)

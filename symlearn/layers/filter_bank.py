@@ -20,24 +20,28 @@ from symlearn.groups import FiniteGroup
 from symlearn.layers.kept import Kept
 
 
-class Permuted(torch.autograd.Function):
-    """`w [..., d] -> [..., group, d]`, out(h, j) = w(index[h, j]), each index[h] a permutation.
-
-    Its adjoint is a gather too, by the inverse permutations; the generic one would scatter.
-    """
+class Gather(torch.autograd.Function):
+    """What the two maps below share: both keep their permutations `[group, d]` for the way back."""
 
     generate_vmap_rule = True
-
-    @staticmethod
-    def forward(w: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        """One gather."""
-        return w.index_select(-1, index.flatten()).unflatten(-1, index.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
         """Keep the permutations."""
         _, index, inverse = inputs
         ctx.save_for_backward(index, inverse)
+
+
+class Permuted(Gather):
+    """`w [..., d] -> [..., group, d]`, out(h, j) = w(index[h, j]), each index[h] a permutation.
+
+    Its adjoint is a gather too, by the inverse permutations; the generic one would scatter.
+    """
+
+    @staticmethod
+    def forward(w: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        """One gather."""
+        return w.index_select(-1, index.flatten()).unflatten(-1, index.shape)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
@@ -46,10 +50,8 @@ class Permuted(torch.autograd.Function):
         return PermutedAdjoint.apply(g, index, inverse), None, None
 
 
-class PermutedAdjoint(torch.autograd.Function):
+class PermutedAdjoint(Gather):
     """`g [..., group, d] -> [..., d]`, out(i) = sum_h g(h, inverse[h, i])."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(g: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
@@ -57,12 +59,6 @@ class PermutedAdjoint(torch.autograd.Function):
         d = inverse.shape[1]
         places = inverse + d * torch.arange(len(inverse), device=inverse.device).unsqueeze(1)
         return g.flatten(-2).index_select(-1, places.flatten()).unflatten(-1, inverse.shape).sum(-2)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        """Keep the permutations."""
-        _, index, inverse = inputs
-        ctx.save_for_backward(index, inverse)
 
     @staticmethod
     def backward(ctx: Any, w: Tensor) -> tuple[Tensor, None, None]:

@@ -31,8 +31,9 @@ from torch import Tensor, nn
 
 from symlearn.groups import FiniteGroup, group_of
 from symlearn.layers.conv import wrap
+from symlearn.layers.dense import given_size, matrix_of
 from symlearn.layers.filter_bank import FilterBank
-from symlearn.layers.sizes import Size, expect_channels, pair
+from symlearn.layers.sizes import Size, expect_channels
 from symlearn.layers.spatial_filters import SpatialFilters
 
 PaddingMode = Literal["circular", "zeros", "valid"]
@@ -172,11 +173,8 @@ class GroupStage(nn.Module):
         Raises:
             ValueError: `in_size` is missing.
         """
-        if in_size is None:
-            raise ValueError("a convolution fits any size; give in_size=(h, w) for its matrix")
-        shape = self.in_shape(pair(in_size))
-        axes = torch.eye(math.prod(shape), dtype=self.weight.dtype, device=self.weight.device)
-        return self.apply_to(axes.reshape(-1, *shape), None).flatten(1).T
+        shape = self.in_shape(given_size(in_size))
+        return matrix_of(lambda x: self.apply_to(x, None), shape, self.weight)
 
     def in_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         """Shape of one input of this size."""
@@ -351,9 +349,7 @@ class GroupConv2d(nn.Module):
 
     def to_dense(self, in_size: Size | None = None) -> Tensor:
         """The linear part as a matrix between flattened maps. For tests."""
-        if in_size is None:
-            raise ValueError("a convolution fits any size; give in_size=(h, w) for its matrix")
-        size = pair(in_size)
+        size = given_size(in_size)
         first, *others = self.in_order
         dense, shrink = first.to_dense(size), first.kernel_size - 1 - 2 * first.pad
         for stage in others:

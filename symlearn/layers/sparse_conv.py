@@ -8,7 +8,6 @@ Axes: batch, c_in, c_out, h, w, tap, anchor.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from symlearn.declared import Hyperparameter
 from symlearn.layers.anchor_basis import AnchorBasis, Anchors
 from symlearn.layers.conv import wrap
+from symlearn.layers.dense import given_size, matrix_of
 from symlearn.layers.sizes import Size, expect_channels, pair
 from symlearn.layers.spatial_filters import SpatialFilters
 
@@ -117,11 +117,8 @@ class SparseConv2d(nn.Module):
         Raises:
             ValueError: `in_size` is missing.
         """
-        if in_size is None:
-            raise ValueError("a convolution fits any size; give in_size=(h, w) for its matrix")
-        h, w = pair(in_size)
-        axes = torch.eye(self.c_in * math.prod((h, w)), dtype=self.weight.dtype, device=self.weight.device)
-        return self._convolve(axes.reshape(-1, self.c_in, h, w), None).flatten(1).T
+        shape = (self.c_in, *given_size(in_size))
+        return matrix_of(lambda x: self._convolve(x, None), shape, self.weight)
 
     def extra_repr(self) -> str:
         """Channels, filter size and padding, for printing."""

@@ -1,0 +1,31 @@
+"""The matrix of a linear map that fits any size, column by column. For tests.
+
+Axes: batch, c, h, w.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from symlearn.layers.sizes import Size, pair
+
+
+def given_size(in_size: Size | None) -> tuple[int, int]:
+    """(h, w) that a convolution's matrix is asked for.
+
+    Raises:
+        ValueError: none is given.
+    """
+    if in_size is None:
+        raise ValueError("a convolution fits any size; give in_size=(h, w) for its matrix")
+    return pair(in_size)
+
+
+def matrix_of(linear: Callable[[Tensor], Tensor], in_shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """The matrix `[outputs, inputs]` of a linear map on maps `[batch, *in_shape]`, in the type of `like`."""
+    axes = torch.eye(math.prod(in_shape), dtype=like.dtype, device=like.device)
+    return linear(axes.reshape(-1, *in_shape)).flatten(1).T
