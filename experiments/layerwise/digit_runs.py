@@ -5,6 +5,7 @@ Axes: none.
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import statistics
@@ -35,6 +36,22 @@ def run_all(jobs: Iterable[Job], workers: int) -> list[dict[str, Any]]:
     ]
     rows = reproduction.run_all(fits, workers, lambda line: print(line, flush=True))
     return [{"network": job[0], "task": job[2], **row} for job, row in zip(wanted, rows, strict=True)]
+
+
+def run_networks(
+    networks: Mapping[str, Mapping[str, Any]], title: str, results: Path
+) -> tuple[argparse.Namespace, list[dict[str, Any]]]:
+    """An experiment over networks, tasks and seeds, as its command line asks: the options and the rows."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--networks", nargs="+", default=list(networks), choices=networks)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--runs", type=Path, default=Path("runs/quadrant-digits"))
+    parser.add_argument("--out", type=Path, default=results)
+    options = parser.parse_args()
+    runs = str(options.runs)
+    jobs = [(n, networks[n], t, s, runs) for n in options.networks for s in options.seeds for t in TASKS]
+    return options, run_all(jobs, options.workers)
 
 
 def fc_share(row: dict) -> float:

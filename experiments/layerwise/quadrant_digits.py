@@ -18,11 +18,9 @@ that lie finished under --runs are read, not repeated.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
-from digit_runs import HERE, TASKS, fc_share, keep_run, run_all, table, write_results
+from digit_runs import HERE, TASKS, fc_share, keep_run, run_networks, table, write_results
 
 RESULTS = HERE / "results" / "quadrant_digits.json"
 NETWORKS = {
@@ -102,18 +100,7 @@ def laws(rows: list[dict]) -> list[dict]:
 
 def main() -> int:
     """Run everything, write the JSON, print the table and the laws."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--runs", type=Path, default=Path("runs/quadrant-digits"))
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    runs = str(options.runs)
-    rows = run_all(
-        [(n, NETWORKS[n], t, s, runs) for n in options.networks for s in options.seeds for t in TASKS],
-        options.workers,
-    )
+    options, rows = run_networks(NETWORKS, __doc__.splitlines()[0], RESULTS)
     keep_run(options.runs, options.out.parent, "learned", options.seeds[0])
     holds = laws(rows) if {"learned", "conv", "f-fc", "conv-map", "f-fc-map"} <= set(options.networks) else []
     print(table(rows))

@@ -15,11 +15,9 @@ are read, not repeated; those of quadrant_digits.py are the same.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
-from digit_runs import HERE, TASKS, keep_run, run_all, table, write_results
+from digit_runs import HERE, keep_run, run_networks, table, write_results
 
 RESULTS = HERE / "results" / "sparse_digits.json"
 NETWORKS = {
@@ -42,18 +40,7 @@ PUBLISHED = {  # van der Ouderaa et al. 2023, Table 2: parameters, test accuracy
 
 def main() -> int:
     """Run everything, write the JSON, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--runs", type=Path, default=Path("runs/quadrant-digits"))
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    runs = str(options.runs)
-    rows = run_all(
-        [(n, NETWORKS[n], t, s, runs) for n in options.networks for s in options.seeds for t in TASKS],
-        options.workers,
-    )
+    options, rows = run_networks(NETWORKS, __doc__.splitlines()[0], RESULTS)
     keep_run(options.runs, options.out.parent, "sparse", options.seeds[0])
     print(table(rows))
     write_results(options.out, {"experiment": "sparse digits", "published": PUBLISHED, "rows": rows})

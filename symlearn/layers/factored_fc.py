@@ -12,6 +12,7 @@ Axes: batch, c_in, c_out, x (input place), v (output place).
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,61 @@ class OutputChannelLinear(nn.Module):
         return output_channel_linear(z, self.weight, self.bias)
 
 
-class FactoredLinear2d(nn.Module):
+class TwoFactors2d(nn.Module):
+    """What F-FC and its sparsified form share: sizes, and a map by theta1, then theta2.
+
+    Subclasses set `theta1` (`[batch, c_in, x] -> [batch, c_out, c_in]`) and `theta2` (`[batch, c_out, c_in]
+    -> [batch, c_out, v]`), each with a `weight` and `reset_parameters`, and give the dense factors.
+    """
+
+    theta1: nn.Module
+    theta2: nn.Module
+
+    def __init__(self, c_in: int, c_out: int, in_size: Size, out_size: Size) -> None:
+        super().__init__()
+        expect_channels(c_in, c_out)
+        self.c_in, self.c_out = c_in, c_out
+        self.in_size, self.out_size = pair(in_size), pair(out_size)
+
+    def dense_factors(self) -> tuple[Tensor, Tensor]:
+        """theta1 `[c_out, c_in, x]` and theta2 `[c_out, c_in, v]`."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Draw the initial values of both factors."""
+        for factor in (self.theta1, self.theta2):
+            cast(InputChannelLinear, factor).reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
+        expect_map(x, self.c_in, self.in_size)
+        z = self.theta1(x.flatten(2))
+        return self.theta2(z).unflatten(2, self.out_size)
+
+    def spatial_filters(self) -> list[SpatialFilters]:
+        """What theta1 reads and what theta2 writes, for every pair of channels."""
+        theta1, theta2 = self.dense_factors()
+        return [
+            SpatialFilters("theta1", theta1.flatten(0, 1).unflatten(1, self.in_size)),
+            SpatialFilters("theta2", theta2.flatten(0, 1).unflatten(1, self.out_size)),
+        ]
+
+    @torch.no_grad()
+    def scale_output_(self, factor: float) -> None:
+        """Scale the linear part of the output in place; 0 silences a path that is about to be tried."""
+        cast(Tensor, self.theta2.weight).mul_(factor)
+
+    def to_dense(self, in_size: Size | None = None) -> Tensor:
+        """The linear part as a matrix `[c_out * v, c_in * x]`. For tests."""
+        theta1, theta2 = self.dense_factors()
+        return torch.einsum("oix,oiv->ovix", theta1, theta2).flatten(2).flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        """Channels and sizes, for printing."""
+        return f"{self.c_in}, {self.c_out}, in_size={self.in_size}, out_size={self.out_size}"
+
+
+class FactoredLinear2d(TwoFactors2d):
     """F-FC, `[batch, c_in, h, w] -> [batch, c_out, h', w']` with c_in c_out (x + v) weights.
 
     Args:
@@ -112,45 +167,14 @@ class FactoredLinear2d(nn.Module):
         ValueError: a size or channel count is not positive; an input of another shape.
     """
 
+    theta1: InputChannelLinear
+    theta2: OutputChannelLinear
+
     def __init__(self, c_in: int, c_out: int, in_size: Size, out_size: Size, bias: bool = True) -> None:
-        super().__init__()
-        expect_channels(c_in, c_out)
-        self.c_in, self.c_out = c_in, c_out
-        self.in_size, self.out_size = pair(in_size), pair(out_size)
+        super().__init__(c_in, c_out, in_size, out_size)
         self.theta1 = InputChannelLinear(c_in, c_out, math.prod(self.in_size), bias)
         self.theta2 = OutputChannelLinear(c_in, c_out, math.prod(self.out_size), bias)
 
-    def reset_parameters(self) -> None:
-        """Draw the initial values of both factors."""
-        self.theta1.reset_parameters()
-        self.theta2.reset_parameters()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
-        expect_map(x, self.c_in, self.in_size)
-        z = self.theta1(x.flatten(2))
-        return self.theta2(z).unflatten(2, self.out_size)
-
-    def spatial_filters(self) -> list[SpatialFilters]:
-        """What theta1 reads and what theta2 writes, for every pair of channels."""
-        return [
-            SpatialFilters(part, weight.flatten(0, 1).unflatten(1, size))
-            for part, weight, size in (
-                ("theta1", self.theta1.weight, self.in_size),
-                ("theta2", self.theta2.weight, self.out_size),
-            )
-        ]
-
-    @torch.no_grad()
-    def scale_output_(self, factor: float) -> None:
-        """Scale the linear part of the output in place; 0 silences a path that is about to be tried."""
-        self.theta2.weight.mul_(factor)
-
-    def to_dense(self, in_size: Size | None = None) -> Tensor:
-        """The linear part as a matrix `[c_out * v, c_in * x]`. For tests."""
-        theta1, theta2 = self.theta1.weight, self.theta2.weight
-        return torch.einsum("oix,oiv->ovix", theta1, theta2).flatten(2).flatten(0, 1)
-
-    def extra_repr(self) -> str:
-        """Channels and sizes, for printing."""
-        return f"{self.c_in}, {self.c_out}, in_size={self.in_size}, out_size={self.out_size}"
+    def dense_factors(self) -> tuple[Tensor, Tensor]:
+        """See `TwoFactors2d`."""
+        return self.theta1.weight, self.theta2.weight

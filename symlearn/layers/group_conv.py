@@ -96,11 +96,6 @@ class GroupStage(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    @property
-    def entries(self) -> Tensor:
-        """The weight with all axes of a filter in one, `[c_out, c_in, entry]` or `[c, entry]`."""
-        return self.weight.flatten(1 if self.per_channel else 2)
-
     def moved(self) -> Tensor:
         """The filters moved by every element, `[c_out, c_in, group, entry]` or `[c, group, entry]`."""
         return self.bank(self.weight, 3 if self.regular else 2)

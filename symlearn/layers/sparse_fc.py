@@ -13,6 +13,7 @@ Axes: batch, c_in, c_out, anchor, x (input place), v (output place).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,12 +22,13 @@ from torch import Tensor, nn
 from symlearn.declared import Hyperparameter
 from symlearn.layers.anchor_basis import AnchorBasis, Anchors
 from symlearn.layers.factored_fc import (
+    TwoFactors2d,
     draw_theta1,
     draw_theta2,
     input_channel_linear,
     output_channel_linear,
 )
-from symlearn.layers.sizes import Size, expect_channels, expect_map, pair
+from symlearn.layers.sizes import Size
 from symlearn.layers.spatial_filters import SpatialFilters
 
 
@@ -81,7 +83,7 @@ class OutputAnchorLinear(nn.Module):
         return output_channel_linear(z, self.weight, None) @ self.basis()
 
 
-class SparseLinear2d(nn.Module):
+class SparseLinear2d(TwoFactors2d):
     """S-FC, `[batch, c_in, h, w] -> [batch, c_out, h', w']` with c_in c_out (p + q) weights.
 
     Args:
@@ -99,6 +101,9 @@ class SparseLinear2d(nn.Module):
             anchors outside the map; an input of another shape.
     """
 
+    theta1: InputAnchorLinear
+    theta2: OutputAnchorLinear
+
     def __init__(
         self,
         c_in: int,
@@ -110,10 +115,7 @@ class SparseLinear2d(nn.Module):
         bias: bool = True,
         **basis: Any,
     ) -> None:
-        super().__init__()
-        expect_channels(c_in, c_out)
-        self.c_in, self.c_out = c_in, c_out
-        self.in_size, self.out_size = pair(in_size), pair(out_size)
+        super().__init__(c_in, c_out, in_size, out_size)
         of_input, of_output = anchors if isinstance(anchors, tuple) else (anchors, anchors)
         self.theta1 = InputAnchorLinear(
             c_in, c_out, AnchorBasis(self.in_size, of_input, lengthscale, **basis), bias
@@ -122,16 +124,9 @@ class SparseLinear2d(nn.Module):
             c_in, c_out, AnchorBasis(self.out_size, of_output, lengthscale, **basis)
         )
 
-    def reset_parameters(self) -> None:
-        """Draw the initial values of both factors; the bases stay."""
-        self.theta1.reset_parameters()
-        self.theta2.reset_parameters()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
-        expect_map(x, self.c_in, self.in_size)
-        z = self.theta1(x.flatten(2))
-        return self.theta2(z).unflatten(2, self.out_size)
+    def dense_factors(self) -> tuple[Tensor, Tensor]:
+        """See `TwoFactors2d`; for tests and figures, no pass of the layer builds them."""
+        return self.theta1.weight @ self.theta1.basis(), self.theta2.weight @ self.theta2.basis()
 
     def hyperparameters(self) -> dict[str, Hyperparameter]:
         """What the bases declare."""
@@ -143,23 +138,8 @@ class SparseLinear2d(nn.Module):
 
     def spatial_filters(self) -> list[SpatialFilters]:
         """What theta1 reads and what theta2 writes, for every pair of channels, with the anchors."""
-        shown = []
-        for part, factor in (("theta1", self.theta1), ("theta2", self.theta2)):
-            basis = factor.basis
-            values = (factor.weight @ basis()).flatten(0, 1).unflatten(1, basis.size)
-            shown.append(SpatialFilters(part, values, basis.anchors, float(basis.lengthscale)))
-        return shown
-
-    @torch.no_grad()
-    def scale_output_(self, factor: float) -> None:
-        """Scale the linear part of the output in place; 0 silences a path that is about to be tried."""
-        self.theta2.weight.mul_(factor)
-
-    def to_dense(self, in_size: Size | None = None) -> Tensor:
-        """The linear part as a matrix `[c_out * v, c_in * x]`. For tests."""
-        theta1, theta2 = (part.weight @ part.basis() for part in (self.theta1, self.theta2))
-        return torch.einsum("oix,oiv->ovix", theta1, theta2).flatten(2).flatten(0, 1)
-
-    def extra_repr(self) -> str:
-        """Channels and sizes, for printing."""
-        return f"{self.c_in}, {self.c_out}, in_size={self.in_size}, out_size={self.out_size}"
+        bases = (self.theta1.basis, self.theta2.basis)
+        return [
+            replace(shown, anchors=basis.anchors, lengthscale=float(basis.lengthscale))
+            for shown, basis in zip(super().spatial_filters(), bases, strict=True)
+        ]

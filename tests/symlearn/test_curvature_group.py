@@ -140,7 +140,8 @@ class TestInputFactor:
         rule = find_rule(stage)
         assert rule is not None
         rows, y = rule.input_rows(stage, x), stage(x)
-        weight = stage.entries.unsqueeze(1) if stage.per_channel else stage.entries.flatten(1)[None]
+        weight = stage.weight.flatten(1)
+        weight = weight.unsqueeze(1) if stage.per_channel else weight[None]
         outputs = torch.einsum("gbri,goi->gbro", rows, weight)
         bias = stage.bias.reshape(-1, 1, 1, 1)
         assert_close(outputs, rule.output_rows(stage, y - bias), 1e-12, "W a")

@@ -849,7 +849,7 @@ def test_escnn_computes_the_same(kind: str, name: str, k: int) -> None:
     with torch.no_grad():
         ours.weight.copy_(filters[:, 0].reshape(ours.weight.shape))
         ours.bias.copy_(bias.unflatten(0, (3, n))[:, 0])
-    bank = ours.bank(ours.entries.detach()).transpose(1, 2).reshape(filters.shape)
+    bank = ours.moved().detach().transpose(1, 2).reshape(filters.shape)
     assert_close(bank, filters, 1e-5, "the bank and the expanded filter")
     x = maps(2, 2, *([] if kind == "lifting" else [n]), 9, 9)
     wrapped = escnn_nn.GeometricTensor(x if kind == "lifting" else x.flatten(1, 2), field_in)
