@@ -1,9 +1,10 @@
 """S-FC against F-FC at 32 x 32 with half of the anchors, and the price of a hyperparameter's gradient.
 
-Forward and backward are measured in two regimes. `wide` (256 -> 256 channels, batch 2) is bound by the
-weights, of which S-FC has half. `usual` (20 -> 40, batch 128) is bound by arithmetic: per datum F-FC costs
-c_in c_out (x + v) products, S-FC costs c_in c_out (p + q) and c_in x p + c_out q v for its projections, so at
-p = x / 2 it needs fewer only from about a thousand channels on. Which is why that ratio has no bound.
+Per datum F-FC costs c_in c_out (x + v) products; S-FC costs c_in c_out (p + q) and, for its projections,
+c_in x p + c_out q v. So there are two regimes. `wide` (64 -> 64 channels, 32 x 32 -> 16 x 16, batches of 2)
+is bound by moving the weights, of which S-FC has half: forward + backward, factors and the memory of both
+must be less. `narrow` (20 -> 40, batch 128) is bound by arithmetic, and at p = x / 2 the projections cost
+more than they save below about a thousand channels: that ratio is printed and has no bound.
 
     python experiments/benchmarks/s_fc.py
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from timing import Comparison, Prepare, Side, benchmark
+from timing import Comparison, Measure, Prepare, Side, benchmark
 from torch import Tensor, nn
 
 import kfac
@@ -27,11 +28,10 @@ from symlearn.networks import build_model
 SIZE, CLASSES = 32, 10
 FORMS: dict[str, type[nn.Module]] = {"F-FC": FactoredLinear2d, "S-FC": SparseLinear2d}
 REGIMES = {
-    "wide": (2, 256, 256, SIZE),
-    "usual": (128, 20, 40, SIZE),
+    "wide": (2, 64, 64, SIZE // 2),
+    "narrow": (128, 20, 40, SIZE // 2),
 }  # batch, c_in, c_out, size of the output
-FACTORS = (128, 20, 40, SIZE // 2)
-BATCHES = 10  # of the factors' data: more rows than an input has places, as in training
+ROWS = 1280  # data of the factors: more than an input has places, as in training
 
 
 def layer_and_images(form: str, batch: int, c_in: int, c_out: int, out: int) -> tuple[nn.Module, Tensor]:
@@ -52,15 +52,15 @@ def forward_backward(form: str, regime: str) -> Prepare:
     return prepare
 
 
-def factors(form: str) -> Prepare:
+def factors(form: str, regime: str) -> Prepare:
     """Type-2 factors of the layer's parameters under a frozen linear head, and their eigenvalues."""
 
     def prepare() -> Side:
-        batch, _, c_out, out = FACTORS
-        layer, x = layer_and_images(form, *FACTORS)
+        batch, _, c_out, out = REGIMES[regime]
+        layer, x = layer_and_images(form, *REGIMES[regime])
         head = nn.Linear(c_out * out**2, CLASSES).requires_grad_(False)
         model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), head)
-        loader = [(torch.randn_like(x), torch.arange(batch) % CLASSES) for _ in range(BATCHES)]
+        loader = [(torch.randn_like(x), torch.arange(batch) % CLASSES) for _ in range(ROWS // batch)]
         return lambda: kfac.compute_factors(model, loader, "classification").eigendecompose()
 
     return prepare
@@ -102,14 +102,21 @@ def kfac_pass() -> Side:
 def sides() -> dict[str, Callable[[], Side]]:
     """Everything that is timed."""
     found: dict[str, Callable[[], Side]] = {}
-    for form in FORMS:
-        for regime in REGIMES:
+    for regime in REGIMES:
+        for form in FORMS:
             found[f"{form}, forward + backward, {regime}"] = forward_backward(form, regime)
-        found[f"{form}, factors"] = factors(form)
+            found[f"{form}, factors, {regime}"] = factors(form, regime)
     found["KFAC pass"] = kfac_pass
     found["full gradient"] = hyper_gradient("full")
     found["local gradient"] = hyper_gradient("local")
     return found
+
+
+def against(what: str, at_least: float | None = 1, measure: Measure = "seconds") -> Comparison:
+    """F-FC over S-FC."""
+    unit = "" if measure == "seconds" else ", memory"
+    name, ffc, sfc = f"F-FC / S-FC, {what}{unit}", f"F-FC, {what}", f"S-FC, {what}"
+    return Comparison(name, ffc, sfc, at_least=at_least, measure=measure)
 
 
 if __name__ == "__main__":
@@ -117,18 +124,12 @@ if __name__ == "__main__":
         "s_fc",
         sides(),
         [
-            Comparison(
-                "F-FC / S-FC, forward + backward, wide",
-                "F-FC, forward + backward, wide",
-                "S-FC, forward + backward, wide",
-                at_least=1,
-            ),
-            Comparison(
-                "F-FC / S-FC, forward + backward, usual",
-                "F-FC, forward + backward, usual",
-                "S-FC, forward + backward, usual",
-            ),
-            Comparison("F-FC / S-FC, factors", "F-FC, factors", "S-FC, factors", at_least=1),
+            against("forward + backward, wide"),
+            against("forward + backward, wide", measure="peak_mebibytes"),
+            against("factors, wide"),
+            against("factors, wide", measure="peak_mebibytes"),
+            against("forward + backward, narrow", at_least=None),
+            against("factors, narrow"),
             Comparison("full gradient / KFAC pass", "full gradient", "KFAC pass"),
             Comparison("local gradient / KFAC pass", "local gradient", "KFAC pass"),
         ],

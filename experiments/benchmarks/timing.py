@@ -22,17 +22,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 RESULTS = Path(__file__).parent / "results"
 Side = Callable[[], object]
 Prepare = Callable[[], Side]
+Measure = Literal["seconds", "peak_mebibytes"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A ratio of two sides' times, and the bound it must keep.
+    """A ratio of two sides' times or peak memories, and the bound it must keep.
 
     Attributes:
         name: what the ratio says.
@@ -40,6 +42,7 @@ class Comparison:
         denominator: a side's name.
         at_least: the ratio must reach this (None: no such bound).
         at_most: the ratio must not exceed this (None: no such bound).
+        measure: what is compared.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Comparison:
     denominator: str
     at_least: float | None = None
     at_most: float | None = None
+    measure: Measure = "seconds"
 
     def holds(self, ratio: float) -> bool:
         """Whether a ratio keeps the bounds."""
@@ -99,9 +103,9 @@ def interleaved(sides: Mapping[str, Side], repeats: int, at_least: float = 0.2) 
     return seconds
 
 
-def ratios(seconds: Mapping[str, list[float]], comparison: Comparison) -> Spread:
-    """The comparison's ratio, round by round."""
-    pairs = zip(seconds[comparison.numerator], seconds[comparison.denominator], strict=True)
+def ratios(measured: Mapping[str, list[float]], comparison: Comparison) -> Spread:
+    """The comparison's ratio, value by value of what was measured."""
+    pairs = zip(measured[comparison.numerator], measured[comparison.denominator], strict=True)
     return Spread.of([a / b for a, b in pairs])
 
 
@@ -195,9 +199,11 @@ def benchmark(name: str, sides: Mapping[str, Prepare], comparisons: list[Compari
     for side, values in seconds.items():
         spread = Spread.of(values)
         print(f"  {side:32} {spread.median * 1e3:10.2f} ms   peak memory {peaks[side]:8.1f} MiB")
+    measured: dict[Measure, dict[str, list[float]]]
+    measured = {"seconds": seconds, "peak_mebibytes": {side: [peak] for side, peak in peaks.items()}}
     found = []
     for comparison in comparisons:
-        spread = ratios(seconds, comparison)
+        spread = ratios(measured[comparison.measure], comparison)
         held = comparison.holds(spread.median)
         note = f"{comparison.required()}{'' if held else '   MISSED'}"
         print(f"  {comparison.name:48} {spread.median:8.3f}  ({spread.low:.3f} - {spread.high:.3f})  {note}")
