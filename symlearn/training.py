@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfac import KroneckerFactors, NonFiniteError, compute_factors
+from symlearn.batch_statistics import settle_batch_statistics
 from symlearn.config import Config
 from symlearn.evidence import EvidenceModel, squared_norms
 from symlearn.hyper_gradient import HyperObjective, NonFiniteGradientError, evidence_gradients, subset
@@ -307,13 +308,15 @@ def step_declared(state: FitState, data: Pairs) -> None:
 def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = True) -> None:
     """Step the hyperparameters, and note evidence and effective parameters.
 
-    What the layers declare moves first, so that the curvature and the evidence are those of the state as it
-    is left.
+    Running statistics of batch normalisation are measured anew and what the layers declare moves first, so
+    that the curvature and the evidence are those of the state as it is left.
 
     Raises:
         TrainingStoppedError: a gradient, the curvature or the evidence is not finite.
     """
     settings, hyper = state.config.evidence, state.hyper
+    images = (x for x, _ in batches(data, state.config.curvature.batch_size))
+    settle_batch_statistics(state.model, images)
     if step_hyperparameters:
         step_declared(state, data)
     try:

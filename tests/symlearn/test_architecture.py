@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symlearn.declared", "symlearn.groups"),
     ("symlearn.layers",),
     ("symlearn.networks", "symlearn.curvature"),
-    ("symlearn.structure", "symlearn.optimizer"),
+    ("symlearn.structure", "symlearn.optimizer", "symlearn.batch_statistics"),
     ("symlearn.prior",),
     ("symlearn.evidence",),
     ("symlearn.hyperparameters", "symlearn.hyper_gradient"),

@@ -1,0 +1,44 @@
+"""Running statistics of batch normalisation, measured anew over the training set.
+
+While weights move, the running mean and variance follow them with a lag, and after a short fit they describe
+a network that no longer exists. Curvature and evidence are those of the network in `eval` mode, so the
+statistics are brought up to the present weights first (as Izmailov et al. 2018, section 3.2, do for averaged
+weights).
+
+Axes: batch, c, h, w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kfac.modes import evaluated
+
+
+@torch.no_grad()
+def settle_batch_statistics(model: nn.Module, images: Iterable[Tensor]) -> None:
+    """Replace the running statistics by their mean over batches of images, all other parts in `eval` mode.
+
+    Nothing random is drawn; a network without such statistics is left as it is.
+
+    Args:
+        model: changed in place.
+        images: batches `[batch, c, h, w]`.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    with evaluated(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over all batches
+            norm.train()
+        for x in images:
+            model(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
