@@ -73,7 +73,7 @@ def test_smooth_filters_survive_a_round_of_turns() -> None:
     rough = noise(200, 8, 8)
     for degrees, n in ((60.0, 6), (45.0, 8)):
         smooth, hard = rotation_error(bump, degrees, n), rotation_error(rough, degrees, n)
-        assert smooth.identity < 0.15 and abs(smooth.norm - 1) < 0.02, smooth
+        assert smooth.identity < 0.2 and abs(smooth.norm - 1) < 0.03, smooth
         assert 0.5 < hard.identity < 0.8 and 0.8 < hard.norm < 0.9, hard
     exact = rotation_error(rough, 90.0, 4)
     assert exact.identity == 0.0 and math.isclose(exact.norm, 1.0)
