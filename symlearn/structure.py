@@ -40,7 +40,8 @@ def layer_paths(model: nn.Module) -> list[LayerPaths]:
     for module_name, module in model.named_modules():
         if isinstance(module, PathSum):
             paths = {
-                path: tuple(names[id(p)] for p in part.parameters()) for path, part in module.paths.items()
+                path: tuple(names[id(p)] for p in part.parameters() if names[id(p)] not in taken)
+                for path, part in module.paths.items()
             }
             found.append(LayerPaths(module_name, len(found), True, paths))
             taken.update(name for group in paths.values() for name in group)

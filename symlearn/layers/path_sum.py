@@ -8,9 +8,11 @@ Axes: none; subclasses say what they do to maps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal, cast
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar, cast
 
+import torch
 from torch import nn
 
 from symlearn.declared import Hyperparameter, hyperparameters_of
@@ -18,6 +20,19 @@ from symlearn.groups import FiniteGroup
 from symlearn.layers.path import Path
 
 Change = tuple[str, Literal["add", "remove"]]  # a path, and what a search may do with it
+
+
+Built = TypeVar("Built", bound=nn.Module)
+
+
+def seeded(name: str, seed: int, build: Callable[[], Built]) -> Built:
+    """Build a path with initial values of its own stream: which other paths a layer has does not change them.
+
+    So a search that keeps the strictest paths alone ends at the very network that was built of them alone.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + zlib.crc32(name.encode()))
+        return build()
 
 
 class PathSum(nn.Module):

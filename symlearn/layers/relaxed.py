@@ -15,26 +15,16 @@ Axes: batch, c_in, c_out, h, w.
 
 from __future__ import annotations
 
-import zlib
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from symlearn.layers.path_sum import Change, PathSum
+from symlearn.layers.path_sum import Change, PathSum, seeded
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PathOptions, PathShape, group_of_paths, parse_paths, path_kind
 from symlearn.layers.sizes import Size, expect_map, pair
-
-
-def seeded_path(name: str, shape: PathShape, seed: int) -> nn.Module:
-    """Build a path with initial values of its own stream: which other paths a layer has does not change them.
-
-    So a search that keeps the strictest paths alone ends at the very network that was built of them alone.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + zlib.crc32(name.encode()))
-        return path_kind(name).build(shape)
 
 
 class RelaxedLayer2d(PathSum):
@@ -76,7 +66,7 @@ class RelaxedLayer2d(PathSum):
         for name in names:
             copies = len(group) if group is not None and path_kind(name).group is None else 1
             shape = PathShape(c_in * copies, c_out * copies, size, out_size, options or PathOptions())
-            built[name] = seeded_path(name, shape, seed)
+            built[name] = seeded(name, seed, partial(path_kind(name).build, shape))
         super().__init__(built)
         self.c_in, self.c_out, self.stride = c_in, c_out, stride
         self.in_size, self.out_size, self.group = size, out_size, group
