@@ -63,7 +63,7 @@ def hyperparameters_within(module: nn.Module) -> dict[str, Hyperparameter]:
 
 
 def hyperparameters_of(model: nn.Module) -> dict[str, Hyperparameter]:
-    """Everything a model declares, by name.
+    """Everything a model declares, by name; what several layers share has its first name alone.
 
     Raises:
         ValueError: a declared value is a parameter, which MAP steps would move.
@@ -73,7 +73,8 @@ def hyperparameters_of(model: nn.Module) -> dict[str, Hyperparameter]:
     for name, declared in found.items():
         if id(declared.value) in weights:
             raise ValueError(f"{name} is declared as a hyperparameter and is a parameter; make it a buffer")
-    return found
+    first = {id(declared.value): name for name, declared in reversed(found.items())}
+    return {name: declared for name, declared in found.items() if first[id(declared.value)] == name}
 
 
 @contextmanager

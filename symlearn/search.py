@@ -36,7 +36,6 @@ import torch
 import torch.nn.functional as F
 
 from kfac import KroneckerBlock
-from symlearn.layers.registry import path_kind
 from symlearn.phases import Phase, PhaseRun
 from symlearn.structure import layer_paths, relaxed_layers
 from symlearn.training import (
@@ -77,23 +76,18 @@ class Proposal:
 
 
 def strictest_start(state: FitState) -> None:
-    """Switch every relaxed layer to its most symmetric path alone, undivided."""
+    """Switch every layer to what a search starts from: the most symmetric path alone where it may grow."""
     for layer in relaxed_layers(state.model).values():
-        strictest = max(layer.path_names, key=lambda name: path_kind(name).symmetry)
-        layer.set_active([strictest])
-        layer.divisor = 1
+        layer.start_search()
 
 
 def possible_changes(state: FitState, round_: int) -> list[Proposal]:
-    """Every addition of an absent path and every removal of a path that is not its layer's last."""
-    changes = []
-    for name, layer in relaxed_layers(state.model).items():
-        for path in layer.path_names:
-            if path not in layer.active:
-                changes.append(Proposal(round_, name, path, "add"))
-            elif len(layer.active) > 1:
-                changes.append(Proposal(round_, name, path, "remove"))
-    return changes
+    """Every change that a layer allows."""
+    return [
+        Proposal(round_, name, path, action)
+        for name, layer in relaxed_layers(state.model).items()
+        for path, action in layer.changes()
+    ]
 
 
 def apply(state: FitState, proposal: Proposal, output_scale: float = QUIET) -> set[str]:

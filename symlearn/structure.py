@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from symlearn.layers.path_sum import PathSum
 from symlearn.layers.registry import path_kind
-from symlearn.layers.relaxed import RelaxedLayer2d
 
 LINEAR = "linear"
 
@@ -22,7 +22,7 @@ class LayerPaths:
     Attributes:
         name: the module's name in the model.
         index: position among the listed layers.
-        relaxed: whether it is a sum of paths (False: a plain layer of the head, its one path `linear`).
+        relaxed: whether it has paths to choose from (False: a plain layer, its one path `linear`).
         paths: parameter names of every declared path, whether switched on or not.
     """
 
@@ -38,9 +38,10 @@ def layer_paths(model: nn.Module) -> list[LayerPaths]:
     found: list[LayerPaths] = []
     taken: set[str] = set()
     for module_name, module in model.named_modules():
-        if isinstance(module, RelaxedLayer2d):
+        if isinstance(module, PathSum):
             paths = {
-                path: tuple(names[id(p)] for p in part.parameters()) for path, part in module.paths.items()
+                path: tuple(names[id(p)] for p in part.parameters() if names[id(p)] not in taken)
+                for path, part in module.paths.items()
             }
             found.append(LayerPaths(module_name, len(found), True, paths))
             taken.update(name for group in paths.values() for name in group)
@@ -57,6 +58,6 @@ def effective_type_of(path: str) -> str:
     return "LINEAR" if path == LINEAR else path_kind(path).effective_type
 
 
-def relaxed_layers(model: nn.Module) -> dict[str, RelaxedLayer2d]:
-    """The relaxed layers by name, in order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, RelaxedLayer2d)}
+def relaxed_layers(model: nn.Module) -> dict[str, PathSum]:
+    """The layers with paths to choose from, by name and in order."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, PathSum)}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kfac import EigenFactors, KroneckerFactors
 from symlearn.declared import hyperparameters_of
-from symlearn.layers.relaxed import RelaxedLayer2d
+from symlearn.layers.path_sum import PathSum
 from symlearn.structure import LayerPaths, effective_type_of, layer_paths, relaxed_layers
 
 
@@ -97,7 +97,7 @@ def layer_reports(
     return reports
 
 
-def readings(layer: RelaxedLayer2d, path: str) -> dict[str, float | list[Any]]:
+def readings(layer: PathSum, path: str) -> dict[str, float | list[Any]]:
     """What a path declared, by name and in its own units; empty if it is switched off."""
     if path not in layer.active:
         return {}

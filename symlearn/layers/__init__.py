@@ -2,6 +2,7 @@
 
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.coset_pool import CosetPool2d, GroupBatchNorm2d
+from symlearn.layers.cyclic_unfolded import CyclicUnfolded2d, UnfoldingOptions
 from symlearn.layers.factored_fc import FactoredLinear2d
 from symlearn.layers.fc import FullyConnected2d
 from symlearn.layers.group_conv import GroupConv2d, LiftingConv2d
@@ -15,6 +16,7 @@ __all__ = [
     "PATHS",
     "CircularConv2d",
     "CosetPool2d",
+    "CyclicUnfolded2d",
     "FactoredLinear2d",
     "FullyConnected2d",
     "GroupBatchNorm2d",
@@ -24,5 +26,6 @@ __all__ = [
     "RelaxedLayer2d",
     "SparseConv2d",
     "SparseLinear2d",
+    "UnfoldingOptions",
     "parse_paths",
 ]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, Literal, NoReturn, cast, get_args
 
 from torch import nn
 
 from symlearn.groups import FiniteGroup, find_group
 from symlearn.layers.anchor_basis import Learned
+from symlearn.layers.banks import BANKS_HELP, bank_turns, is_bank
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.factored_fc import FactoredLinear2d
 from symlearn.layers.fc import FullyConnected2d
@@ -21,25 +22,42 @@ from symlearn.layers.group_conv import GroupConv2d, Variant
 from symlearn.layers.sparse_conv import SparseConv2d
 from symlearn.layers.sparse_fc import SparseLinear2d
 
+LearnedOfBanks = Literal["generator", "shared-generator"]
+
 
 @dataclass(frozen=True)
 class PathOptions:
     """What users may choose for the paths of all layers.
 
     Attributes:
-        kernel_size: of the convolutional paths.
+        kernel_size: of the convolutional paths and of banks; None takes the network's own.
         anchors: of the sparsified paths, a fraction of their places (rounded up) or a number.
         lengthscale: of the sparsified paths at the start, in grid spacings.
-        learn: what the evidence learns of the sparsified paths: any of "lengthscale", "anchors", "noise".
+        learn: what the evidence learns: of the sparsified paths any of "lengthscale", "anchors", "noise"; of
+            cyclic banks "generator" (one a layer) or "shared-generator".
         lengthscale_precision: of a hyperprior on the inverse lengthscale in place of the precision of the
             sparsified paths' weights; None keeps the precisions.
+        generator_offset: degrees that the angle of cyclic banks starts away from their own.
     """
 
-    kernel_size: int = 3
+    kernel_size: int | None = None
     anchors: float | int = 0.5
     lengthscale: float = 1.0
-    learn: tuple[Learned, ...] = ()
+    learn: tuple[Learned | LearnedOfBanks, ...] = ()
     lengthscale_precision: float | None = None
+    generator_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        known = {*get_args(Learned), *get_args(LearnedOfBanks)}
+        if set(self.learn) - known:
+            raise ValueError(
+                f"cannot learn {sorted(set(self.learn) - known)}; choose any of {', '.join(sorted(known))}"
+            )
+
+    @property
+    def kernel(self) -> int:
+        """Side of the filters of convolutional paths."""
+        return 3 if self.kernel_size is None else self.kernel_size
 
     @property
     def basis(self) -> dict[str, Any]:
@@ -47,7 +65,7 @@ class PathOptions:
         return {
             "anchors": self.anchors,
             "lengthscale": self.lengthscale,
-            "learn": self.learn,
+            "learn": tuple(what for what in self.learn if what in get_args(Learned)),
             "lengthscale_precision": self.lengthscale_precision,
         }
 
@@ -88,9 +106,9 @@ PATHS: dict[str, PathKind] = {
     "s-fc": PathKind(
         lambda s: SparseLinear2d(s.c_in, s.c_out, s.in_size, s.out_size, **s.options.basis), "FC", False, 0
     ),
-    "conv": PathKind(lambda s: CircularConv2d(s.c_in, s.c_out, s.options.kernel_size), "CONV", True, 1),
+    "conv": PathKind(lambda s: CircularConv2d(s.c_in, s.c_out, s.options.kernel), "CONV", True, 1),
     "s-conv": PathKind(
-        lambda s: SparseConv2d(s.c_in, s.c_out, s.options.kernel_size, **s.options.basis), "CONV", True, 1
+        lambda s: SparseConv2d(s.c_in, s.c_out, s.options.kernel, **s.options.basis), "CONV", True, 1
     ),
 }
 
@@ -113,23 +131,39 @@ def group_path(name: str) -> PathKind:
         )
 
     def build(shape: PathShape) -> nn.Module:
-        kernel = shape.options.kernel_size
+        kernel = shape.options.kernel
         return GroupConv2d(shape.c_in, shape.c_out, kernel, group, cast(Variant, chosen))
 
     return PathKind(build, "GCONV", True, 1 + len(group), group)
 
 
+def bank_path(name: str) -> PathKind:
+    """A bank of a dictionary; the network `unfolded` builds it, relaxed layers refuse it.
+
+    Raises:
+        ValueError: no such bank.
+    """
+
+    def refuse(shape: PathShape) -> NoReturn:
+        raise ValueError(f"{name} is a bank of filters of the network unfolded; give network='unfolded'")
+
+    return PathKind(refuse, name.upper(), True, bank_turns(name))
+
+
 def path_kind(name: str) -> PathKind:
-    """The kind registered under a name, or the group convolution of that name.
+    """The kind registered under a name, or the group convolution or bank of that name.
 
     Raises:
         ValueError: no such path.
     """
     if name.startswith(FAMILY):
         return group_path(name)
+    if is_bank(name):
+        return bank_path(name)
     if name not in PATHS:
         raise ValueError(
-            f"unknown path {name!r}; choose from {', '.join(PATHS)} or {FAMILY_HELP}, joined by '+'"
+            f"unknown path {name!r}; choose from {', '.join(PATHS)}, {FAMILY_HELP}, joined by '+'; or, of "
+            f"unfolded networks, {BANKS_HELP}"
         )
     return PATHS[name]
 

@@ -7,40 +7,27 @@ by `divisor`, the number of paths at the start. The network applies the nonlinea
 With a group path every map carries the group's axis, `[batch, c, group, h, w]`; the paths on the plane then
 work on its c x group channels, and the subsampling makes one choice for all elements.
 
-A path can be switched off: it is then neither computed nor trained, and its prior precision counts as
-infinite. Switching paths leaves the divisor alone, so that the other paths are not rescaled. Which paths are
-on, and the divisor, travel in the `state_dict`.
+Switching paths off or on (`path_sum.py`) leaves the divisor alone, so that the other paths are not rescaled;
+it travels in the `state_dict` too.
 
 Axes: batch, c_in, c_out, h, w.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from symlearn.declared import Hyperparameter, hyperparameters_of
-from symlearn.layers.path import Path
+from symlearn.layers.path_sum import Change, PathSum, seeded
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PathOptions, PathShape, group_of_paths, parse_paths, path_kind
 from symlearn.layers.sizes import Size, expect_map, pair
 
 
-def seeded_path(name: str, shape: PathShape, seed: int) -> nn.Module:
-    """Build a path with initial values of its own stream: which other paths a layer has does not change them.
-
-    So a search that keeps the strictest paths alone ends at the very network that was built of them alone.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + zlib.crc32(name.encode()))
-        return path_kind(name).build(shape)
-
-
-class RelaxedLayer2d(nn.Module):
+class RelaxedLayer2d(PathSum):
     """A sum of paths, `[batch, c_in, h, w] -> [batch, c_out, h / stride, w / stride]`.
 
     With a group path, `[batch, c_in, group, h, w] -> [batch, c_out, group, h / stride, w / stride]`.
@@ -66,28 +53,24 @@ class RelaxedLayer2d(nn.Module):
         stride: int = 1,
         options: PathOptions | None = None,
     ) -> None:
-        super().__init__()
         if stride not in (1, 2):
             raise ValueError(f"stride must be 1 or 2, got {stride}")
-        self.in_size = pair(in_size)
-        if stride == 2 and any(s % 2 for s in self.in_size):
-            raise ValueError(
-                f"stride 2 needs an even size, got {self.in_size[0]}x{self.in_size[1]}; resize the input"
-            )
-        self.out_size = (self.in_size[0] // stride, self.in_size[1] // stride)
-        self.c_in, self.c_out, self.stride = c_in, c_out, stride
+        (h, w) = size = pair(in_size)
+        if stride == 2 and (h % 2 or w % 2):
+            raise ValueError(f"stride 2 needs an even size, got {h}x{w}; resize the input")
+        out_size = (h // stride, w // stride)
         names = parse_paths(paths)
-        self.group = group_of_paths(names)
+        group = group_of_paths(names)
         seed = int(torch.randint(2**31, (), device="cpu"))
-        self.paths = nn.ModuleDict()
+        built = {}
         for name in names:
-            copies = self.members if path_kind(name).group is None else 1
-            shape = PathShape(
-                c_in * copies, c_out * copies, self.in_size, self.out_size, options or PathOptions()
-            )
-            self.paths[name] = seeded_path(name, shape, seed)
+            copies = len(group) if group is not None and path_kind(name).group is None else 1
+            shape = PathShape(c_in * copies, c_out * copies, size, out_size, options or PathOptions())
+            built[name] = seeded(name, seed, partial(path_kind(name).build, shape))
+        super().__init__(built)
+        self.c_in, self.c_out, self.stride = c_in, c_out, stride
+        self.in_size, self.out_size, self.group = size, out_size, group
         self.subsample = PolyphaseSubsample2d() if stride == 2 else nn.Identity()
-        self.active: tuple[str, ...] = names
         self.divisor = len(names)
 
     @property
@@ -95,27 +78,15 @@ class RelaxedLayer2d(nn.Module):
         """Length of the maps' group axis; 1 without one."""
         return 1 if self.group is None else len(self.group)
 
-    @property
-    def path_names(self) -> tuple[str, ...]:
-        """All declared paths, switched on or not."""
-        return tuple(self.paths)
+    def start_search(self) -> None:
+        """Switch to the most symmetric path alone, undivided."""
+        self.set_active([max(self.path_names, key=lambda name: path_kind(name).symmetry)])
+        self.divisor = 1
 
-    def path(self, name: str) -> Path:
-        """One of the declared paths."""
-        return cast(Path, self.paths[name])
-
-    def set_active(self, names: Iterable[str]) -> None:
-        """Switch on exactly these paths; the others stop being computed and trained.
-
-        Raises:
-            ValueError: none, or a path the layer does not have.
-        """
-        chosen = set(names)
-        if not chosen or not chosen <= set(self.paths):
-            raise ValueError(f"choose one or more of {', '.join(self.paths)}, got {sorted(chosen)}")
-        self.active = tuple(name for name in self.paths if name in chosen)
-        for name, path in self.paths.items():
-            path.requires_grad_(name in chosen)
+    def changes(self) -> list[Change]:
+        """Adding any absent path, and removing any but the last."""
+        absent = [name for name in self.paths if name not in self.active]
+        return [*((name, "add") for name in absent), *super().changes()]
 
     def _through(self, name: str, x: Tensor) -> Tensor:
         """One path's output; a path on the plane sees the group's elements as channels."""
@@ -148,21 +119,13 @@ class RelaxedLayer2d(nn.Module):
         total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         return total if self.divisor == 1 else total / self.divisor
 
-    def hyperparameters(self) -> dict[str, Hyperparameter]:
-        """What the paths that are switched on declare."""
-        return {
-            f"paths.{name}.{key}": value
-            for name in self.active
-            for key, value in hyperparameters_of(self.paths[name]).items()
-        }
-
-    def get_extra_state(self) -> dict[str, list[str] | int]:
+    def get_extra_state(self) -> dict[str, Any]:
         """Active paths and divisor, for the `state_dict`."""
-        return {"active": list(self.active), "divisor": self.divisor}
+        return {**super().get_extra_state(), "divisor": self.divisor}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` gave."""
-        self.set_active(state["active"])
+        super().set_extra_state(state)
         self.divisor = int(state["divisor"])
 
     def to_dense(self, in_size: Size | None = None) -> Tensor:

@@ -20,12 +20,14 @@ class SpatialFilters:
         values: `[filter, h, w]`.
         anchors: places (row, column) between which they are interpolated, `[anchor, 2]`, or None.
         lengthscale: of the interpolation, in grid spacings, or None.
+        turns: how many filters in a row are one filter's rotations.
     """
 
     part: str
     values: Tensor
     anchors: Tensor | None = None
     lengthscale: float | None = None
+    turns: int = 1
 
 
 @runtime_checkable

@@ -1,8 +1,8 @@
 """Networks by name, and `build_model`.
 
 `build_model("f-fc+conv", network="ten-layer", ...)` builds what `symlearn fit --network` picks: a network of
-relaxed layers, or one on a single group. The latter have options of their own besides (dropout, padding), for
-those who build the class itself.
+relaxed layers, one on a single group, or an unfolded one. The latter have options of their own besides
+(dropout, padding, tied layers), for those who build the class itself.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from symlearn.networks.all_cnn import AllCNN
 from symlearn.networks.gcnn import RotatedMnistNetwork
 from symlearn.networks.resnet44 import ResNet44
 from symlearn.networks.ten_layer import SMALL, TEN_LAYER, RelaxedNetwork
+from symlearn.networks.unfolded import UnfoldedNetwork
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "ten-layer": partial(RelaxedNetwork, TEN_LAYER),
@@ -29,6 +30,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "p4cnn-rotation-pooling": partial(RotatedMnistNetwork, rotation_pooling="every"),
     "all-cnn": AllCNN,
     "resnet44": ResNet44,
+    "unfolded": UnfoldedNetwork,
+    "unfolded-published": partial(UnfoldedNetwork, published=True),
+    "unfolded-dense": partial(UnfoldedNetwork, dense=True),
+    "unfolded-dense-published": partial(UnfoldedNetwork, dense=True, published=True),
 }
 
 
@@ -51,16 +56,18 @@ def build_model(
 
     Args:
         paths: a sum of path names such as "f-fc+conv"; the networks on one group take one, "conv" or
-            "gconv-<group>".
+            "gconv-<group>"; the unfolded ones a sum of banks such as "free+cyclic-90".
         network: of relaxed layers, "ten-layer" or "small"; on one group, "p4cnn", "p4cnn-rotation-pooling",
-            "all-cnn" or "resnet44". None chooses one of relaxed layers by size.
+            "all-cnn" or "resnet44"; "unfolded", "unfolded-dense", and the authors' variants of both,
+            "unfolded-published" and "unfolded-dense-published". None chooses one of relaxed layers by size.
         alpha: width multiplier (None: 10 for ten-layer, 4 for small); of the networks on one group, the
-            channels of the first layer (None: as published for the group).
+            channels of the first layer (None: as published for the group); of unfolded ones, filters a bank
+            (None: 60).
         in_channels: channels of the image.
         size: h, or (h, w), of the image.
         classes: number of outputs.
         **options: what the paths leave to the user: kernel_size, anchors, lengthscale, learn,
-            lengthscale_precision (`PathOptions`). The networks on one group ignore them.
+            lengthscale_precision, generator_offset (`PathOptions`). The networks on one group ignore them.
 
     Raises:
         ValueError: an unknown network, path or option; a path or a size that the network does not take.
