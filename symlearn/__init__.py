@@ -16,6 +16,7 @@ _PUBLIC = {  # name -> module; imported on first use, so that `symlearn --help` 
     "LaplacePredictive": "symlearn.analysis.predictive",
     "TrainingStoppedError": "symlearn.training",
     "build_model": "symlearn.networks",
+    "collapse": "symlearn.transfer.collapse",
     "effective_parameters": "symlearn.analysis.effective_parameters",
     "equivariance_error": "symlearn.analysis.equivariance",
     "evidence_gradients": "symlearn.hyper_gradient",
@@ -24,6 +25,7 @@ _PUBLIC = {  # name -> module; imported on first use, so that `symlearn --help` 
     "load_data": "symlearn.data",
     "log_marginal_likelihood": "symlearn.evidence",
     "read_config": "symlearn.config",
+    "relax": "symlearn.transfer.relax",
     "resume_experiment": "symlearn.runs",
     "run_experiment": "symlearn.runs",
 }

@@ -79,6 +79,7 @@ class FitResult:
         prior_precision: delta by parameter name.
         sigma_noise: learned noise (regression).
         config: the configuration, every schedule worked out.
+        train: the training set (x, y), or None for a run that was only read.
     """
 
     model: nn.Module
@@ -87,6 +88,7 @@ class FitResult:
     prior_precision: dict[str, float]
     sigma_noise: float
     config: Config
+    train: Pairs | None = None
 
 
 def as_tensors(data: Data, device: torch.device, dtype: torch.dtype = torch.float32) -> Pairs:
@@ -326,7 +328,9 @@ class Fit:
                     "class_names": list(self.info.class_names),
                 },
             )
-        return FitResult(self.model, report, self.metrics, precision, state.sigma_noise, self.config)
+        return FitResult(
+            self.model, report, self.metrics, precision, state.sigma_noise, self.config, self.train
+        )
 
 
 def fit(

@@ -88,7 +88,7 @@ class RelaxedLayer2d(PathSum):
         absent = [name for name in self.paths if name not in self.active]
         return [*((name, "add") for name in absent), *super().changes()]
 
-    def _through(self, name: str, x: Tensor) -> Tensor:
+    def through(self, name: str, x: Tensor) -> Tensor:
         """One path's output; a path on the plane sees the group's elements as channels."""
         if self.group is None or path_kind(name).group is not None:
             return self.path(name)(x)
@@ -98,7 +98,7 @@ class RelaxedLayer2d(PathSum):
         total = None
         for name in self.active:
             if path_kind(name).full_resolution is full_resolution:
-                y = self._through(name, x)
+                y = self.through(name, x)
                 total = y if total is None else total + y
         return total
 

@@ -182,9 +182,8 @@ class RotatedMnistNetwork(nn.Module):
         expect_map(x, self.in_channels, self.size)
         for index, layer in enumerate(self.layers):
             x = layer(x)
-            if index == 1:
-                h, w = x.shape[-2:]
-                x = F.max_pool2d(x.flatten(1, -3), 2).reshape(*x.shape[:-2], h // 2, w // 2)
-            else:
-                x = F.dropout(x, self.dropout, self.training)
+            if index == 1:  # over the plane alone, whether there is a group's axis or not
+                x = F.max_pool3d(x, (1, 2, 2))
+                continue
+            x = F.dropout(x, self.dropout, self.training)
         return self.pool(self.top(x)).flatten(1)

@@ -1,0 +1,183 @@
+"""The plain network that was learned.
+
+A path whose share of its layer's effective parameters gamma is negligible is dropped, the scales are folded
+in, and what is left is written with `torch.nn` alone (`plain.py`). How far dropping moved the outputs is
+measured, and so is the change of log evidence that removing each path would bring,
+
+    log q(D | without the path) - log q(D),
+
+at the present weights and precisions of all others, by a curvature pass over the training set each. A path
+that the network needs costs evidence; one that it does not is given back by its Occam factor.
+
+Axes: batch, c, h, w, classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from symlearn.structure import effective_type_of, relaxed_layers
+from symlearn.training import FitState, Pairs, curvature_of
+from symlearn.transfer.plain import plain_copy
+
+if TYPE_CHECKING:
+    from symlearn.fitting import FitResult
+
+MEASURED = 256  # images that outputs are compared on
+TIMED = 64  # images of the pass that is timed
+ROUNDS = 5  # times it is timed
+
+
+@dataclass(frozen=True)
+class PathFate:
+    """What became of one path.
+
+    Attributes:
+        layer: the layer's name.
+        path: the path's name.
+        effective_parameters: gamma.
+        share: of the layer's gamma.
+        delta_log_evidence: of removing it alone, in nats; None for a layer's only path and where no training
+            data were given.
+        kept: whether the plain network has it.
+    """
+
+    layer: str
+    path: str
+    effective_parameters: float
+    share: float
+    delta_log_evidence: float | None
+    kept: bool
+
+
+@dataclass(frozen=True)
+class CollapseReport:
+    """How the plain network differs from the learned one.
+
+    Attributes:
+        paths: every path that was switched on.
+        layer_types: by layer, the upper-case types of the paths that are left, joined by "+".
+        max_change: largest absolute change of an output over the measured images, or None without data.
+        relative_change: the same over the largest absolute output.
+        parameters: before and after; before, of the paths that were switched on.
+        seconds: of one pass over the timed images, before and after, or None without data.
+    """
+
+    paths: tuple[PathFate, ...]
+    layer_types: dict[str, str]
+    max_change: float | None
+    relative_change: float | None
+    parameters: tuple[int, int]
+    seconds: tuple[float, float] | None
+
+
+def collapse(
+    model: nn.Module, result: FitResult, data: Pairs | None = None, *, negligible: float = 0.01
+) -> nn.Module:
+    """The learned network written with `torch.nn` alone, for the same inputs and outputs.
+
+    A user's own classes stay around their replaced layers (`symlearn.relax`); a network of ours becomes a
+    `torch.fx` graph. It is in `eval` mode, and its attribute `collapse_report` is a `CollapseReport`.
+
+    Args:
+        model: the network that was fitted, or the result's own; the learned weights are the result's.
+        result: of `symlearn.fit`.
+        data: (x `[n, c, h, w]`, y `[n]`) to measure on; None takes the training set of the fit.
+        negligible: share of its layer's effective parameters below which a path is dropped; 0 drops what is
+            switched off alone.
+
+    Raises:
+        ValueError: a network of another structure than the result's, a share outside [0, 1), a layer of ours
+            that has no plain form.
+    """
+    if not 0 <= negligible < 1:
+        raise ValueError(f"negligible is a share in [0, 1), got {negligible}")
+    learned = copy.deepcopy(result.model).eval()
+    if {n: p.shape for n, p in model.named_parameters()} != {
+        n: p.shape for n, p in learned.named_parameters()
+    }:
+        raise ValueError("the result is of another network; give the model that was fitted, or result.model")
+    data = result.train if data is None else data
+    fates = path_fates(result, data, negligible)
+    kept = copy.deepcopy(learned)
+    for name, layer in relaxed_layers(kept).items():
+        layer.set_active([fate.path for fate in fates if fate.layer == name and fate.kept])
+    plain = plain_copy(kept).eval().requires_grad_(True)
+    trained = sum(p.numel() for p in learned.parameters() if p.requires_grad)
+    change, relative, seconds = compared(learned, plain, data[0]) if data is not None else (None, None, None)
+    report = CollapseReport(
+        tuple(fates),
+        {name: types_of(fates, name) for name in relaxed_layers(learned)},
+        change,
+        relative,
+        (trained, sum(p.numel() for p in plain.parameters())),
+        seconds,
+    )
+    plain.collapse_report = report  # type: ignore[assignment]
+    return plain
+
+
+def path_fates(result: FitResult, data: Pairs | None, negligible: float) -> list[PathFate]:
+    """What to do with every path that is switched on: a layer keeps its largest whatever its share."""
+    by_layer = {layer["name"]: layer["paths"] for layer in result.report["layers"]}
+    whole = None if data is None else evidence_of(result.model, result, data)
+    fates = []
+    for name, layer in relaxed_layers(result.model).items():
+        gamma = {path: float(by_layer[name][path]["effective_parameters"]) for path in layer.active}
+        total = max(sum(gamma.values()), 1e-12)
+        largest = max(gamma, key=lambda path: gamma[path])
+        for path in layer.active:
+            share = gamma[path] / total
+            change = None
+            if data is not None and whole is not None and len(layer.active) > 1:
+                change = evidence_of(without(result.model, name, path), result, data) - whole
+            fates.append(
+                PathFate(name, path, gamma[path], share, change, path == largest or share >= negligible)
+            )
+    return fates
+
+
+def without(model: nn.Module, layer: str, path: str) -> nn.Module:
+    """A copy in which one path is switched off."""
+    changed = copy.deepcopy(model)
+    part = relaxed_layers(changed)[layer]
+    part.set_active([name for name in part.active if name != path])
+    return changed
+
+
+def evidence_of(model: nn.Module, result: FitResult, data: Pairs) -> float:
+    """The log marginal likelihood of a network at the result's precisions."""
+    state = FitState(model, result.config, len(data[0]))
+    return float(curvature_of(state, data).terms(result.prior_precision, result.sigma_noise).total)
+
+
+def types_of(fates: list[PathFate], layer: str) -> str:
+    """The types of a layer's paths that are left."""
+    return "+".join(effective_type_of(fate.path) for fate in fates if fate.layer == layer and fate.kept)
+
+
+@torch.no_grad()
+def compared(before: nn.Module, after: nn.Module, images: Tensor) -> tuple[float, float, tuple[float, float]]:
+    """(largest absolute change of an output, the same over the largest output, seconds of a pass each)."""
+    old, new = before(images[:MEASURED]), after(images[:MEASURED])
+    change = float((old - new).abs().max())
+    seconds: dict[str, list[float]] = {"before": [], "after": []}
+    for _ in range(ROUNDS):
+        for name, network in (("before", before), ("after", after)):
+            start = time.perf_counter()
+            network(images[:TIMED])
+            seconds[name].append(time.perf_counter() - start)
+    medians = (statistics.median(seconds["before"]), statistics.median(seconds["after"]))
+    return change, change / max(float(old.abs().max()), 1e-12), medians
+
+
+def as_dict(report: CollapseReport) -> dict[str, Any]:
+    """The report as plain values, for JSON."""
+    return asdict(report)

@@ -1,0 +1,316 @@
+"""Layers of ours written with `torch.nn` alone.
+
+Every path is linear between maps up to its bias, so its plain form is read off from what it does:
+
+    full resolution   the responses to an impulse in every channel give one Conv2d for the sum of such paths
+                      (CONV, S-CONV, any group convolution: the filters of all group elements expanded)
+    to another size   the matrices of such paths give one Linear for their sum (FC, F-FC, S-FC)
+
+What has no weights, the choice of a polyphase component and the pooling over a group, becomes calls of
+functions in a `torch.fx` graph. A layer's form takes and gives the maps that the layer did.
+
+Axes: batch, c_in, c_out, group, h, w, k.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from functools import singledispatch
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from symlearn.layers.conv import CircularConv2d
+from symlearn.layers.coset_pool import CosetPool2d, GroupBatchNorm2d
+from symlearn.layers.group_conv import GroupConv2d, GroupStage, LiftingConv2d
+from symlearn.layers.path_sum import PathSum
+from symlearn.layers.polyphase import Norm, PolyphaseSubsample2d, choose, pick
+from symlearn.layers.registry import path_kind
+from symlearn.layers.relaxed import RelaxedLayer2d
+from symlearn.layers.relaxed_conv import CONV, RelaxedConv2d
+from symlearn.layers.sizes import expect_map, pair
+
+Planes = Callable[[Tensor], Tensor]
+
+
+def is_ours(module: nn.Module) -> bool:
+    """Whether a module is of this package, not of torch or of a user."""
+    return type(module).__module__.startswith("symlearn.")
+
+
+class PlainTracer(fx.Tracer):
+    """Traces networks of ours; what `torch.nn` offers and graphs that are plain already stay whole."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=(choose, pick, expect_map))
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """See `torch.fx.Tracer`."""
+        return isinstance(m, fx.GraphModule) or not any(map(is_ours, m.modules()))
+
+
+def traced(module: nn.Module) -> fx.GraphModule:
+    """A module's `forward` as a graph, without its checks of shapes."""
+    graph = PlainTracer().trace(module)
+    for node in list(graph.nodes):
+        if node.target is expect_map:
+            graph.erase_node(node)
+    return fx.GraphModule(module, graph, type(module).__name__)
+
+
+def filled(module: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
+    """A module with these values, of their type."""
+    module.to(weight)
+    with torch.no_grad():
+        cast(nn.Parameter, module.weight).copy_(weight)
+        cast(nn.Parameter, module.bias).copy_(bias)
+    return module
+
+
+@torch.no_grad()
+def convolution_of(
+    planes: Planes, c_in: int, kernel_size: int, padding_mode: str, like: Tensor, scale: float = 1.0
+) -> nn.Conv2d:
+    """The Conv2d that does what a map between planes does, read off its responses to impulses.
+
+    y(o, x) = sum_{i, t} w(o, i, t) x(i, x + t) + b(o), so an impulse at z gives w(o, i, z - x).
+
+    Args:
+        planes: `[batch, c_in, h, w] -> [batch, c_out, h', w']`, commuting with shifts, a bias included.
+        c_in: channels of the input.
+        kernel_size: k, no smaller than its support.
+        padding_mode: "circular" or "zeros" (size kept), or "valid".
+        like: a tensor of the type wanted.
+        scale: factor of the whole.
+    """
+    side = 2 * kernel_size - 1
+    impulses = torch.zeros(c_in + 1, c_in, side, side, dtype=like.dtype, device=like.device)
+    impulses[range(c_in), range(c_in), kernel_size - 1, kernel_size - 1] = 1
+    responses = planes(impulses) * scale
+    if responses.shape[-1] == side:  # the size was kept: the window around the impulse
+        first = (kernel_size - 1) // 2
+        cut = slice(first, first + kernel_size)
+        responses = responses[..., cut, cut]
+    bias = responses[-1, :, 0, 0]
+    weight = (responses[:-1] - bias[:, None, None]).flip(2, 3).transpose(0, 1)
+    pad: int | str = 0 if padding_mode == "valid" else "same"
+    mode: Literal["circular", "zeros"] = "circular" if padding_mode == "circular" else "zeros"
+    convolution = nn.Conv2d(c_in, len(bias), kernel_size, padding=pad, padding_mode=mode)
+    return cast(nn.Conv2d, filled(convolution, weight, bias))
+
+
+@torch.no_grad()
+def linear_of(planes: Planes, in_shape: tuple[int, ...], like: Tensor, scale: float = 1.0) -> nn.Linear:
+    """The Linear between flattened maps that does what a map between planes does.
+
+    Args:
+        planes: `[batch, *in_shape] -> [batch, c_out, h', w']`, a bias included.
+        in_shape: (c_in, h, w).
+        like: a tensor of the type wanted.
+        scale: factor of the whole.
+    """
+    count = torch.Size(in_shape).numel()
+    axes = torch.eye(count, dtype=like.dtype, device=like.device).split(256)
+    bias = planes(torch.zeros(1, *in_shape, dtype=like.dtype, device=like.device)).flatten() * scale
+    rows = [planes(part.unflatten(1, in_shape)).flatten(1) * scale - bias for part in axes]
+    return cast(nn.Linear, filled(nn.Linear(count, len(bias)), torch.cat(rows).T, bias))
+
+
+class SummedLayer(nn.Module):
+    """A convolution, subsampled where it strides, plus a fully connected layer; either may be missing."""
+
+    def __init__(
+        self,
+        convolution: nn.Module | None,
+        linear: nn.Module | None,
+        stride: int,
+        out_shape: tuple[int, ...],
+        members: int | None,
+    ) -> None:
+        super().__init__()
+        self.convolution, self.linear = convolution, linear
+        self.stride, self.out_shape, self.members = stride, out_shape, members
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, c_in, h, w] -> [batch, c_out, h', w']`, with the group's axis where there is one."""
+        y = None
+        if self.convolution is not None:
+            y = self.convolution(x if self.members is None else x.flatten(1, 2))
+            if self.members is not None:
+                y = y.unflatten(1, (-1, self.members))
+            if self.stride == 2:
+                y = pick(y, choose(y))
+        if self.linear is not None:
+            direct = self.linear(x.flatten(1)).unflatten(1, self.out_shape)
+            y = direct if y is None else y + direct
+        return cast(Tensor, y)
+
+
+class Pooled(nn.Module):
+    """Pooling over a group, or over the cosets of a subgroup."""
+
+    cosets: Tensor | None
+
+    def __init__(self, pool: CosetPool2d) -> None:
+        super().__init__()
+        self.largest = pool.reduce == "max"
+        self.register_buffer("cosets", None if pool.subgroup is None else pool.cosets)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, c, group, h, w] -> [batch, c, h, w]`, or `[batch, c, coset, h, w]`."""
+        if self.cosets is None:
+            return x.amax(2) if self.largest else x.mean(2)
+        members = x.index_select(2, self.cosets.flatten()).unflatten(2, tuple(self.cosets.shape))
+        return members.amax(3) if self.largest else members.mean(3)
+
+
+class Subsampled(nn.Module):
+    """The polyphase component of largest norm."""
+
+    def __init__(self, norm: Norm) -> None:
+        super().__init__()
+        self.norm: Norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, ..., h, w] -> [batch, ..., h/2, w/2]`."""
+        return pick(x, choose(x, self.norm))
+
+
+@singledispatch
+def plain_form(module: nn.Module) -> nn.Module:
+    """The same map with `torch.nn` alone; a module that is not of ours is returned as it is.
+
+    Raises:
+        ValueError: a layer of ours that has no plain form.
+    """
+    return module
+
+
+@plain_form.register
+def _(module: PathSum) -> nn.Module:
+    raise ValueError(f"{type(module).__name__} has no plain form; collapse takes relaxed layers")
+
+
+@plain_form.register
+def _(module: RelaxedLayer2d) -> nn.Module:
+    like = next(module.paths.parameters())
+    members = None if module.group is None else module.members
+
+    def total(names: Iterable[str]) -> Planes:
+        def planes(x: Tensor) -> Tensor:
+            maps = x if members is None else x.unflatten(1, (module.c_in, members))
+            y = torch.stack([module.through(name, maps) for name in names]).sum(0)
+            return y if members is None else y.flatten(1, 2)
+
+        return planes
+
+    parts = [part for name in module.active for part in module.paths[name].modules()]
+    k = max(max(pair(getattr(part, "kernel_size", 1))) for part in parts)
+    fits = k // 2 <= min(module.in_size)  # torch's circular padding wraps once at most
+    full = [name for name in module.active if fits and path_kind(name).full_resolution]
+    direct = [name for name in module.active if name not in full]
+    c_in, c_out = module.c_in * module.members, module.c_out * module.members
+    scale = 1 / module.divisor
+    convolution = linear = None
+    if full:
+        convolution = convolution_of(total(full), c_in, k, "circular", like, scale)
+    if direct:
+        linear = linear_of(total(direct), (c_in, *module.in_size), like, scale)
+    shape = (c_out, *module.out_size) if members is None else (module.c_out, members, *module.out_size)
+    if members is None and linear is None and module.stride == 1:
+        return cast(nn.Module, convolution)
+    if members is None and convolution is None:
+        return nn.Sequential(nn.Flatten(), cast(nn.Module, linear), nn.Unflatten(1, shape))
+    return traced(SummedLayer(convolution, linear, module.stride, shape, members))
+
+
+@plain_form.register
+def _(module: RelaxedConv2d) -> nn.Module:
+    direct = [name for name in module.active if name != CONV]
+    if not direct:
+        return module.paths[CONV]
+    conv = cast(nn.Conv2d, module.paths[CONV])
+
+    def total(x: Tensor) -> Tensor:
+        return torch.stack([module.path(name)(x) for name in direct]).sum(0)
+
+    linear = linear_of(total, (conv.in_channels, *module.in_size), conv.weight)
+    shape = (conv.out_channels, *module.out_size)
+    if CONV not in module.active:
+        return nn.Sequential(nn.Flatten(), linear, nn.Unflatten(1, shape))
+    return traced(SummedLayer(conv, linear, 1, shape, None))
+
+
+@plain_form.register
+def _(module: CircularConv2d) -> nn.Module:
+    bias = module.bias if module.bias is not None else module.weight.new_zeros(module.out_channels)
+    plain = nn.Conv2d(
+        module.in_channels,
+        module.out_channels,
+        cast(tuple[int, int], module.kernel_size),
+        padding="same",
+        padding_mode="circular",
+    )
+    return filled(plain, module.weight, bias)
+
+
+@plain_form.register
+def _(module: GroupStage) -> nn.Module:
+    members = len(module.group)
+    lifts = isinstance(module, LiftingConv2d)
+
+    def planes(x: Tensor) -> Tensor:
+        return module(x if lifts else x.unflatten(1, (module.c_in, members))).flatten(1, 2)
+
+    c_in = module.c_in * (1 if lifts else members)
+    k, mode = module.kernel_size, module.padding_mode
+    convolution = convolution_of(planes, c_in, k, mode, module.weight)
+    apart = nn.Unflatten(1, (module.c_out, members))
+    return nn.Sequential(*([] if lifts else [nn.Flatten(1, 2)]), convolution, apart)
+
+
+@plain_form.register
+def _(module: GroupConv2d) -> nn.Module:
+    return nn.Sequential(*[plain_form(stage) for stage in module.in_order])
+
+
+@plain_form.register
+def _(module: GroupBatchNorm2d) -> nn.Module:
+    plain = nn.BatchNorm3d(module.num_features, module.eps, module.momentum, module.affine).to(
+        module.running_mean
+    )
+    plain.load_state_dict(module.state_dict())
+    return plain.train(module.training)
+
+
+@plain_form.register
+def _(module: CosetPool2d) -> nn.Module:
+    return traced(Pooled(module))
+
+
+@plain_form.register
+def _(module: PolyphaseSubsample2d) -> nn.Module:
+    return traced(Subsampled(module.norm))
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A copy of a network with every layer of ours in its plain form.
+
+    The user's own classes stay; a network of ours becomes a `torch.fx` graph of `torch.nn` modules.
+
+    Raises:
+        ValueError: a layer of ours that has no plain form.
+    """
+    copied = replaced(copy.deepcopy(model))
+    return traced(copied) if any(map(is_ours, copied.modules())) else copied
+
+
+def replaced(module: nn.Module) -> nn.Module:
+    """The plain form of a module, or the module with its parts replaced, in place."""
+    form = plain_form(module)
+    if form is module:
+        for name, child in module.named_children():
+            setattr(module, name, replaced(child))
+    return form
