@@ -82,8 +82,8 @@ def equivariance_error(
     """Relative equivariance error of a module on a batch, for every element of a group.
 
     Args:
-        module: maps `x` to an image, a group map, an invariant `[batch, d]`, or a
-            function on the group if equivarified; evaluated in `eval` mode.
+        module: maps `x` to an image, a group map, an invariant `[batch, d]`, or, equivarified, a function on
+            the group; evaluated in `eval` mode.
         group: a group or its name.
         x: images `[batch, c, h, w]` or group maps `[batch, c, group, h, w]`, square.
         shifts: circular shifts (rows, columns) to combine every element with; None: no shift.

@@ -107,10 +107,11 @@ def joint_cross_entropy(logits: Tensor, classes: Tensor, elements: Tensor) -> Te
         ValueError: logits of another shape, a class or an element that they do not have.
     """
     expect_logits(logits)
-    for name, labels, count in (("class", classes, logits.shape[1]), ("element", elements, logits.shape[2])):
+    counts = {"classes": (classes, logits.shape[1]), "elements": (elements, logits.shape[2])}
+    for name, (labels, count) in counts.items():
         if labels.shape != logits.shape[:1] or bool(((labels < 0) | (labels >= count)).any()):
             raise ValueError(
-                f"expected a {name} from 0 to {count - 1} for each of {len(logits)} samples, got "
+                f"expected {name} from 0 to {count - 1}, one for each of {len(logits)} samples, got "
                 f"{list(labels.shape)} from {int(labels.min())} to {int(labels.max())}"
             )
     return F.cross_entropy(logits.flatten(1), classes * logits.shape[2] + elements)
