@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+NETWORKS = ("equivarified", "side-by-side", "group-maps", "augmented")
 SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "equivarify" / "mnist.py"
 
 
@@ -19,7 +20,7 @@ def test_smoke_scale(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "mnist.smoke.json").read_text(encoding="utf-8"))
     assert {"config", "seeds", "commit", "environment", "published"} <= set(content)
     rows = {row["network"]: row for row in content["rows"]}
-    for name in ("equivarified", "group-maps"):
+    for name in ("equivarified", "side-by-side", "group-maps"):
         row = rows[name]
         assert row["turning_gap"] < 1e-5, row
         assert row["digit_and_angle"] > 0.6, row
@@ -35,4 +36,4 @@ def test_committed_results() -> None:
     content = json.loads((SCRIPT.parent / "results" / "mnist.small.json").read_text(encoding="utf-8"))
     assert content["published"]["source"].startswith("Bao & Song")
     found = {(row["network"], row["seed"]) for row in content["rows"]}
-    assert found == {(n, s) for n in ("equivarified", "group-maps", "augmented") for s in content["seeds"]}
+    assert found == {(n, s) for n in NETWORKS for s in content["seeds"]}
