@@ -60,7 +60,7 @@ def by_sample(module: nn.Module, x: Tensor) -> Tensor:
 
 
 class EquivariantMap(nn.Module):
-    """A module whose outputs are functions on a group, and who knows how they are moved.
+    """A module whose outputs are functions on a group, and that knows how they are moved.
 
     Args:
         action: on the inputs.
