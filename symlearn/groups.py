@@ -161,7 +161,7 @@ class FiniteGroup:
         """
         h, w = x.shape[-2:]
         if h != w:
-            raise ValueError(f"{self.name} acts on square maps, got {h}x{w}")
+            raise ValueError(f"{self.name} acts on square maps, got {h}x{w}; crop or pad them to squares")
         action = self.element_action(element, h).to(x.device)
         if self.permutes(element):
             return x.flatten(-2)[..., action].unflatten(-1, (h, w))

@@ -4,15 +4,16 @@
 
 over a batch, with t_s the circular shift by s and h the element's action: on images `[batch, c, h, w]` and
 group maps `[batch, c, group, h, w]` as in `symlearn.groups`, and the identity on outputs without places (an
-invariant). A map that keeps the size must shift by s' = s; a smaller output may shift by whatever fits best,
-for every datum by itself, since subsampling chooses so.
+invariant). An equivarified module says itself how its outputs move. A map that keeps the size must shift by
+s' = s; a smaller output may shift by whatever fits best, for every datum by itself, since subsampling chooses
+so.
 
 Axes: batch, c, group, h, w.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from torch import Tensor, nn
 
 from kfac.modes import evaluated
 from symlearn.groups import FiniteGroup, group_of
+from symlearn.layers.equivarify import EquivariantMap
 from symlearn.structure import relaxed_layers
 
 Shift = tuple[int, int]
+Action = Callable[[Tensor, int], Tensor]  # (y, element) -> element y
 SHIFTS: tuple[Shift, ...] = ((1, 0), (0, 1), (2, 3))
 IMAGES = 16  # data the report's errors are measured on
 
@@ -51,6 +54,27 @@ def distance(found: Tensor, expected: Tensor, shift: Shift, in_size: tuple[int, 
     return float(torch.stack(gaps).amin(0).sum().sqrt())
 
 
+def output_action(module: nn.Module, group: FiniteGroup, shifts: Sequence[Shift] | None) -> Action:
+    """How elements move a module's outputs: as it says itself, or by their axes.
+
+    Raises:
+        ValueError: a module of another group; shifts of an output whose elements have frames of their own.
+    """
+    if not isinstance(module, EquivariantMap):
+        return lambda y, element: act(group, element, y)
+    if not torch.equal(module.action.product, group.product):
+        raise ValueError(
+            f"the module is equivariant under {module.action.name}, but the error was asked for "
+            f"{group.name}; ask for its own group"
+        )
+    if shifts is not None:
+        raise ValueError(
+            "every element of an equivarified output has a frame of its own, so it has no shift in common; "
+            "leave shifts out"
+        )
+    return module.act_on_output
+
+
 @torch.no_grad()
 def equivariance_error(
     module: nn.Module, group: str | FiniteGroup, x: Tensor, shifts: Sequence[Shift] | None = None
@@ -58,7 +82,8 @@ def equivariance_error(
     """Relative equivariance error of a module on a batch, for every element of a group.
 
     Args:
-        module: maps `x` to an image, a group map, or an invariant `[batch, d]`; evaluated in `eval` mode.
+        module: maps `x` to an image, a group map, an invariant `[batch, d]`, or, equivarified, a function on
+            the group; evaluated in `eval` mode.
         group: a group or its name.
         x: images `[batch, c, h, w]` or group maps `[batch, c, group, h, w]`, square.
         shifts: circular shifts (rows, columns) to combine every element with; None: no shift.
@@ -66,9 +91,11 @@ def equivariance_error(
     Returns `[group]`, or `[group, shift]` with shifts, float64; 0 is exact.
 
     Raises:
-        ValueError: maps that are not square, or whose group axis is not the group's.
+        ValueError: maps that are not square, or whose group axis is not the group's; a module that moves its
+            outputs by another group.
     """
     group = group_of(group)
+    act_on_output = output_action(module, group, shifts)
     if x.dim() == 5 and x.shape[2] != len(group):
         raise ValueError(f"{group.name} has {len(group)} elements, but the maps have {x.shape[2]}")
     with evaluated(module):
@@ -76,7 +103,7 @@ def equivariance_error(
         scale = max(float(y.norm()), 1e-300)
         errors = [
             [
-                distance(module(shifted(act(group, g, x), s)), act(group, g, y), s, tuple(x.shape[-2:]))
+                distance(module(shifted(act(group, g, x), s)), act_on_output(y, g), s, tuple(x.shape[-2:]))
                 / scale
                 for s in (shifts or [(0, 0)])
             ]

@@ -81,7 +81,7 @@ def load_data(
         raise ValueError(f"seed is {seed!r}; expected a whole number")
     chosen = find_task(task)
     regression = likelihood == "regression"
-    if regression and chosen.label_needs_place:
+    if regression and chosen.makes_classes:
         raise ValueError(f"task {task!r} makes classes; expected another task for likelihood 'regression'")
     asked_frame, asked_size = _size("frame", frame), _size("size", size)
     for name, number in (("limit", limit), ("test_limit", test_limit)):

@@ -27,6 +27,7 @@ class Task:
     """
 
     draws: ClassVar[int] = 0
+    makes_classes: ClassVar[bool] = False  # the label is more than the source's
     label_needs_place: ClassVar[bool] = False  # an image whose place is not known has no right answer
 
     def canvas(self, image_size: Size) -> Size:
@@ -86,6 +87,7 @@ class QuadrantDigit(Task):
 class Quadrant(QuadrantDigit):
     """`quadrant`: the image in a random quadrant, the label class · 4 + quadrant."""
 
+    makes_classes = True
     label_needs_place = True
 
     def labels(self, labels: Tensor, uniform: Tensor) -> Tensor:
@@ -141,13 +143,31 @@ class QuarterTurns(Task):
         """A quarter turn keeps only squares in their frame."""
         if size[0] != size[1]:
             raise ValueError(
-                f"task 'quarter-turns' expects square images, got {size[0]}x{size[1]}; "
+                f"tasks of quarter turns expect square images, got {size[0]}x{size[1]}; "
                 "give a size or a frame that is square"
             )
 
     def transform(self, images: Tensor, uniform: Tensor) -> Tensor:
         """Turn each image by its own number of quarter turns."""
-        return warps.quarter_turn(images, (uniform[:, 0] * 4).long())
+        return warps.quarter_turn(images, self.turns(uniform))
+
+    def turns(self, uniform: Tensor) -> Tensor:
+        """The quarter turns of each sample, int64 [batch]."""
+        return (uniform[:, 0] * 4).long()
+
+
+class ClassAndTurn(QuarterTurns):
+    """`class-and-turn`: turned in the same way, the label class · 4 + quarter turns."""
+
+    makes_classes = True
+
+    def labels(self, labels: Tensor, uniform: Tensor) -> Tensor:
+        """Class · 4 + quarter turns."""
+        return labels * 4 + self.turns(uniform)
+
+    def class_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Such as `3@90°`."""
+        return tuple(f"{name}@{90 * turns}°" for name in names for turns in range(4))
 
 
 TASKS: dict[str, Task] = {
@@ -158,6 +178,7 @@ TASKS: dict[str, Task] = {
     "translated": Translated(),
     "scaled": Scaled(),
     "quarter-turns": QuarterTurns(),
+    "class-and-turn": ClassAndTurn(),
 }
 
 

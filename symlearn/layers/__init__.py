@@ -1,11 +1,22 @@
-"""Paths, the relaxed sum of them, subsampling; each `[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
+"""Paths, the relaxed sum of them, subsampling; each `[batch, c_in, h, w] -> [batch, c_out, h', w']`.
+
+And equivarification: actions of groups, networks made equivariant, readings of functions on a group.
+"""
 
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.coset_pool import CosetPool2d, GroupBatchNorm2d
 from symlearn.layers.cyclic_unfolded import CyclicUnfolded2d, UnfoldingOptions
+from symlearn.layers.equivarify import ByElement, Equivarified, EquivarifiedLayers
 from symlearn.layers.factored_fc import FactoredLinear2d
 from symlearn.layers.fc import FullyConnected2d
+from symlearn.layers.group_action import GroupAction, group_map_action, image_action, matrix_action
 from symlearn.layers.group_conv import GroupConv2d, LiftingConv2d
+from symlearn.layers.group_reading import (
+    AtIdentity,
+    InvariantReading,
+    class_and_element,
+    joint_cross_entropy,
+)
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PATHS, parse_paths
 from symlearn.layers.relaxed import RelaxedLayer2d
@@ -14,18 +25,29 @@ from symlearn.layers.sparse_fc import SparseLinear2d
 
 __all__ = [
     "PATHS",
+    "AtIdentity",
+    "ByElement",
     "CircularConv2d",
     "CosetPool2d",
     "CyclicUnfolded2d",
+    "Equivarified",
+    "EquivarifiedLayers",
     "FactoredLinear2d",
     "FullyConnected2d",
+    "GroupAction",
     "GroupBatchNorm2d",
     "GroupConv2d",
+    "InvariantReading",
     "LiftingConv2d",
     "PolyphaseSubsample2d",
     "RelaxedLayer2d",
     "SparseConv2d",
     "SparseLinear2d",
     "UnfoldingOptions",
+    "class_and_element",
+    "group_map_action",
+    "image_action",
+    "joint_cross_entropy",
+    "matrix_action",
     "parse_paths",
 ]

@@ -54,7 +54,7 @@ def test_seed_moves_the_training_set_only(task):
     assert torch.equal(one.test.tensors[1], two.test.tensors[1])
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "quadrant"])
+@pytest.mark.parametrize("task", [task for task in TASKS if not TASKS[task].makes_classes])
 def test_label_stays_the_class(task, upright):
     splits = load_data("digits", task, limit=200, test_limit=100)
     assert torch.equal(splits.train.tensors[1], upright.train.tensors[1])
@@ -94,6 +94,17 @@ def test_quarter_turns_are_exact_and_all_occur(upright):
     )
     assert which.any(1).all(), f"not a quarter turn: sample {int((~which.any(1)).nonzero()[0])}"
     assert which.sum(0).min() > 25, which.sum(0)
+
+
+def test_class_and_turn_labels_the_turns_of_quarter_turns(upright):
+    turned, labelled = (load_data("digits", task, limit=200) for task in ("quarter-turns", "class-and-turn"))
+    assert torch.equal(labelled.train.tensors[0], turned.train.tensors[0])
+    classes, turns = labelled.train.tensors[1] // 4, labelled.train.tensors[1] % 4
+    assert torch.equal(classes, upright.train.tensors[1])
+    for k in range(4):
+        here = turns == k
+        assert torch.allclose(raw(labelled)[here], raw(upright)[here].rot90(k, (-2, -1)), atol=1e-5)
+    assert labelled.classes == 40 and labelled.class_names[13] == "3@90°"
 
 
 def test_translated_is_a_shift_by_whole_pixels_up_to_a_quarter(upright):

@@ -38,6 +38,8 @@ ARGUMENTS = {
     "likelihood": ((), {"likelihood": "poisson"}, ["poisson", "regression"]),
     "regression on classes": ((), {"likelihood": "regression"}, ["digits", "real targets"]),
     "regression on quadrants": (("digits", "quadrant"), {"likelihood": "regression"}, ["quadrant"]),
+    "regression on turns": (("digits", "class-and-turn"), {"likelihood": "regression"}, ["class-and-turn"]),
+    "oblong turns with a label": (("digits", "class-and-turn"), {"size": (16, 20)}, ["16x20", "square"]),
     "oblong quarter turns": (("digits", "quarter-turns"), {"size": (16, 20)}, ["16x20", "square"]),
 }
 
