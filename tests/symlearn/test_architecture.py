@@ -48,6 +48,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symlearn.analysis.page",),
     ("symlearn.results",),
     ("symlearn.runs",),
+    ("symlearn.transfer",),
     ("symlearn.predictions", "symlearn.estimate", "symlearn.reproduction"),
     ("symlearn.cli",),
     ("symlearn.__main__",),
