@@ -1,4 +1,4 @@
-"""The command line: `symlearn fit`, `report`, `plot`, `predict`, `estimate`, `reproduce`.
+"""The command line: `symlearn fit`, `report`, `plot`, `predict`, `collapse`, `estimate`, `reproduce`.
 
 One command a file. Everything heavy (torch, matplotlib) is imported inside the commands, so that help answers
 at once. Whatever a user can get wrong ends in one line on stderr that says what was wrong, what was expected
@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 
 import symlearn
+from symlearn.cli.collapse import collapse
 from symlearn.cli.estimate import estimate
 from symlearn.cli.fit import fit
 from symlearn.cli.predict import predict
@@ -41,6 +42,7 @@ app.command()(fit)
 app.command()(report)
 app.command()(plot)
 app.command()(predict)
+app.command()(collapse)
 app.command()(estimate)
 app.command()(reproduce)
 

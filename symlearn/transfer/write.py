@@ -1,0 +1,44 @@
+"""From a run folder to a file with the plain network.
+
+Axes: n, c, h, w.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from symlearn.run_folder import REPORT, RunFolder
+from symlearn.runs import load, resume_experiment
+from symlearn.transfer.collapse import MEASURED, CollapseReport, as_dict, collapse
+from symlearn.transfer.export import FORMATS, export
+
+
+def collapse_run(
+    folder: str | Path, out: Path, file_format: str, negligible: float = 0.01
+) -> tuple[CollapseReport, float | None]:
+    """Collapse a finished run's network and write it; returns the report and `export`'s change.
+
+    The training data are read again, for what is measured.
+
+    Raises:
+        ValueError: the run has not finished, an unknown format, a path or share that cannot be used.
+    """
+    if file_format not in FORMATS:
+        raise ValueError(f"unknown format {file_format!r}; choose from {', '.join(FORMATS)}")
+    if not out.parent.is_dir() or out.is_dir():
+        what = "is a folder" if out.is_dir() else f"cannot be written: {out.parent} is no folder"
+        raise ValueError(f"{out} {what}; give a file in a folder that exists")
+    RunFolder.open(folder).read_json(REPORT)
+    result = resume_experiment(folder)
+    _, splits = load(result.config)
+    data = (splits.train.tensors[0], splits.train.tensors[1])
+    plain = collapse(result.model, replace(result, train=data), negligible=negligible)
+    report = plain.collapse_report
+    assert isinstance(report, CollapseReport)
+    about = {
+        "class_names": list(splits.class_names),
+        "preprocessing": splits.preprocessing.to_dict(),
+        "collapse": as_dict(report),
+    }
+    return report, export(plain, data[0][:MEASURED], out, file_format, about)
