@@ -26,13 +26,17 @@ def collapse(
         float,
         typer.Option(help="share of a layer's effective parameters below which a path is dropped"),
     ] = 0.01,
+    removal: Annotated[
+        Literal["local", "measured"],
+        typer.Option(help="how the evidence without a path is found: from one curvature pass, or one a path"),
+    ] = "local",
 ) -> None:
     """Write the learned network with plain layers alone, after comparing its outputs."""
     from symlearn.transfer.write import collapse_run
 
     endings = {".onnx": "onnx", ".safetensors": "safetensors"}
     chosen = file_format or endings.get(out.suffix, "pt2")
-    report, change = collapse_run(directory, out, chosen, negligible)
+    report, change = collapse_run(directory, out, chosen, negligible, removal)
     typer.echo(as_text(report, change, out))
 
 

@@ -2,12 +2,15 @@
 
 A path whose share of its layer's effective parameters gamma is negligible is dropped, the scales are folded
 in, and what is left is written with `torch.nn` alone (`plain.py`). How far dropping moved the outputs is
-measured, and so is the change of log evidence that removing each path would bring,
+measured. Beside gamma stands the change of log evidence that removing the path would bring. Under the Laplace
+posterior it is the Savage-Dickey ratio of posterior and prior density at zero (Dickey 1971), for all paths
+from one curvature pass,
 
-    log q(D | without the path) - log q(D),
+    log q(D | path = 0) - log q(D) = 1/2 sum_i [log(1 + lambda_i / delta) - (lambda_i + delta) u_i^2]
 
-at the present weights and precisions of all others, by a curvature pass over the training set each. A path
-that the network needs costs evidence; one that it does not is given back by its Occam factor.
+with a tensor's curvature eigenvalues lambda and its weights' coordinates u in their eigenbasis. It may also
+be *measured*: the evidence of the network without the path minus that of the network, all other weights and
+precisions as they are, a curvature pass for every path. Negative: the path is needed.
 
 Axes: batch, c, h, w, classes.
 """
@@ -17,14 +20,15 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from symlearn.structure import effective_type_of, relaxed_layers
-from symlearn.training import FitState, Pairs, curvature_of
+from symlearn.structure import effective_type_of, layer_paths, relaxed_layers
+from symlearn.training import FitState, Pairs, curvature_of, training_factors
 from symlearn.transfer.plain import plain_copy
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 MEASURED = 256  # images that outputs are compared on
 TIMED = 64  # images of the pass that is timed
 ROUNDS = 5  # times it is timed
+Removal = Literal["local", "measured"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ class PathFate:
         path: the path's name.
         effective_parameters: gamma.
         share: of the layer's gamma.
-        delta_log_evidence: of removing it alone, in nats; None for a layer's only path and where no training
-            data were given.
+        delta_log_evidence: of removing it alone, in nats; None for a layer's only path, and where there were
+            no data.
         kept: whether the plain network has it.
     """
 
@@ -79,7 +84,12 @@ class CollapseReport:
 
 
 def collapse(
-    model: nn.Module, result: FitResult, data: Pairs | None = None, *, negligible: float = 0.01
+    model: nn.Module,
+    result: FitResult,
+    data: Pairs | None = None,
+    *,
+    negligible: float = 0.01,
+    removal: Removal = "local",
 ) -> nn.Module:
     """The learned network written with `torch.nn` alone, for the same inputs and outputs.
 
@@ -92,11 +102,14 @@ def collapse(
         data: (x `[n, c, h, w]`, y `[n]`) to measure on; None takes the training set of the fit.
         negligible: share of its layer's effective parameters below which a path is dropped; 0 drops what is
             switched off alone.
+        removal: how the change of log evidence is found: "local" (Savage-Dickey) or "measured".
 
     Raises:
-        ValueError: a network of another structure than the result's, a share outside [0, 1), a layer of ours
-            that has no plain form.
+        ValueError: a network of another structure than the result's, a share outside [0, 1), an unknown
+            `removal`, a layer of ours that has no plain form.
     """
+    if removal not in get_args(Removal):
+        raise ValueError(f"removal is one of {', '.join(get_args(Removal))}, got {removal!r}")
     if not 0 <= negligible < 1:
         raise ValueError(f"negligible is a share in [0, 1), got {negligible}")
     learned = copy.deepcopy(result.model).eval()
@@ -105,7 +118,8 @@ def collapse(
     }:
         raise ValueError("the result is of another network; give the model that was fitted, or result.model")
     data = result.train if data is None else data
-    fates = path_fates(result, data, negligible)
+    changes = {} if data is None else REMOVALS[removal](result, data)
+    fates = path_fates(result, changes, negligible)
     kept = copy.deepcopy(learned)
     for name, layer in relaxed_layers(kept).items():
         layer.set_active([fate.path for fate in fates if fate.layer == name and fate.kept])
@@ -124,24 +138,70 @@ def collapse(
     return plain
 
 
-def path_fates(result: FitResult, data: Pairs | None, negligible: float) -> list[PathFate]:
-    """What to do with every path that is switched on: a layer keeps its largest whatever its share."""
+def path_fates(
+    result: FitResult, changes: Mapping[tuple[str, str], float], negligible: float
+) -> list[PathFate]:
+    """What to do with every path that is switched on: a layer keeps its largest whatever its share.
+
+    Args:
+        result: of the fit.
+        changes: of log evidence by layer and path.
+        negligible: see `collapse`.
+    """
     by_layer = {layer["name"]: layer["paths"] for layer in result.report["layers"]}
-    whole = None if data is None else evidence_of(result.model, result, data)
     fates = []
     for name, layer in relaxed_layers(result.model).items():
         gamma = {path: float(by_layer[name][path]["effective_parameters"]) for path in layer.active}
         total = max(sum(gamma.values()), 1e-12)
         largest = max(gamma, key=lambda path: gamma[path])
         for path in layer.active:
-            share = gamma[path] / total
-            change = None
-            if data is not None and whole is not None and len(layer.active) > 1:
-                change = evidence_of(without(result.model, name, path), result, data) - whole
-            fates.append(
-                PathFate(name, path, gamma[path], share, change, path == largest or share >= negligible)
-            )
+            share, change = gamma[path] / total, changes.get((name, path))
+            kept = path == largest or share >= negligible
+            fates.append(PathFate(name, path, gamma[path], share, change, kept))
     return fates
+
+
+def removable(model: nn.Module) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Tensor names of every path that shares its layer with another, by layer and path."""
+    layers = relaxed_layers(model)
+    return {
+        (layer.name, path): names
+        for layer in layer_paths(model)
+        if layer.relaxed and len(layers[layer.name].active) > 1
+        for path, names in layer.paths.items()
+        if path in layers[layer.name].active
+    }
+
+
+def local_changes(result: FitResult, data: Pairs) -> dict[tuple[str, str], float]:
+    """Savage-Dickey ratios by layer and path, in nats; see the module's notation."""
+    paths = removable(result.model)
+    if not paths:
+        return {}
+    factors = training_factors(FitState(result.model, result.config, len(data[0])), data)
+    weights = dict(result.model.named_parameters())
+    noise = result.sigma_noise**2 if result.config.data.likelihood == "regression" else 1.0
+
+    def ratio(name: str) -> float:
+        block, delta = factors[name], result.prior_precision[name]
+        eigen = block.eigendecompose(vectors=True)
+        u = eigen.coordinates(block.to_groups(weights[name].detach()))
+        spectrum = eigen.eigenvalues / noise
+        return float(0.5 * (torch.log1p(spectrum / delta) - (spectrum + delta) * u.square()).sum())
+
+    return {key: sum(map(ratio, names)) for key, names in paths.items()}
+
+
+def measured_changes(result: FitResult, data: Pairs) -> dict[tuple[str, str], float]:
+    """The change of log evidence when each path is taken out and nothing else moves, in nats."""
+    whole = evidence_of(result.model, result, data)
+    return {
+        (layer, path): evidence_of(without(result.model, layer, path), result, data) - whole
+        for layer, path in removable(result.model)
+    }
+
+
+REMOVALS = {"local": local_changes, "measured": measured_changes}
 
 
 def without(model: nn.Module, layer: str, path: str) -> nn.Module:

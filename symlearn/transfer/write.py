@@ -10,12 +10,16 @@ from pathlib import Path
 
 from symlearn.run_folder import REPORT, RunFolder
 from symlearn.runs import load, resume_experiment
-from symlearn.transfer.collapse import MEASURED, CollapseReport, as_dict, collapse
+from symlearn.transfer.collapse import MEASURED, CollapseReport, Removal, as_dict, collapse
 from symlearn.transfer.export import FORMATS, export
 
 
 def collapse_run(
-    folder: str | Path, out: Path, file_format: str, negligible: float = 0.01
+    folder: str | Path,
+    out: Path,
+    file_format: str,
+    negligible: float = 0.01,
+    removal: Removal = "local",
 ) -> tuple[CollapseReport, float | None]:
     """Collapse a finished run's network and write it; returns the report and `export`'s change.
 
@@ -33,7 +37,7 @@ def collapse_run(
     result = resume_experiment(folder)
     _, splits = load(result.config)
     data = (splits.train.tensors[0], splits.train.tensors[1])
-    plain = collapse(result.model, replace(result, train=data), negligible=negligible)
+    plain = collapse(result.model, replace(result, train=data), negligible=negligible, removal=removal)
     report = plain.collapse_report
     assert isinstance(report, CollapseReport)
     about = {

@@ -1,0 +1,136 @@
+"""Relaxing users' networks: the same outputs at the start, and every convolution accounted for."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+import symlearn
+from symlearn.layers.relaxed_conv import RelaxedConv2d
+from symlearn.structure import relaxed_layers
+
+
+class Residual(nn.Module):
+    """User code: a residual sum, a functional call, a tied convolution and one used functionally."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, stride=2, padding=1)
+        self.tied = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.wide = nn.Conv2d(4, 6, 3, dilation=2, padding=2, groups=2, padding_mode="reflect")
+        self.norm = nn.GroupNorm(2, 6)
+        self.hidden = nn.Conv2d(6, 6, 1)
+        self.shrunk = nn.Conv2d(6, 6, 3, padding=1)
+        self.act = nn.ReLU(inplace=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, 1, h, w] -> [batch, 3]`."""
+        x = self.act(self.first(x))
+        x = x + self.tied(F.relu(self.tied(x)))
+        x = self.act(self.norm(self.wide(x)))
+        x = x + F.conv2d(x, self.hidden.weight, self.hidden.bias)
+        x = self.shrunk(x) + F.interpolate(self.shrunk(F.avg_pool2d(x, 2)), x.shape[-2:])
+        return self.head(x.mean((2, 3)))
+
+
+def users(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
+    """A network of a user, and the shape of its input."""
+    torch.manual_seed(0)
+    built = {
+        "residual": lambda: (Residual(), (1, 12, 10)),
+        "resnet18": lambda: (torchvision.models.resnet18(num_classes=4), (3, 32, 32)),
+        "vgg11": lambda: (torchvision.models.vgg11_bn(num_classes=4), (3, 32, 32)),
+        "one layer": lambda: (nn.Conv2d(2, 3, 3, padding=1), (2, 5, 5)),
+    }
+    model, shape = built[name]()
+    return model.eval(), shape
+
+
+class TestRelax:
+    @pytest.mark.parametrize("name", ["residual", "resnet18", "vgg11", "one layer"])
+    def test_outputs_at_the_start_are_the_networks(self, name: str) -> None:
+        model, shape = users(name)
+        relaxed = symlearn.relax(model, shape)
+        x = torch.randn(3, *shape)
+        wanted = model(x)
+        assert (relaxed(x) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+        kept = {p.data_ptr() for p in model.parameters()}
+        assert not kept & {p.data_ptr() for p in relaxed.parameters()}, "shares weights with the original"
+
+    @pytest.mark.parametrize("paths", ["f-fc", ("s-fc",), ("fc", "f-fc")])
+    def test_added_paths_learn_from_the_start(self, paths: str | tuple[str, ...]) -> None:
+        model, shape = users("residual")
+        relaxed = symlearn.relax(model, shape, paths)
+        relaxed(torch.randn(4, *shape)).square().sum().backward()
+        for name, layer in relaxed_layers(relaxed).items():
+            for path in layer.path_names[1:]:
+                moved = [p.grad.abs().max() for p in layer.paths[path].parameters() if p.grad is not None]
+                assert max(moved) > 0, f"{name}.{path} is at a saddle"
+
+    def test_every_convolution_is_relaxed_or_listed_with_the_reason(self) -> None:
+        model, shape = users("residual")
+        relaxation = symlearn.relax(model, shape).relaxation
+        assert relaxation.relaxed == ("first", "tied", "wide")
+        assert "not called" in relaxation.left["hidden"]
+        assert "different sizes" in relaxation.left["shrunk"]
+
+    def test_only_the_layers_asked_for(self) -> None:
+        model, shape = users("residual")
+        relaxed = symlearn.relax(model, shape, only=["wide"])
+        assert list(relaxed_layers(relaxed)) == ["wide"]
+        assert relaxed.relaxation.left["first"] == "not asked for"
+
+    def test_all_of_resnet18(self) -> None:
+        model, shape = users("resnet18")
+        relaxation = symlearn.relax(model, shape).relaxation
+        assert (len(relaxation.relaxed), relaxation.left) == (20, {})
+
+    def test_subclasses_of_conv2d_are_left(self) -> None:
+        class Standardised(nn.Conv2d):
+            """A convolution that does something else with its weight."""
+
+        model = nn.Sequential(Standardised(1, 2, 3), nn.Conv2d(2, 2, 3))
+        assert symlearn.relax(model, (1, 8, 8)).relaxation.left == {
+            "0": "a Standardised, not an nn.Conv2d, may do something else with its weights"
+        }
+
+    def test_twice_is_refused(self) -> None:
+        model, shape = users("one layer")
+        with pytest.raises(ValueError, match="already a path"):
+            symlearn.relax(symlearn.relax(model, shape), shape)
+
+    def test_a_search_starts_from_the_convolution(self) -> None:
+        layer = RelaxedConv2d(nn.Conv2d(2, 3, 3, padding=1), 6, ("f-fc",))
+        layer.start_search()
+        assert layer.active == ("conv",)
+        assert layer.changes() == [("f-fc", "add")]
+
+    @pytest.mark.parametrize(
+        ("arguments", "fragment"),
+        [
+            ({"paths": "conv"}, "cannot be added"),
+            ({"paths": "foo"}, "unknown path 'foo'"),
+            ({"paths": ()}, "one or more"),
+            ({"paths": "f-fc+f-fc"}, "one or more different"),
+            ({"input_shape": (1, 12)}, "input_shape is [c, h, w]"),
+            ({"input_shape": (2, 12, 10)}, "takes no input [1, 2, 12, 10]"),
+            ({"only": ["nowhere"]}, "name no convolution"),
+        ],
+    )
+    def test_wrong_input(self, arguments: dict, fragment: str) -> None:
+        model, shape = users("residual")
+        with pytest.raises(ValueError, match=re.escape(fragment)) as caught:
+            symlearn.relax(model, **{"input_shape": shape, **arguments})
+        assert "\n" not in str(caught.value)
+
+    def test_networks_without_convolutions_and_wrappers(self) -> None:
+        with pytest.raises(ValueError, match="the network has none"):
+            symlearn.relax(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2))
+        with pytest.raises(ValueError, match=r"give model\.module"):
+            symlearn.relax(nn.DataParallel(nn.Conv2d(1, 1, 3)), (1, 8, 8))
