@@ -267,11 +267,30 @@ def test_checkpoint_of_another_configuration(command: Command, unfinished_copy: 
     assert code == 2 and err.count("\n") == 1 and "another config.toml" in err, err
 
 
-@pytest.mark.parametrize("verb", [["report"], ["plot"], ["predict"]])
+@pytest.mark.parametrize("verb", [["report"], ["plot"], ["predict"], ["collapse"]])
 def test_no_run_folder(verb: list[str], command: Command, tmp_path: Path) -> None:
-    data = ["digits"] if verb == ["predict"] else []
+    data = {"predict": ["digits"], "collapse": ["--out", tmp_path / "n.pt2"]}.get(verb[0], [])
     refused(command, tmp_path, [*verb, tmp_path, *data], ["no run folder", "--out of a fit"])
     refused(command, tmp_path, [*verb, tmp_path / "nowhere", *data], ["no run folder", "--out of a fit"])
+
+
+COLLAPSED = {
+    "unknown format": (["--out", "n.pt2", "--format", "tflite"], ["'tflite'", "pt2, onnx or safetensors"]),
+    "no file": ([], ["--out", "symlearn collapse --help"]),
+    "no such folder": (["--out", "no/n.pt2"], ["no is no folder", "a folder that exists"]),
+    "a folder": (["--out", "."], ["is a folder"]),
+    "share of 1": (["--out", "n.pt2", "--negligible", "1"], ["share in [0, 1), got 1"]),
+    "unknown removal": (["--out", "n.pt2", "--removal", "guess"], ["'guess'", "local or measured"]),
+}
+
+
+@pytest.mark.parametrize("case", COLLAPSED)
+def test_collapse(
+    case: str, command: Command, map_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options, fragments = COLLAPSED[case]
+    refused(command, tmp_path, ["collapse", map_run, *options], fragments)
 
 
 def test_unknown_format_and_command(command: Command, map_run: Path, tmp_path: Path) -> None:
