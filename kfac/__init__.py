@@ -2,16 +2,19 @@
 
 `compute_factors` makes one pass over data and returns `KroneckerFactors`: for every parameter the raw sums
 of a Kronecker-factored generalized Gauss-Newton block. They add up over data, turn into eigenvalues with
-`eigendecompose`, and from these come log determinants and effective numbers of parameters. The package
-knows nothing of any particular network; layer types join by `register_rule`.
+`eigendecompose`, and from these come log determinants and effective numbers of parameters. A second pass,
+`correct_eigenvalues`, makes the eigenvalues exact in their basis (EKFAC). The package knows nothing of any
+particular network; layer types join by `register_rule`.
 """
 
 import kfac.norm_rules as _norm_rules  # noqa: F401, registers the rules of normalisation layers
 from kfac.collect import compute_factors, project_factors
 from kfac.eigen import EigenFactors
+from kfac.ekfac import correct_eigenvalues
 from kfac.errors import NonFiniteError
 from kfac.factors import DiagonalBlock, KroneckerBlock, KroneckerFactors
 from kfac.ggn import ggn_block
+from kfac.partial_traces import partial_trace_basis
 from kfac.rules import Rule, register_rule
 
 __all__ = [
@@ -22,7 +25,9 @@ __all__ = [
     "NonFiniteError",
     "Rule",
     "compute_factors",
+    "correct_eigenvalues",
     "ggn_block",
+    "partial_trace_basis",
     "project_factors",
     "register_rule",
 ]

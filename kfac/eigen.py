@@ -14,7 +14,7 @@ Axes: group, d_in, d_out, params.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,19 @@ class EigenBlock:
     input_vectors: Tensor | None = None
     output_vectors: Tensor | None = None
     needs_vectors: bool = True
+
+    def same_basis(self, other: EigenBlock) -> bool:
+        """Whether both spectra belong to the same eigenvectors."""
+        if self.needs_vectors and self.output_vectors is None:
+            return False
+        pairs = (
+            (self.input_vectors, other.input_vectors),
+            (self.output_vectors, other.output_vectors),
+        )
+        return all(
+            mine is theirs or (mine is not None and theirs is not None and torch.equal(mine, theirs))
+            for mine, theirs in pairs
+        )
 
     def coordinates(self, entries: Tensor) -> Tensor:
         """Coordinates `[params]` of entries `[group, d_out, d_in]` in the eigenbasis.
@@ -108,6 +121,26 @@ class EigenFactors:
     def names(self) -> tuple[str, ...]:
         """Parameter names."""
         return tuple(self.blocks)
+
+    def __add__(self, other: EigenFactors) -> EigenFactors:
+        """Spectra of two data sets in one basis, as `correct_eigenvalues` gives them, added.
+
+        Raises:
+            ValueError: the bases differ (eigenvalues of different bases do not add).
+        """
+        if self.names != other.names or not all(
+            self.blocks[name].same_basis(other.blocks[name]) for name in self.names
+        ):
+            raise ValueError(
+                "spectra add only in one basis with vectors: correct the eigenvalues of one decomposition "
+                "over both data sets, or add the factors before they are decomposed"
+            )
+        return EigenFactors(
+            {
+                name: replace(block, eigenvalues=block.eigenvalues + other.eigenvalues[name])
+                for name, block in self.blocks.items()
+            }
+        )
 
     def _precision(self, prior_precision: Mapping[str, Tensor | float], name: str) -> Tensor:
         if name not in prior_precision:
