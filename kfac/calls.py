@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from kfac.checks import explained_backward
 from kfac.owners import Owner
 
 
@@ -69,13 +70,14 @@ def pull_back(
     edges = [call.edge for call in calls]
     if not edges:  # every parameter has a diagonal block
         return []
-    return list(
-        torch.autograd.grad(
-            f,
-            edges,
-            column,
-            retain_graph=keep or differentiable,
-            create_graph=differentiable,
-            allow_unused=True,
+    with explained_backward():
+        return list(
+            torch.autograd.grad(
+                f,
+                edges,
+                column,
+                retain_graph=keep or differentiable,
+                create_graph=differentiable,
+                allow_unused=True,
+            )
         )
-    )

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from kfac.calls import Call, pull_back, recorded_calls
+from kfac.checks import explained_backward, prepared, run
 from kfac.diagonal import exact_diagonals
 from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors
 from kfac.loss_hessian import FisherType, Likelihood, check_outputs, log_likelihood, square_root
-from kfac.modes import evaluated
 from kfac.owners import Fallback, Owner, find_owners
 from kfac.rules import Rule
 from kfac.second_moment import SecondMoment
@@ -81,14 +81,15 @@ def compare_with_autograd(
         ValueError: they do not, for a named parameter.
     """
     with torch.enable_grad(), recorded_calls(owners, len(x)) as calls:
-        f = model(x)
+        f = run(model, x)
     cotangent = torch.cos(torch.arange(f.numel(), dtype=f.dtype, device=f.device)).reshape(f.shape)
     grads = pull_back(f, calls, cotangent, keep=True)
     names = [n for owner in owners for n in (owner.weight, owner.bias) if n]
     names = list(dict.fromkeys(names))
     if not names:
         return
-    expected = torch.autograd.grad(f, [parameters[n] for n in names], cotangent, allow_unused=True)
+    with explained_backward():
+        expected = torch.autograd.grad(f, [parameters[n] for n in names], cotangent, allow_unused=True)
     found: dict[str, Tensor] = {}
     size: dict[str, Tensor] = {}  # the same sums without cancellation: what rounding is measured against
     for call, g in zip(calls, grads, strict=True):
@@ -97,7 +98,8 @@ def compare_with_autograd(
         owner, rule = call.owner, call.owner.rule
         if owner.weight and rule.exact:
             gradient = rule.weight_rows(owner.module, call.input(), g)
-            found[owner.weight] = found.get(owner.weight, 0) + gradient.sum(0)
+            total = gradient.sum(0).reshape(parameters[owner.weight].shape)
+            found[owner.weight] = found.get(owner.weight, 0) + total
             size[owner.weight] = size.get(owner.weight, 0) + gradient.abs().sum()
         elif owner.weight:
             a, rows = rule.input_rows(owner.module, call.input()), rule.output_rows(owner.module, g)
@@ -152,7 +154,7 @@ class Collector:
         if self.n_data == 0 and not self.at_full_resolution:
             compare_with_autograd(self.model, self.owners, self.parameters, x[:2])
         with torch.enable_grad(), recorded_calls(self.owners, len(x), differentiable) as calls:
-            f = self.model(x)
+            f = run(self.model, x)
         check_outputs(f, y, self.curvature.likelihood)
         self.n_data += len(x)
         self.n_targets += f.numel()
@@ -294,7 +296,7 @@ def compute_factors(
             an empty loader, a weight used outside its module.
     """
     curvature = Curvature(likelihood, fisher_type, mc_samples, weight_sharing, group_factors, differentiable)
-    with evaluated(model):
+    with prepared(model):
         collector = Collector(
             model, curvature, fallback or {}, seeded_generator(model, seed), at_full_resolution
         )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from kfac.calls import Call, pull_back, recorded_calls
+from kfac.checks import run
 from kfac.collect import Curvature
 from kfac.diagonal import exact_diagonals
 from kfac.loss_hessian import check_outputs, square_root
@@ -54,7 +55,7 @@ class DatumGradients:
     def of_batch(self, x: Tensor, y: Tensor) -> tuple[Iterator[Rows], dict[str, Tensor]]:
         """Rows (a, g) by parameter for every column, all uses side by side, and the diagonals."""
         with torch.enable_grad(), recorded_calls(self.owners, len(x)) as calls:
-            f = self.model(x)
+            f = run(self.model, x)
         curvature = self.curvature
         check_outputs(f, y, curvature.likelihood)
         columns = square_root(

@@ -21,11 +21,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from kfac.checks import prepared
 from kfac.collect import Batches, Curvature, seeded_generator
 from kfac.datum_gradients import DatumGradients
 from kfac.eigen import EigenFactors
 from kfac.loss_hessian import FisherType, Likelihood
-from kfac.modes import evaluated
 from kfac.owners import find_owners
 
 MEMORY = 2**27  # bytes that the gradients of one chunk of data may take
@@ -96,7 +96,7 @@ def correct_eigenvalues(
     )
     sums = {name: torch.zeros_like(values) for name, values in eigen.eigenvalues.items()}
     batches = 0
-    with evaluated(model):
+    with prepared(model):
         for batches, (x, y) in enumerate(loader, 1):  # noqa: B007
             columns, diagonals = gradients.of_batch(x, y)
             for name, diagonal in diagonals.items():

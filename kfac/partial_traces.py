@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kfac.checks import prepared
 from kfac.collect import Batches, Curvature, seeded_generator
 from kfac.datum_gradients import DatumGradients
 from kfac.eigen import (
@@ -27,7 +28,6 @@ from kfac.eigen import (
     symmetric_eigenvalues,
 )
 from kfac.loss_hessian import FisherType, Likelihood
-from kfac.modes import evaluated
 from kfac.owners import Fallback, find_owners
 
 MEMORY = 2**27  # bytes that the gradients of one chunk of data may take
@@ -100,7 +100,7 @@ def partial_trace_basis(
     )
     traces: dict[str, tuple[Tensor, Tensor]] = {}
     diagonals: dict[str, Tensor] = {}
-    with evaluated(model):
+    with prepared(model):
         for x, y in loader:
             columns, of_batch = gradients.of_batch(x, y)
             for name, diagonal in of_batch.items():
