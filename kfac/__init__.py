@@ -5,7 +5,13 @@ of a Kronecker-factored generalized Gauss-Newton block. They add up over data, t
 `eigendecompose`, and from these come log determinants and effective numbers of parameters. A second pass,
 `correct_eigenvalues`, makes the eigenvalues exact in their basis (EKFAC). The package knows nothing of any
 particular network; layer types join by `register_rule`.
+
+`KfacGGN` and `KfacLaplace` plug it into laplace-torch, which is slow to import and loaded when they are first
+named.
 """
+
+import importlib
+from typing import Any
 
 import kfac.norm_rules as _norm_rules  # noqa: F401, registers the rules of normalisation layers
 from kfac.collect import compute_factors, project_factors
@@ -31,3 +37,12 @@ __all__ = [
     "project_factors",
     "register_rule",
 ]
+
+_LAZY = {"KfacGGN": "kfac.laplace_backend", "KfacLaplace": "kfac.laplace_backend"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what other libraries need only when it is asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kfac' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

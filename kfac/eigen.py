@@ -54,21 +54,43 @@ class EigenBlock:
         )
 
     def coordinates(self, entries: Tensor) -> Tensor:
-        """Coordinates `[params]` of entries `[group, d_out, d_in]` in the eigenbasis.
+        """Coordinates `[*lead, params]` of entries `[*lead, group, d_out, d_in]` in the eigenbasis.
 
         Raises:
             ValueError: the block was decomposed without vectors.
         """
-        rotated = entries.double()
-        if self.output_vectors is None and self.input_vectors is None:
-            if self.needs_vectors:
-                raise ValueError("decomposed without vectors; use eigendecompose(vectors=True)")
-            return rotated.flatten()
+        return self._turned(entries, back=False).flatten(-3)
+
+    def entries(self, coordinates: Tensor, like: Tensor) -> Tensor:
+        """What `coordinates` maps to `[*lead, params]`, in the shape of `like` `[*lead, group, d_out, d_in]`.
+
+        Raises:
+            ValueError: the block was decomposed without vectors.
+        """
+        return self._turned(coordinates.reshape(like.shape), back=True)
+
+    def _turned(self, entries: Tensor, back: bool) -> Tensor:
+        if self.needs_vectors and self.output_vectors is None:
+            raise ValueError("decomposed without vectors; use eigendecompose(vectors=True)")
+        turned = entries.double()
         if self.output_vectors is not None:
-            rotated = self.output_vectors.mT @ rotated
+            turned = (self.output_vectors if back else self.output_vectors.mT) @ turned
         if self.input_vectors is not None:
-            rotated = rotated @ self.input_vectors
-        return rotated.flatten()
+            turned = turned @ (self.input_vectors.mT if back else self.input_vectors)
+        return turned
+
+    def quadratic_diagonal(self, weights: Tensor) -> Tensor:
+        """diag(Q diag(weights) Q^T) `[group, d_out, d_in]`, for weights of that shape.
+
+        Raises:
+            ValueError: the block was decomposed without vectors.
+        """
+        squared = replace(
+            self,
+            input_vectors=None if self.input_vectors is None else self.input_vectors.square(),
+            output_vectors=None if self.output_vectors is None else self.output_vectors.square(),
+        )
+        return squared._turned(weights, back=True)
 
 
 def symmetric_eigenvalues(factor: Tensor, vectors: bool) -> tuple[Tensor, Tensor | None]:
