@@ -2,16 +2,25 @@
 
 `compute_factors` makes one pass over data and returns `KroneckerFactors`: for every parameter the raw sums
 of a Kronecker-factored generalized Gauss-Newton block. They add up over data, turn into eigenvalues with
-`eigendecompose`, and from these come log determinants and effective numbers of parameters. The package
-knows nothing of any particular network; layer types join by `register_rule`.
+`eigendecompose`, and from these come log determinants and effective numbers of parameters. A second pass,
+`correct_eigenvalues`, makes the eigenvalues exact in their basis (EKFAC). The package knows nothing of any
+particular network; layer types join by `register_rule`.
+
+`KfacGGN` and `KfacLaplace` plug it into laplace-torch, which is slow to import and loaded when they are first
+named.
 """
+
+import importlib
+from typing import Any
 
 import kfac.norm_rules as _norm_rules  # noqa: F401, registers the rules of normalisation layers
 from kfac.collect import compute_factors, project_factors
 from kfac.eigen import EigenFactors
+from kfac.ekfac import correct_eigenvalues
 from kfac.errors import NonFiniteError
 from kfac.factors import DiagonalBlock, KroneckerBlock, KroneckerFactors
 from kfac.ggn import ggn_block
+from kfac.partial_traces import partial_trace_basis
 from kfac.rules import Rule, register_rule
 
 __all__ = [
@@ -22,7 +31,18 @@ __all__ = [
     "NonFiniteError",
     "Rule",
     "compute_factors",
+    "correct_eigenvalues",
     "ggn_block",
+    "partial_trace_basis",
     "project_factors",
     "register_rule",
 ]
+
+_LAZY = {"KfacGGN": "kfac.laplace_backend", "KfacLaplace": "kfac.laplace_backend"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what other libraries need only when it is asked for."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'kfac' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -12,19 +12,18 @@ Axes: batch, group, place, d_in, d_out, column, classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.func import functional_call, jacrev, vmap
 
+from kfac.calls import Call, pull_back, recorded_calls
+from kfac.checks import explained_backward, prepared, run
+from kfac.diagonal import exact_diagonals
 from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors
 from kfac.loss_hessian import FisherType, Likelihood, check_outputs, log_likelihood, square_root
-from kfac.modes import evaluated
 from kfac.owners import Fallback, Owner, find_owners
 from kfac.rules import Rule
 from kfac.second_moment import SecondMoment
@@ -59,26 +58,6 @@ class Curvature:
 
 
 @dataclass
-class Call:
-    """One use of a module in one forward pass."""
-
-    owner: Owner
-    x: Tensor
-    edge: GradientEdge
-    version: int
-    y_shape: torch.Size
-
-    def input(self) -> Tensor:
-        """The input, if it is still what the module saw."""
-        if self.x._version != self.version:
-            raise ValueError(
-                f"the input of {self.owner.path!r} was modified in place after use, so its curvature cannot "
-                "be read; use the out-of-place form of the operation"
-            )
-        return self.x
-
-
-@dataclass
 class Sums:
     """Running raw sums of one parameter."""
 
@@ -93,51 +72,6 @@ class Sums:
         self.rows += rows
 
 
-@contextmanager
-def recorded_calls(owners: list[Owner], batch: int, keep_graph: bool = False) -> Iterator[list[Call]]:
-    """Record every use of the owners' modules while the context is open."""
-    calls: list[Call] = []
-
-    def hook(owner: Owner) -> Callable[..., None]:
-        def record(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor) -> None:
-            x = args[0] if args else next(iter(kwargs.values()))
-            if x.shape[0] != batch:
-                raise ValueError(
-                    f"{owner.path!r} received {x.shape[0]} rows where the batch has {batch}: keep the batch "
-                    "axis first and put shared places on axes of their own"
-                )
-            kept = x if keep_graph else x.detach()
-            calls.append(Call(owner, kept, get_gradient_edge(y), x._version, y.shape))
-
-        return record
-
-    handles = [owner.module.register_forward_hook(hook(owner), with_kwargs=True) for owner in owners]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def pull_back(
-    f: Tensor, calls: list[Call], column: Tensor, keep: bool, differentiable: bool = False
-) -> list[Tensor | None]:
-    """Gradients at the calls' outputs for one cotangent `[batch, classes]`."""
-    edges = [call.edge for call in calls]
-    if not edges:  # every parameter has a diagonal block
-        return []
-    return list(
-        torch.autograd.grad(
-            f,
-            edges,
-            column,
-            retain_graph=keep or differentiable,
-            create_graph=differentiable,
-            allow_unused=True,
-        )
-    )
-
-
 def compare_with_autograd(
     model: nn.Module, owners: list[Owner], parameters: Mapping[str, Tensor], x: Tensor
 ) -> None:
@@ -147,14 +81,15 @@ def compare_with_autograd(
         ValueError: they do not, for a named parameter.
     """
     with torch.enable_grad(), recorded_calls(owners, len(x)) as calls:
-        f = model(x)
+        f = run(model, x)
     cotangent = torch.cos(torch.arange(f.numel(), dtype=f.dtype, device=f.device)).reshape(f.shape)
     grads = pull_back(f, calls, cotangent, keep=True)
     names = [n for owner in owners for n in (owner.weight, owner.bias) if n]
     names = list(dict.fromkeys(names))
     if not names:
         return
-    expected = torch.autograd.grad(f, [parameters[n] for n in names], cotangent, allow_unused=True)
+    with explained_backward():
+        expected = torch.autograd.grad(f, [parameters[n] for n in names], cotangent, allow_unused=True)
     found: dict[str, Tensor] = {}
     size: dict[str, Tensor] = {}  # the same sums without cancellation: what rounding is measured against
     for call, g in zip(calls, grads, strict=True):
@@ -163,7 +98,8 @@ def compare_with_autograd(
         owner, rule = call.owner, call.owner.rule
         if owner.weight and rule.exact:
             gradient = rule.weight_rows(owner.module, call.input(), g)
-            found[owner.weight] = found.get(owner.weight, 0) + gradient.sum(0)
+            total = gradient.sum(0).reshape(parameters[owner.weight].shape)
+            found[owner.weight] = found.get(owner.weight, 0) + total
             size[owner.weight] = size.get(owner.weight, 0) + gradient.abs().sum()
         elif owner.weight:
             a, rows = rule.input_rows(owner.module, call.input()), rule.output_rows(owner.module, g)
@@ -218,7 +154,7 @@ class Collector:
         if self.n_data == 0 and not self.at_full_resolution:
             compare_with_autograd(self.model, self.owners, self.parameters, x[:2])
         with torch.enable_grad(), recorded_calls(self.owners, len(x), differentiable) as calls:
-            f = self.model(x)
+            f = run(self.model, x)
         check_outputs(f, y, self.curvature.likelihood)
         self.n_data += len(x)
         self.n_targets += f.numel()
@@ -236,7 +172,9 @@ class Collector:
             )
             self.add_inputs(calls)
             if self.diagonal_names:
-                self.add_diagonals(x, columns)
+                named = {name: self.parameters[name] for name in self.diagonal_names}
+                for name, diagonal in exact_diagonals(self.model, named, x, columns).items():
+                    self.diagonals[name] = self.diagonals[name] + diagonal
             for k, column in enumerate(columns):
                 keep = k + 1 < len(columns)
                 self.add_outputs(calls, pull_back(f, calls, column, keep, differentiable))
@@ -293,18 +231,6 @@ class Collector:
             factor = factor.mean(0, keepdim=True)
         self.sums[name].output_factor = self.sums[name].output_factor + factor
 
-    def add_diagonals(self, x: Tensor, columns: Tensor) -> None:
-        """Add the exact diagonals of the parameters that were declared for it."""
-        names = {name: self.parameters[name].detach() for name in self.diagonal_names}
-
-        def outputs(parameters: dict[str, Tensor], datum: Tensor) -> Tensor:
-            return functional_call(self.model, parameters, (datum.unsqueeze(0),))[0]
-
-        jacobians = vmap(jacrev(outputs), in_dims=(None, 0))(names, x)  # [batch, classes, *shape]
-        for name, jacobian in jacobians.items():
-            rooted = torch.einsum("kbc,bcp->kbp", columns, jacobian.reshape(*jacobian.shape[:2], -1))
-            self.diagonals[name] = self.diagonals[name] + rooted.square().sum((0, 1))
-
     def factors(self) -> KroneckerFactors:
         """What has been summed so far."""
         blocks: dict[str, Block] = {}
@@ -322,6 +248,13 @@ class Collector:
             order = sums.owners[0].rule.order
             blocks[name] = KroneckerBlock(sums.inputs, sums.output_factor, sums.rows, parameter.shape, order)
         return KroneckerFactors(blocks, self.n_data, self.log_likelihood, self.n_targets)
+
+
+def seeded_generator(model: nn.Module, seed: int | None) -> torch.Generator | None:
+    """A generator on the model's device, or None for torch's global one."""
+    if seed is None:
+        return None
+    return torch.Generator(device=next(model.parameters()).device).manual_seed(seed)
 
 
 def compute_factors(
@@ -363,12 +296,10 @@ def compute_factors(
             an empty loader, a weight used outside its module.
     """
     curvature = Curvature(likelihood, fisher_type, mc_samples, weight_sharing, group_factors, differentiable)
-    generator = None
-    if seed is not None:
-        device = next(model.parameters()).device
-        generator = torch.Generator(device=device).manual_seed(seed)
-    with evaluated(model):
-        collector = Collector(model, curvature, fallback or {}, generator, at_full_resolution)
+    with prepared(model):
+        collector = Collector(
+            model, curvature, fallback or {}, seeded_generator(model, seed), at_full_resolution
+        )
         for x, y in loader:
             collector.add_batch(x, y)
     if collector.n_data == 0:

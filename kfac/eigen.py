@@ -14,7 +14,7 @@ Axes: group, d_in, d_out, params.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -40,22 +40,57 @@ class EigenBlock:
     output_vectors: Tensor | None = None
     needs_vectors: bool = True
 
+    def same_basis(self, other: EigenBlock) -> bool:
+        """Whether both spectra belong to the same eigenvectors."""
+        if self.needs_vectors and self.output_vectors is None:
+            return False
+        pairs = (
+            (self.input_vectors, other.input_vectors),
+            (self.output_vectors, other.output_vectors),
+        )
+        return all(
+            mine is theirs or (mine is not None and theirs is not None and torch.equal(mine, theirs))
+            for mine, theirs in pairs
+        )
+
     def coordinates(self, entries: Tensor) -> Tensor:
-        """Coordinates `[params]` of entries `[group, d_out, d_in]` in the eigenbasis.
+        """Coordinates `[*lead, params]` of entries `[*lead, group, d_out, d_in]` in the eigenbasis.
 
         Raises:
             ValueError: the block was decomposed without vectors.
         """
-        rotated = entries.double()
-        if self.output_vectors is None and self.input_vectors is None:
-            if self.needs_vectors:
-                raise ValueError("decomposed without vectors; use eigendecompose(vectors=True)")
-            return rotated.flatten()
+        return self._turned(entries, back=False).flatten(-3)
+
+    def entries(self, coordinates: Tensor, like: Tensor) -> Tensor:
+        """What `coordinates` maps to `[*lead, params]`, in the shape of `like` `[*lead, group, d_out, d_in]`.
+
+        Raises:
+            ValueError: the block was decomposed without vectors.
+        """
+        return self._turned(coordinates.reshape(like.shape), back=True)
+
+    def _turned(self, entries: Tensor, back: bool) -> Tensor:
+        if self.needs_vectors and self.output_vectors is None:
+            raise ValueError("decomposed without vectors; use eigendecompose(vectors=True)")
+        turned = entries.double()
         if self.output_vectors is not None:
-            rotated = self.output_vectors.mT @ rotated
+            turned = (self.output_vectors if back else self.output_vectors.mT) @ turned
         if self.input_vectors is not None:
-            rotated = rotated @ self.input_vectors
-        return rotated.flatten()
+            turned = turned @ (self.input_vectors.mT if back else self.input_vectors)
+        return turned
+
+    def quadratic_diagonal(self, weights: Tensor) -> Tensor:
+        """diag(Q diag(weights) Q^T) `[group, d_out, d_in]`, for weights of that shape.
+
+        Raises:
+            ValueError: the block was decomposed without vectors.
+        """
+        squared = replace(
+            self,
+            input_vectors=None if self.input_vectors is None else self.input_vectors.square(),
+            output_vectors=None if self.output_vectors is None else self.output_vectors.square(),
+        )
+        return squared._turned(weights, back=True)
 
 
 def symmetric_eigenvalues(factor: Tensor, vectors: bool) -> tuple[Tensor, Tensor | None]:
@@ -108,6 +143,26 @@ class EigenFactors:
     def names(self) -> tuple[str, ...]:
         """Parameter names."""
         return tuple(self.blocks)
+
+    def __add__(self, other: EigenFactors) -> EigenFactors:
+        """Spectra of two data sets in one basis, as `correct_eigenvalues` gives them, added.
+
+        Raises:
+            ValueError: the bases differ (eigenvalues of different bases do not add).
+        """
+        if self.names != other.names or not all(
+            self.blocks[name].same_basis(other.blocks[name]) for name in self.names
+        ):
+            raise ValueError(
+                "spectra add only in one basis with vectors: correct the eigenvalues of one decomposition "
+                "over both data sets, or add the factors before they are decomposed"
+            )
+        return EigenFactors(
+            {
+                name: replace(block, eigenvalues=block.eigenvalues + other.eigenvalues[name])
+                for name, block in self.blocks.items()
+            }
+        )
 
     def _precision(self, prior_precision: Mapping[str, Tensor | float], name: str) -> Tensor:
         if name not in prior_precision:

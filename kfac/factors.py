@@ -100,12 +100,20 @@ class KroneckerBlock:
         return torch.block_diag(*blocks)[places][:, places]
 
     def to_groups(self, tensor: Tensor) -> Tensor:
-        """A tensor of the parameter's shape as `[group, d_out, d_in]`."""
+        """Tensors `[*lead, *shape]` as `[*lead, group, d_out, d_in]`."""
+        lead = tensor.shape[: tensor.dim() - len(self.shape)]
         if self.inputs is None:
-            return tensor.reshape(1, -1, 1)
+            return tensor.reshape(*lead, 1, -1, 1)
         sizes = (self.groups, self.output_factor.shape[-1], self.inputs.size)
-        inverse = sorted(range(3), key=self.order.__getitem__)
-        return tensor.reshape([sizes[axis] for axis in self.order]).permute(inverse)
+        inverse = [len(lead) + axis for axis in sorted(range(3), key=self.order.__getitem__)]
+        stored = tensor.reshape(*lead, *(sizes[axis] for axis in self.order))
+        return stored.permute(*range(len(lead)), *inverse)
+
+    def from_groups(self, entries: Tensor) -> Tensor:
+        """The way back: `[*lead, group, d_out, d_in]` as `[*lead, *shape]`."""
+        lead = entries.shape[:-3]
+        stored = entries.permute(*range(len(lead)), *(len(lead) + axis for axis in self.order))
+        return stored.reshape(*lead, *self.shape)
 
     def eigendecompose(self, vectors: bool = False) -> EigenBlock:
         """Float64 eigenvalues (and vectors) of the block."""
@@ -136,8 +144,12 @@ class DiagonalBlock:
         return torch.diag(self.diagonal)
 
     def to_groups(self, tensor: Tensor) -> Tensor:
-        """A tensor of the parameter's shape as `[1, params, 1]`."""
-        return tensor.reshape(1, -1, 1)
+        """Tensors `[*lead, *shape]` as `[*lead, 1, params, 1]`."""
+        return tensor.reshape(*tensor.shape[: tensor.dim() - len(self.shape)], 1, -1, 1)
+
+    def from_groups(self, entries: Tensor) -> Tensor:
+        """The way back: `[*lead, 1, params, 1]` as `[*lead, *shape]`."""
+        return entries.reshape(*entries.shape[:-3], *self.shape)
 
     def eigendecompose(self, vectors: bool = False) -> EigenBlock:
         """The diagonal itself; its eigenvectors are the axes."""

@@ -110,6 +110,10 @@ def check_outputs(f: Tensor, y: Tensor, likelihood: Likelihood) -> None:
     """Reject outputs and targets that do not fit the likelihood, in one line."""
     if f.dim() != 2:
         raise ValueError(f"the network must return [batch, classes], got shape {tuple(f.shape)}")
+    if y.device != f.device:
+        raise ValueError(
+            f"targets are on {y.device} and outputs on {f.device}; move the targets with .to(device)"
+        )
     if not torch.isfinite(f).all():
         raise NonFiniteError("the network's outputs are not finite; curvature would be meaningless")
     if likelihood == "classification":

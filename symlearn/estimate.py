@@ -24,7 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kfac.collect import find_owners, recorded_calls
+from kfac.calls import recorded_calls
+from kfac.owners import find_owners
 from symlearn.config import Config
 from symlearn.data import DataSplits
 from symlearn.fitting import usable_device

@@ -132,6 +132,17 @@ def _trained(kind: str) -> nn.Module:
             nn.Flatten(),
             nn.Linear(24, 10),
         )
+    elif kind == "f-fc":
+        model = nn.Sequential(
+            FactoredLinear2d(1, 6, 8, 4),
+            nn.ReLU(),
+            FactoredLinear2d(6, 8, 4, 2),
+            nn.ReLU(),
+            FactoredLinear2d(8, 8, 2, 2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(32, 10),
+        )
     else:
         bias = kind == "zero-padded"
         model = nn.Sequential(
@@ -148,5 +159,5 @@ def _trained(kind: str) -> nn.Module:
 
 
 def trained(kind: str) -> nn.Module:
-    """A network trained on 200 digits: "mixture", "zero-padded" or "zero-padded without biases"."""
+    """A network trained on 200 digits: "mixture", "f-fc", "zero-padded" or "zero-padded without biases"."""
     return copy.deepcopy(_trained(kind))

@@ -66,8 +66,8 @@ def assert_one_line(error: pytest.ExceptionInfo[ValueError]) -> None:
 
 
 UNCOVERED = {
-    "layer norm": (
-        lambda: nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 3)),
+    "convolution of another dimension": (
+        lambda: nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(6, 3)),
         "1.weight, 1.bias",
     ),
     "own parameters": (lambda: nn.Sequential(nn.Linear(5, 4), Gain(4), nn.Linear(4, 3)), "1.gain, 1.shift"),
@@ -243,3 +243,81 @@ def test_factors_under_no_grad() -> None:
         inside = kfac.compute_factors(mlp(), [(X, Y)], "classification")
     outside = kfac.compute_factors(mlp(), [(X, Y)], "classification")
     assert torch.equal(inside.to_dense("0.weight"), outside.to_dense("0.weight"))
+
+
+class Overwrites(nn.Module):
+    """Changes tensors in place: the layer's input, or an output that its backward pass needs."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.first, self.last, self.what = nn.Linear(5, 5), nn.Linear(5, 3), what
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, 5] -> [batch, 3]`."""
+        x = self.first(x)
+        h = self.last(x)
+        if self.what == "input":
+            return h + x.mul_(2)[:, :3]
+        h = h.exp()
+        return h.mul_(2) if self.what == "output" else h
+
+
+@pytest.mark.parametrize("what", ["input", "output"])
+def test_what_is_overwritten_in_place_is_said(what: str) -> None:
+    with pytest.raises(ValueError, match=r"in place.*out-of-place form of the operation") as error:
+        kfac.compute_factors(seeded(Overwrites(what)), [(X, Y)], "classification")
+    assert_one_line(error)
+
+
+def test_harmless_operations_in_place_change_nothing() -> None:
+    model = seeded(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Linear(4, 3))
+    plain = seeded(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    for name, block in kfac.compute_factors(model, [(X, Y)], "classification").items():
+        other = kfac.compute_factors(plain, [(X, Y)], "classification")[name]
+        assert torch.equal(block.to_dense(), other.to_dense())
+
+
+class StaysInTrainMode(nn.BatchNorm1d):
+    """A batch normalisation that `eval()` does not reach."""
+
+    def train(self, mode: bool = True) -> StaysInTrainMode:
+        """Always train mode."""
+        return super().train(True)
+
+
+REFUSED = {
+    "data parallel": (lambda: nn.DataParallel(mlp()), "the model is wrapped in DataParallel.*its .module"),
+    "data parallel inside": (lambda: seeded(nn.DataParallel(mlp())), "'0' is wrapped in DataParallel"),
+    "batch statistics": (
+        lambda: seeded(nn.BatchNorm1d(5, affine=False, track_running_stats=False), nn.Linear(5, 3)),
+        "'0' has no running statistics.*track_running_stats=True",
+    ),
+    "train mode": (lambda: seeded(StaysInTrainMode(5), nn.Linear(5, 3)), "'0' stays in train mode"),
+    "another dtype": (lambda: mlp().float(), "inputs are torch.float64 and the model's .* torch.float32"),
+    "another device": (lambda: mlp().to("meta"), "inputs are on cpu and the model is on meta"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_networks_without_curvature_by_datum(case: str) -> None:
+    build, message = REFUSED[case]
+    eigen = kfac.compute_factors(mlp(), [(X, Y)], "classification").eigendecompose(vectors=True)
+    model = build()
+    prefix = {"data parallel": "module.", "data parallel inside": "0.module."}.get(case, "")
+    eigen = kfac.EigenFactors({prefix + name: block for name, block in eigen.blocks.items()})
+    passes = [
+        lambda: kfac.compute_factors(model, [(X, Y)], "classification"),
+        lambda: kfac.partial_trace_basis(model, [(X, Y)], "classification"),
+    ]
+    if {name for name, _ in model.named_parameters()} == set(eigen.names):
+        passes.append(lambda: kfac.correct_eigenvalues(model, [(X, Y)], "classification", eigen))
+    for one in passes:
+        with pytest.raises(ValueError, match=message) as error:
+            one()
+        assert_one_line(error)
+
+
+def test_targets_on_another_device_are_refused() -> None:
+    with pytest.raises(ValueError, match="targets are on meta and outputs on cpu") as error:
+        kfac.compute_factors(mlp(), [(X, Y.to("meta"))], "classification")
+    assert_one_line(error)

@@ -336,7 +336,7 @@ class TestBatchNorm:
             nn.Flatten(),
             nn.Linear(300, 3),
         )
-        with pytest.raises(ValueError, match=r"without running statistics.*use track_running_stats=True"):
+        with pytest.raises(ValueError, match=r"no running statistics.*use track_running_stats=True"):
             kfac.compute_factors(model, [batch_of((2, 5, 5), 4)], "classification")
 
 

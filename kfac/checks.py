@@ -1,0 +1,92 @@
+"""What keeps a network from having curvature datum by datum, said in one line before or as it fails.
+
+Axes: batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from kfac.modes import evaluated
+
+
+def check_modules(model: nn.Module) -> None:
+    """Refuse wrappers and layers under which a datum's gradients cannot be told apart; in `eval` mode.
+
+    Raises:
+        ValueError: data-parallel wrappers, batch normalisation by the batch's own statistics.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            where = f"{path!r} is" if path else "the model is"
+            raise ValueError(
+                f"{where} wrapped in {type(module).__name__}, whose replicas cannot be observed; give the "
+                "network inside, its .module, and split the data over devices by adding their factors"
+            )
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.running_mean is None or module.running_var is None:
+                raise ValueError(
+                    f"batch normalisation {path!r} has no running statistics, so it ties a batch's data "
+                    "together and has no curvature datum by datum; use track_running_stats=True"
+                )
+            if module.training:
+                raise ValueError(
+                    f"batch normalisation {path!r} stays in train mode after model.eval(), so it ties a "
+                    "batch's data together; curvature needs its running statistics: let eval() reach it"
+                )
+
+
+@contextmanager
+def prepared(model: nn.Module) -> Iterator[None]:
+    """The model in `eval` mode and fit for a curvature pass; left in the mode it was in.
+
+    Raises:
+        ValueError: see `check_modules`.
+    """
+    with evaluated(model):
+        check_modules(model)
+        yield
+
+
+def run(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's outputs.
+
+    Raises:
+        ValueError: the input's type or device is not the parameters', and the model does not take it.
+    """
+    try:
+        return model(x)
+    except RuntimeError as error:
+        parameter = next(model.parameters())
+        if x.device != parameter.device:
+            raise ValueError(
+                f"the inputs are on {x.device} and the model is on {parameter.device}; move one of them with "
+                ".to(device)"
+            ) from error
+        if x.dtype != parameter.dtype:
+            raise ValueError(
+                f"the inputs are {x.dtype} and the model's parameters {parameter.dtype}; convert one of them "
+                "with .to(dtype)"
+            ) from error
+        raise
+
+
+@contextmanager
+def explained_backward() -> Iterator[None]:
+    """Say in one line what autograd says in many.
+
+    Raises:
+        ValueError: an operation in place destroyed what the backward pass needs.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "inplace operation" not in str(error):
+            raise
+        raise ValueError(
+            "the network modifies in place a tensor that its own backward pass needs, so it has no "
+            "gradients; use the out-of-place form of the operation"
+        ) from error

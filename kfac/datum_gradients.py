@@ -1,0 +1,102 @@
+"""A datum's gradients as rows: what the passes need that look at sums over places, not at places.
+
+For every column of the loss Hessian's root, a weight's gradient at datum n is G_n = sum_r g_r a_r^T over all
+places and all calls that use it. A parameter with one gradient row a datum (biases, norm layers) has a = 1.
+
+Axes: batch, group, place, d_in, d_out, column, params.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kfac.calls import Call, pull_back, recorded_calls
+from kfac.checks import run
+from kfac.collect import Curvature
+from kfac.diagonal import exact_diagonals
+from kfac.loss_hessian import check_outputs, square_root
+from kfac.owners import Owner
+
+Turn = Callable[[str, Tensor], Tensor]
+Rows = dict[str, tuple[Tensor, Tensor]]
+
+
+def unturned(name: str, rows: Tensor) -> Tensor:
+    """Rows as they are."""
+    return rows
+
+
+@dataclass
+class DatumGradients:
+    """Rows of a network's gradients, batch by batch.
+
+    Attributes:
+        model: in `eval` mode.
+        owners: the modules with rules.
+        diagonal: parameters of which only the diagonal is asked for.
+        curvature: likelihood and columns.
+        generator: draws the columns.
+        turn_input: applied to rows a `[group, batch, place, d_in]` once a batch.
+        turn_output: applied to rows g `[group, batch, place, d_out]` of every column.
+    """
+
+    model: nn.Module
+    owners: list[Owner]
+    diagonal: Mapping[str, Tensor]
+    curvature: Curvature
+    generator: torch.Generator | None
+    turn_input: Turn = unturned
+    turn_output: Turn = unturned
+
+    def of_batch(self, x: Tensor, y: Tensor) -> tuple[Iterator[Rows], dict[str, Tensor]]:
+        """Rows (a, g) by parameter for every column, all uses side by side, and the diagonals."""
+        with torch.enable_grad(), recorded_calls(self.owners, len(x)) as calls:
+            f = run(self.model, x)
+        curvature = self.curvature
+        check_outputs(f, y, curvature.likelihood)
+        columns = square_root(
+            f.detach(), y, curvature.likelihood, curvature.fisher_type, curvature.mc_samples, self.generator
+        )
+        diagonals = exact_diagonals(self.model, self.diagonal, x, columns) if self.diagonal else {}
+        return self._columns(f, calls, columns), diagonals
+
+    def _columns(self, f: Tensor, calls: list[Call], columns: Tensor) -> Iterator[Rows]:
+        inputs = [self._input_rows(call) for call in calls]
+        for k, column in enumerate(columns):
+            grads = pull_back(f, calls, column, keep=k + 1 < len(columns))
+            yield self._rows(calls, inputs, grads)
+
+    def _input_rows(self, call: Call) -> Tensor | None:
+        owner = call.owner
+        if not owner.weight or owner.rule.exact:
+            return None
+        return self.turn_input(owner.weight, owner.rule.input_rows(owner.module, call.input()))
+
+    def _rows(self, calls: list[Call], inputs: list[Tensor | None], grads: list[Tensor | None]) -> Rows:
+        uses: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+        def single(name: str, rows: Tensor) -> None:
+            g = self.turn_output(name, rows[None, :, None])
+            uses.setdefault(name, []).append((g.new_ones(*g.shape[:3], 1), g))
+
+        for call, a, g in zip(calls, inputs, grads, strict=True):
+            if g is None:
+                continue
+            owner, rule = call.owner, call.owner.rule
+            if owner.weight and a is not None:
+                rows = self.turn_output(owner.weight, rule.output_rows(owner.module, g))
+                uses.setdefault(owner.weight, []).append((a, rows))
+            elif owner.weight:
+                single(owner.weight, rule.weight_rows(owner.module, call.input(), g))
+            if owner.bias:
+                single(owner.bias, rule.bias_rows(owner.module, g))
+        return {
+            name: pairs[0]
+            if len(pairs) == 1
+            else (torch.cat([a for a, _ in pairs], 2), torch.cat([g for _, g in pairs], 2))
+            for name, pairs in uses.items()
+        }

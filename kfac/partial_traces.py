@@ -1,0 +1,124 @@
+"""A Kronecker basis from the exact block's own partial traces.
+
+With a datum's gradients G = sum_r g_r a_r^T `[d_out, d_in]` over all columns of the loss Hessian's root, the
+exact block H = sum vec(G) vec(G)^T has the partial traces
+
+    A' = sum G^T G = tr_out H  [group, d_in, d_in],     B' = sum G G^T = tr_in H  [group, d_out, d_out]
+
+and A' (x) B' / tr H is the Kronecker product that has the same ones (in Shampoo's terms its two
+preconditioners: Gupta et al. 2018; as an eigenbasis, Vyas et al. 2024, "SOAP"). KFAC's A = sum a a^T counts
+every datum alike; here a datum counts by how much curvature it carries, which on a trained network, sure of
+most of its data, is far from alike. It costs one pass over the data, as the correction of eigenvalues does.
+
+Axes: batch, group, place, d_in, d_out, params.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kfac.checks import prepared
+from kfac.collect import Batches, Curvature, seeded_generator
+from kfac.datum_gradients import DatumGradients
+from kfac.eigen import (
+    EigenBlock,
+    EigenFactors,
+    decompose_diagonal,
+    symmetric_eigenvalues,
+)
+from kfac.loss_hessian import FisherType, Likelihood
+from kfac.owners import Fallback, find_owners
+
+MEMORY = 2**27  # bytes that the gradients of one chunk of data may take
+
+
+def partial_traces(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """sum_n G_n^T G_n `[group, d_in, d_in]` and sum_n G_n G_n^T `[group, d_out, d_out]`.
+
+    Args:
+        a: `[group, batch, place, d_in]`.
+        g: `[group, batch, place, d_out]`.
+    """
+    if a.shape[2] == 1:
+        a, g = a[:, :, 0], g[:, :, 0]
+        by_g, by_a = a * g.norm(dim=2, keepdim=True), g * a.norm(dim=2, keepdim=True)
+        return by_g.mT @ by_g, by_a.mT @ by_a
+    group, _, _, d_in = a.shape
+    d_out = g.shape[3]
+    inner, outer = a.new_zeros(group, d_in, d_in), a.new_zeros(group, d_out, d_out)
+    size = max(MEMORY // (group * d_out * d_in * a.element_size()), 1)
+    for a_n, g_n in zip(a.split(size, 1), g.split(size, 1), strict=True):
+        gradient = g_n.mT @ a_n  # [group, batch, d_out, d_in]
+        rows, columns = gradient.flatten(1, 2), gradient.transpose(2, 3).flatten(1, 2)
+        inner += rows.mT @ rows
+        outer += columns.mT @ columns
+    return inner, outer
+
+
+def decompose(inner: Tensor, outer: Tensor) -> EigenBlock:
+    """Spectrum of A' (x) B' / tr H, group by group."""
+    in_values, in_vectors = symmetric_eigenvalues(inner, vectors=True)
+    out_values, out_vectors = symmetric_eigenvalues(outer, vectors=True)
+    trace = in_values.sum(1).clamp_min(torch.finfo(in_values.dtype).tiny)
+    values = out_values.unsqueeze(2) * in_values.unsqueeze(1) / trace[:, None, None]
+    return EigenBlock(values.flatten(), in_vectors, out_vectors)
+
+
+def partial_trace_basis(
+    model: nn.Module,
+    loader: Batches,
+    likelihood: Likelihood,
+    fisher_type: FisherType = "type-2",
+    mc_samples: int = 1,
+    seed: int | None = None,
+    fallback: Fallback | None = None,
+) -> EigenFactors:
+    """Spectra with vectors of the Kronecker products that have the exact blocks' partial traces.
+
+    Good by themselves, and a better basis than KFAC's own for `correct_eigenvalues`.
+
+    Args:
+        model: evaluated in `eval` mode, left in the mode it was in.
+        loader: batches (x, y), as for `compute_factors`.
+        likelihood: "classification" or "regression" (of unit noise).
+        fisher_type: as for `compute_factors`.
+        mc_samples: columns for "mc" and "sketch".
+        seed: fixes the drawn columns.
+        fallback: as for `compute_factors`.
+
+    Raises:
+        ValueError: an uncovered parameter (named), an unused one, or data as for `compute_factors`.
+    """
+    owners, parameters, diagonal_names = find_owners(model, fallback or {})
+    gradients = DatumGradients(
+        model,
+        owners,
+        {name: parameters[name] for name in diagonal_names},
+        Curvature(likelihood, fisher_type, mc_samples),
+        seeded_generator(model, seed),
+    )
+    traces: dict[str, tuple[Tensor, Tensor]] = {}
+    diagonals: dict[str, Tensor] = {}
+    with prepared(model):
+        for x, y in loader:
+            columns, of_batch = gradients.of_batch(x, y)
+            for name, diagonal in of_batch.items():
+                diagonals[name] = diagonals[name] + diagonal if name in diagonals else diagonal
+            for rows in columns:
+                for name, (a, g) in rows.items():
+                    inner, outer = partial_traces(a, g)
+                    if name in traces:
+                        inner, outer = traces[name][0] + inner, traces[name][1] + outer
+                    traces[name] = inner, outer
+    if not traces and not diagonals:
+        raise ValueError("the loader gave no data; a basis needs at least one batch")
+    unused = [name for name in parameters if name not in traces and name not in diagonals]
+    if unused:
+        raise ValueError(f"{', '.join(unused)} never influenced an output; freeze or remove what is not used")
+    return EigenFactors(
+        {
+            name: decompose_diagonal(diagonals[name]) if name in diagonals else decompose(*traces[name])
+            for name in parameters
+        }
+    )
