@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,14 +12,12 @@ from symlearn.cli.report import RunPath
 if TYPE_CHECKING:
     from symlearn.transfer.collapse import CollapseReport
 
-Format = Literal["pt2", "onnx", "safetensors"]
-
 
 def collapse(
     directory: RunPath,
     out: Annotated[Path, typer.Option(metavar="FILE", help="write the network here", show_default=False)],
     file_format: Annotated[
-        Format | None,
+        str | None,
         typer.Option("--format", help="of the file; by its ending, or pt2, if not given", show_default=False),
     ] = None,
     negligible: Annotated[
@@ -27,8 +25,11 @@ def collapse(
         typer.Option(help="share of a layer's effective parameters below which a path is dropped"),
     ] = 0.01,
     removal: Annotated[
-        Literal["local", "measured"],
-        typer.Option(help="how the evidence without a path is found: from one curvature pass, or one a path"),
+        str,
+        typer.Option(
+            metavar="local|measured",
+            help="how the evidence without a path is found: from one curvature pass, or one a path",
+        ),
     ] = "local",
 ) -> None:
     """Write the learned network with plain layers alone, after comparing its outputs."""

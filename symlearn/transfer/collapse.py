@@ -22,7 +22,7 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -108,8 +108,7 @@ def collapse(
         ValueError: a network of another structure than the result's, a share outside [0, 1), an unknown
             `removal`, a layer of ours that has no plain form.
     """
-    if removal not in get_args(Removal):
-        raise ValueError(f"removal is one of {', '.join(get_args(Removal))}, got {removal!r}")
+    changes_of = REMOVALS[removal_of(removal)]
     if not 0 <= negligible < 1:
         raise ValueError(f"negligible is a share in [0, 1), got {negligible}")
     learned = copy.deepcopy(result.model).eval()
@@ -118,7 +117,7 @@ def collapse(
     }:
         raise ValueError("the result is of another network; give the model that was fitted, or result.model")
     data = result.train if data is None else data
-    changes = {} if data is None else REMOVALS[removal](result, data)
+    changes = {} if data is None else changes_of(result, data)
     fates = path_fates(result, changes, negligible)
     kept = copy.deepcopy(learned)
     for name, layer in relaxed_layers(kept).items():
@@ -136,6 +135,17 @@ def collapse(
     )
     plain.collapse_report = report  # type: ignore[assignment]
     return plain
+
+
+def removal_of(name: str) -> Removal:
+    """A way to find the change of log evidence, by its name.
+
+    Raises:
+        ValueError: no such way.
+    """
+    if name not in get_args(Removal):
+        raise ValueError(f"removal is one of {', '.join(get_args(Removal))}, got {name!r}")
+    return cast(Removal, name)
 
 
 def path_fates(

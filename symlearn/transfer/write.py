@@ -10,7 +10,7 @@ from pathlib import Path
 
 from symlearn.run_folder import REPORT, RunFolder
 from symlearn.runs import load, resume_experiment
-from symlearn.transfer.collapse import MEASURED, CollapseReport, Removal, as_dict, collapse
+from symlearn.transfer.collapse import MEASURED, CollapseReport, as_dict, collapse, removal_of
 from symlearn.transfer.export import FORMATS, export
 
 
@@ -19,7 +19,7 @@ def collapse_run(
     out: Path,
     file_format: str,
     negligible: float = 0.01,
-    removal: Removal = "local",
+    removal: str = "local",
 ) -> tuple[CollapseReport, float | None]:
     """Collapse a finished run's network and write it; returns the report and `export`'s change.
 
@@ -30,6 +30,7 @@ def collapse_run(
     """
     if file_format not in FORMATS:
         raise ValueError(f"unknown format {file_format!r}; choose from {', '.join(FORMATS)}")
+    chosen = removal_of(removal)
     if not out.parent.is_dir() or out.is_dir():
         what = "is a folder" if out.is_dir() else f"cannot be written: {out.parent} is no folder"
         raise ValueError(f"{out} {what}; give a file in a folder that exists")
@@ -37,7 +38,7 @@ def collapse_run(
     result = resume_experiment(folder)
     _, splits = load(result.config)
     data = (splits.train.tensors[0], splits.train.tensors[1])
-    plain = collapse(result.model, replace(result, train=data), negligible=negligible, removal=removal)
+    plain = collapse(result.model, replace(result, train=data), negligible=negligible, removal=chosen)
     report = plain.collapse_report
     assert isinstance(report, CollapseReport)
     about = {

@@ -275,12 +275,12 @@ def test_no_run_folder(verb: list[str], command: Command, tmp_path: Path) -> Non
 
 
 COLLAPSED = {
-    "unknown format": (["--out", "n.pt2", "--format", "tflite"], ["'tflite'", "pt2, onnx or safetensors"]),
+    "unknown format": (["--out", "n.pt2", "--format", "tflite"], ["'tflite'", "pt2, onnx, safetensors"]),
     "no file": ([], ["--out", "symlearn collapse --help"]),
     "no such folder": (["--out", "no/n.pt2"], ["no is no folder", "a folder that exists"]),
     "a folder": (["--out", "."], ["is a folder"]),
     "share of 1": (["--out", "n.pt2", "--negligible", "1"], ["share in [0, 1), got 1"]),
-    "unknown removal": (["--out", "n.pt2", "--removal", "guess"], ["'guess'", "local or measured"]),
+    "unknown removal": (["--out", "n.pt2", "--removal", "guess"], ["'guess'", "local, measured"]),
 }
 
 
