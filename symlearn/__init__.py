@@ -15,6 +15,8 @@ _PUBLIC = {  # name -> module; imported on first use, so that `symlearn --help` 
     "HyperObjective": "symlearn.hyper_gradient",
     "Hyperparameter": "symlearn.declared",
     "LaplacePredictive": "symlearn.analysis.predictive",
+    "SymmetryClassifier": "symlearn.estimator",
+    "SymmetryRegressor": "symlearn.estimator",
     "TrainingStoppedError": "symlearn.training",
     "build_model": "symlearn.networks",
     "collapse": "symlearn.transfer.collapse",

@@ -49,7 +49,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symlearn.results",),
     ("symlearn.runs",),
     ("symlearn.transfer",),
-    ("symlearn.predictions", "symlearn.estimate", "symlearn.reproduction"),
+    ("symlearn.predictions", "symlearn.estimate", "symlearn.reproduction", "symlearn.estimator"),
     ("symlearn.cli",),
     ("symlearn.__main__",),
 )

@@ -1,0 +1,280 @@
+"""scikit-learn's conventions: `SymmetryClassifier` and `SymmetryRegressor`.
+
+Images are numeric arrays `[n, h, w]`, `[n, h, w, c]` or `[n, c, h, w]` (c is 1 or 3, or `image_shape` says
+it), or flattened, `[n, features]`, as pipelines hand them on. They are put in the middle of a black frame
+whose sides are the next multiples of 4, since networks halve them, and normalised with the training set's
+statistics.
+
+Axes: n, c, h, w, classes, outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from symlearn.analysis.plots.heat_map import effective_dimension_heat_map
+from symlearn.config import Config
+from symlearn.data.preprocessing import Preprocessing, channel_statistics
+from symlearn.fitting import FitResult, fit
+from symlearn.layers.sizes import Size
+from symlearn.networks import build_model
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DIVISOR = 4  # of the frame's sides
+BATCH = 500  # images a pass of predictions
+Array = np.ndarray[Any, Any]
+
+
+def image_shape_of(shape: tuple[int, ...], asked: tuple[int, ...] | None) -> tuple[int, int, int]:
+    """(c, h, w) of the images in an array of this shape.
+
+    Raises:
+        ValueError: the array holds no images of the shape that was asked for.
+    """
+    each = shape[1:]
+    if asked is not None:
+        c_h_w = (1, *asked) if len(asked) == 2 else tuple(asked)
+        if len(c_h_w) != 3 or any(side < 1 for side in c_h_w):
+            raise ValueError(f"image_shape is (h, w) or (c, h, w), got {asked}")
+        if math.prod(each) != math.prod(c_h_w):
+            raise ValueError(f"X has images of shape {each}, which are not image_shape {asked}")
+        return c_h_w  # type: ignore[return-value]
+    if len(each) == 1:
+        side = math.isqrt(each[0])
+        return (1, side, side) if side**2 == each[0] else (1, 1, each[0])
+    if len(each) == 2:
+        return (1, *each)
+    if len(each) == 3 and each[0] in (1, 3):
+        return each  # type: ignore[return-value]
+    if len(each) == 3 and each[2] in (1, 3):
+        return each[2], each[0], each[1]
+    raise ValueError(
+        f"X has shape {shape}; expected [n, h, w], [n, h, w, c] or [n, c, h, w] with c 1 or 3, or "
+        "[n, features]; give image_shape for other channels"
+    )
+
+
+class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
+    """What the classifier and the regressor share; parameters as theirs."""
+
+    def __init__(
+        self,
+        paths: str = "f-fc+conv",
+        *,
+        network: str | None = None,
+        alpha: int | None = None,
+        selection: str = "search",
+        epochs: int | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        random_state: Any = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        self.paths = paths
+        self.network = network
+        self.alpha = alpha
+        self.selection = selection
+        self.epochs = epochs
+        self.image_shape = image_shape
+        self.random_state = random_state
+        self.options = options
+
+    def __sklearn_tags__(self) -> Tags:
+        """Arrays of two to four axes; fits that differ where `random_state` does."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.non_deterministic = self.random_state is None
+        return tags
+
+    def _images(self, X: Any, y: Any = None, *, reset: bool) -> tuple[Tensor, Any]:
+        """Raw images `[n, c, h, w]` float32, and y as it was checked."""
+        numeric = self._numeric_targets()
+        shape = None
+        if getattr(X, "ndim", 2) > 2:
+            X = check_array(X, dtype=np.float32, allow_nd=True, input_name="X")
+            shape = image_shape_of(X.shape, self.image_shape)
+            last = X.ndim == 4 and X.shape[1:] != shape and self.image_shape is None
+            X = (np.moveaxis(X, 3, 1) if last else X).reshape(len(X), -1)
+        if reset:
+            X, y = validate_data(
+                self,
+                X,
+                y,
+                dtype=np.float32,
+                ensure_min_samples=2,
+                y_numeric=numeric,
+                multi_output=numeric,
+            )
+            self.image_shape_ = shape or image_shape_of(X.shape, self.image_shape)
+        elif shape is not None and shape != self.image_shape_:
+            raise ValueError(f"X has images of shape {shape}, but those of the fit were {self.image_shape_}")
+        else:
+            X = validate_data(self, X, reset=False, dtype=np.float32)
+        return torch.from_numpy(np.ascontiguousarray(X)).reshape(-1, *self.image_shape_), y
+
+    def _numeric_targets(self) -> bool:
+        raise NotImplementedError
+
+    def _fit(self, images: Tensor, y: Tensor, outputs: int, likelihood: str) -> Self:
+        """Fit a network of so many outputs on raw images."""
+        c, h, w = self.image_shape_
+        frame = (math.ceil(h / DIVISOR) * DIVISOR, math.ceil(w / DIVISOR) * DIVISOR)
+        mean, std = channel_statistics(images)
+        self.preprocessing_ = Preprocessing(mean, std, (h, w), frame, frame)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        chosen = {"epochs": self.epochs, "selection": self.selection, "paths": self.paths, "seed": seed}
+        config = Config().with_options(
+            **chosen, likelihood=likelihood, network=self.network, alpha=self.alpha, **(self.options or {})
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = network_for(self, c, frame, outputs)
+        result: FitResult = fit(model, (self.preprocessing_(images), y), None, config)
+        self.result_ = result
+        self.model_: nn.Module = result.model
+        self.report_: dict[str, Any] = result.report
+        self.n_iter_ = result.metrics[-1]["epoch"]
+        return self
+
+    def _outputs(self, X: Any) -> Tensor:
+        """The network's outputs, `[n, outputs]` float64."""
+        check_is_fitted(self)
+        images, _ = self._images(X, reset=False)
+        device = next(self.model_.parameters()).device
+        with torch.no_grad():
+            parts = [self.model_(part.to(device)) for part in self.preprocessing_(images).split(BATCH)]
+        return torch.cat(parts).double().cpu()
+
+    def plot(self) -> Figure:
+        """The heat map of effective dimensions, layer by layer and path by path.
+
+        Raises:
+            NotFittedError: before `fit`.
+        """
+        check_is_fitted(self)
+        return effective_dimension_heat_map(self.report_)
+
+
+def network_for(estimator: SymmetryEstimator, channels: int, frame: Size, outputs: int) -> nn.Module:
+    """The network that an estimator's parameters describe."""
+    return build_model(
+        estimator.paths,
+        network=estimator.network,
+        alpha=estimator.alpha,
+        in_channels=channels,
+        size=frame,
+        classes=outputs,
+    )
+
+
+class SymmetryClassifier(ClassifierMixin, SymmetryEstimator):  # type: ignore[misc]
+    """A classifier that discovers which layers should be convolutional, by the Laplace marginal likelihood.
+
+    Args:
+        paths: a sum of path names such as "f-fc+conv".
+        network: name of a network; None chooses by the images' size.
+        alpha: width; None takes the network's own.
+        selection: "search", "gradient" or "none".
+        epochs: passes over the training set; None takes about 6,700 steps.
+        image_shape: (h, w) or (c, h, w) of the images, where X does not say it.
+        random_state: seed of weights and batches.
+        options: further options of `symlearn fit` by name, such as {"lr": 0.005}.
+
+    Attributes:
+        classes_: the labels, `[classes]`.
+        report_: the numbers of report.json: `report_["layers"]` says what each layer became.
+        model_: the learned network, in `eval` mode, on preprocessed images.
+        result_: the `FitResult`, for `symlearn.collapse`.
+        preprocessing_: what raw images go through.
+        image_shape_: (c, h, w).
+        n_iter_: epochs done.
+    """
+
+    def _numeric_targets(self) -> bool:
+        return False
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit to images X and labels y `[n]`.
+
+        Raises:
+            ValueError: arrays that are no images or not finite, fewer than two classes, an unknown option.
+            TrainingStoppedError: a value is not finite or a layer collapsed.
+        """
+        images, y = self._images(X, y, reset=True)
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError("expected two classes or more, got 1 class")
+        return self._fit(
+            images, torch.from_numpy(labels.astype(np.int64)), len(self.classes_), "classification"
+        )
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities `[n, classes]`, in the order of `classes_`."""
+        return self._outputs(X).softmax(1).numpy()
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Their logarithms."""
+        return self._outputs(X).log_softmax(1).numpy()
+
+    def predict(self, X: Any) -> Array:
+        """Labels `[n]`."""
+        best = self._outputs(X).argmax(1).numpy()
+        return self.classes_[best]
+
+
+class SymmetryRegressor(RegressorMixin, SymmetryEstimator):  # type: ignore[misc]
+    """The same for real targets, with the noise learned by the evidence; see `SymmetryClassifier`.
+
+    Targets are standardised for the fit and predictions brought back to their units.
+
+    Attributes:
+        sigma_noise_: learned standard deviation of the noise, in units of the standardised targets.
+        target_mean_: of the training targets, `[outputs]`.
+        target_scale_: their standard deviation.
+    """
+
+    def __sklearn_tags__(self) -> Tags:
+        """Targets may have several columns."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = True
+        return tags
+
+    def _numeric_targets(self) -> bool:
+        return True
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit to images X and targets y, `[n]` or `[n, outputs]`.
+
+        Raises:
+            ValueError: arrays that are no images or not finite, an unknown option.
+            TrainingStoppedError: a value is not finite or a layer collapsed.
+        """
+        images, y = self._images(X, y, reset=True)
+        targets = np.asarray(y, dtype=np.float64)
+        self._flat = targets.ndim == 1
+        targets = targets.reshape(len(targets), -1)
+        self.target_mean_ = targets.mean(0)
+        spread = targets.std(0)
+        self.target_scale_ = np.where(spread > 0, spread, 1.0)
+        scaled = torch.from_numpy((targets - self.target_mean_) / self.target_scale_).float()
+        self._fit(images, scaled, scaled.shape[1], "regression")
+        self.sigma_noise_ = self.result_.sigma_noise
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Targets, `[n]` or `[n, outputs]`."""
+        outputs = self._outputs(X).numpy()
+        y = outputs * self.target_scale_ + self.target_mean_
+        return y[:, 0] if self._flat else y

@@ -1,0 +1,163 @@
+"""scikit-learn's conventions, by its own checks and by what its users do."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import symlearn
+from symlearn import SymmetryClassifier, SymmetryRegressor
+from symlearn.estimator import image_shape_of
+
+QUICK: dict[str, Any] = {
+    "alpha": 1,
+    "selection": "none",
+    "epochs": 4,
+    "random_state": 0,
+    "options": {"batch_size": 10, "prior_warmup": 10},
+}
+NO_IMAGES = {
+    "check_classifiers_train": "asks for 83 % accuracy from two features, which are no image",
+    "check_regressors_train": "sets alpha to 0.01, a penalty elsewhere and a width here",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@parametrize_with_checks(
+    [SymmetryClassifier("f-fc", **QUICK), SymmetryRegressor("f-fc", **QUICK)],
+    expected_failed_checks=lambda estimator: NO_IMAGES,
+)
+def test_scikit_learns_checks(estimator: Any, check: Callable[[Any], None]) -> None:
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """200 of scikit-learn's digits `[200, 8, 8]`, with names for labels."""
+    bunch = load_digits()
+    return bunch.images[:200].astype(np.float32), np.array([f"digit {n}" for n in bunch.target[:200]])
+
+
+@pytest.fixture(scope="module")
+def fitted(digits: tuple[np.ndarray, np.ndarray]) -> SymmetryClassifier:
+    """A classifier that has learned 200 digits by heart."""
+    longer = {**QUICK, "epochs": 50, "alpha": 4, "options": {"batch_size": 20}}
+    return SymmetryClassifier("conv", **longer).fit(*digits)
+
+
+class TestClassifier:
+    def test_labels_probabilities_and_score(self, fitted: SymmetryClassifier, digits: Any) -> None:
+        X, y = digits
+        assert fitted.score(X, y) > 0.8
+        probabilities = fitted.predict_proba(X)
+        assert probabilities.shape == (200, 10)
+        np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-12)
+        np.testing.assert_allclose(np.exp(fitted.predict_log_proba(X)), probabilities, rtol=1e-9)
+        assert (fitted.classes_[probabilities.argmax(1)] == fitted.predict(X)).all()
+
+    def test_images_may_be_flat_or_have_a_channel(self, fitted: SymmetryClassifier, digits: Any) -> None:
+        X = digits[0]
+        for form in (X.reshape(200, 64), X[:, None], X[..., None]):
+            np.testing.assert_array_equal(fitted.predict_proba(form), fitted.predict_proba(X))
+
+    def test_report_plot_and_collapse(self, fitted: SymmetryClassifier, digits: Any) -> None:
+        assert fitted.report_["layers"][0]["effective_type"] == "CONV"
+        assert isinstance(fitted.plot(), Figure)
+        plain = symlearn.collapse(fitted.model_, fitted.result_).double()
+        x = fitted.preprocessing_(torch.from_numpy(digits[0][:, None])).double()
+        np.testing.assert_allclose(
+            plain(x).softmax(1).detach().numpy(), fitted.predict_proba(digits[0]), atol=1e-5
+        )
+
+    def test_pickled_and_cloned(self, fitted: SymmetryClassifier, digits: Any) -> None:
+        twin = pickle.loads(pickle.dumps(fitted))
+        np.testing.assert_array_equal(twin.predict_proba(digits[0]), fitted.predict_proba(digits[0]))
+        fresh = clone(fitted)
+        assert fresh.get_params() == fitted.get_params()
+        with pytest.raises(NotFittedError):
+            fresh.plot()
+
+    def test_in_a_pipeline_under_cross_validation(self, digits: Any) -> None:
+        X, y = digits
+        pipeline = make_pipeline(StandardScaler(), SymmetryClassifier("conv", **QUICK))
+        scores = cross_val_score(pipeline, X.reshape(200, 64), y, cv=2)
+        assert len(scores) == 2
+        assert np.isfinite(scores).all()
+
+    def test_same_seed_same_network_and_the_global_generator_stays(self, digits: Any) -> None:
+        X, y = digits
+        before = torch.get_rng_state()
+        first, second = (SymmetryClassifier("conv", **QUICK).fit(X, y) for _ in range(2))
+        np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+        assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize(
+        ("changes", "fragment"),
+        [
+            ({"paths": "foo"}, "unknown path 'foo'"),
+            ({"selection": "best"}, "option selection is 'best'"),
+            ({"options": {"rate": 1}}, "unknown option 'rate'"),
+            ({"image_shape": (3, 5)}, "are not image_shape (3, 5)"),
+        ],
+    )
+    def test_wrong_parameters(self, changes: dict[str, Any], fragment: str, digits: Any) -> None:
+        with pytest.raises(ValueError, match=re.escape(fragment)):
+            SymmetryClassifier(**{"paths": "conv", **QUICK, **changes}).fit(*digits)
+
+    def test_images_of_another_size(self, fitted: SymmetryClassifier) -> None:
+        with pytest.raises(ValueError, match=r"\(1, 9, 9\), but those of the fit were \(1, 8, 8\)"):
+            fitted.predict(np.zeros((2, 9, 9)))
+
+
+class TestRegressor:
+    def test_predicts_in_the_targets_units(self) -> None:
+        rng = np.random.default_rng(0)
+        X = rng.random((120, 6, 7)).astype(np.float32)  # a frame of 8 x 8
+        y = 300 + 50 * X.mean((1, 2)) / X.mean((1, 2)).std()
+        longer = {**QUICK, "epochs": 40, "alpha": 2}
+        regressor = SymmetryRegressor("fc", **longer).fit(X, y)
+        assert regressor.preprocessing_.canvas == (8, 8)
+        assert regressor.score(X, y) > 0.5
+        assert regressor.predict(X).shape == (120,)
+        assert regressor.sigma_noise_ > 0
+
+    def test_several_outputs(self) -> None:
+        X, y = np.random.default_rng(0).random((20, 8, 8)), np.random.default_rng(1).random((20, 2))
+        assert SymmetryRegressor("conv", **QUICK).fit(X, y).predict(X).shape == (20, 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "asked", "wanted"),
+    [
+        ((9, 8, 6), None, (1, 8, 6)),
+        ((9, 3, 8, 6), None, (3, 8, 6)),
+        ((9, 8, 6, 3), None, (3, 8, 6)),
+        ((9, 64), None, (1, 8, 8)),
+        ((9, 48), (8, 6), (1, 8, 6)),
+        ((9, 96), (2, 8, 6), (2, 8, 6)),
+        ((9, 7), None, (1, 1, 7)),
+    ],
+)
+def test_image_shapes(shape: tuple[int, ...], asked: tuple[int, ...] | None, wanted: tuple[int, ...]) -> None:
+    assert image_shape_of(shape, asked) == wanted
+
+
+def test_arrays_that_are_no_images() -> None:
+    with pytest.raises(ValueError, match="give image_shape"):
+        image_shape_of((9, 5, 8, 6), None)
+    with pytest.raises(ValueError, match="image_shape is"):
+        image_shape_of((9, 64), (8,))
