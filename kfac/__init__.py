@@ -10,7 +10,7 @@ import kfac.norm_rules as _norm_rules  # noqa: F401, registers the rules of norm
 from kfac.collect import compute_factors, project_factors
 from kfac.eigen import EigenFactors
 from kfac.errors import NonFiniteError
-from kfac.factors import DiagonalBlock, KroneckerBlock, KroneckerFactors
+from kfac.factors import DiagonalBlock, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock
 from kfac.ggn import ggn_block
 from kfac.rules import Rule, register_rule
 
@@ -19,6 +19,7 @@ __all__ = [
     "EigenFactors",
     "KroneckerBlock",
     "KroneckerFactors",
+    "NearestKroneckerBlock",
     "NonFiniteError",
     "Rule",
     "compute_factors",

@@ -164,19 +164,19 @@ def factor_shapes(shadow: nn.Module, config: Config, splits: DataSplits) -> list
     owners, _, _ = find_owners(shadow, {})
     with torch.enable_grad(), recorded_calls(owners, 1) as calls:
         shadow.eval()(image(splits))
-    found: dict[str, list[tuple[int, int]]] = {}
+    found: dict[tuple[str, object], list[tuple[int, int]]] = {}
     for call in calls:
         owner, rule = call.owner, call.owner.rule
         g = torch.empty(call.y_shape, device="meta")
         if owner.weight and rule.exact:
-            found[owner.weight] = [(1, rule.weight_rows(owner.module, call.x, g).shape[-1])]
+            found[owner.weight, None] = [(1, rule.weight_rows(owner.module, call.x, g).shape[-1])]
         elif owner.weight:
             a_groups, _, _, d_in = rule.input_rows(owner.module, call.x).shape
             b_groups, _, _, d_out = rule.output_rows(owner.module, g).shape
             shared = config.curvature.group_factors == "shared" and rule.groups_are_places
-            found[owner.weight] = [(a_groups, d_in), (1 if shared else b_groups, d_out)]
+            found[owner.weight, rule.order] = [(a_groups, d_in), (1 if shared else b_groups, d_out)]
         if owner.bias:
-            found[owner.bias] = [(1, rule.bias_rows(owner.module, g).shape[-1])]
+            found[owner.bias, None] = [(1, rule.bias_rows(owner.module, g).shape[-1])]
     return [shape for shapes in found.values() for shape in shapes]
 
 
