@@ -12,6 +12,7 @@ from kfac.eigen import EigenFactors
 from kfac.errors import NonFiniteError
 from kfac.factors import DiagonalBlock, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock
 from kfac.ggn import ggn_block
+from kfac.owners import uncovered
 from kfac.rules import Rule, register_rule
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "ggn_block",
     "project_factors",
     "register_rule",
+    "uncovered",
 ]

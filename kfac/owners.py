@@ -29,6 +29,11 @@ class Owner:
     bias: str | None
 
 
+def uncovered(model: nn.Module) -> list[str]:
+    """Names of the trainable parameters that no rule covers."""
+    return find_owners(model, "diagonal")[2]
+
+
 def find_owners(
     model: nn.Module, fallback: Fallback
 ) -> tuple[list[Owner], dict[str, nn.Parameter], list[str]]:

@@ -161,7 +161,7 @@ def image(splits: DataSplits) -> Tensor:
 
 def factor_shapes(shadow: nn.Module, config: Config, splits: DataSplits) -> list[tuple[int, int]]:
     """(group, d) of every factor `[group, d, d]`: A of every weight, B of every tensor."""
-    owners, _, _ = find_owners(shadow, {})
+    owners, _, _ = find_owners(shadow, "diagonal")
     with torch.enable_grad(), recorded_calls(owners, 1) as calls:
         shadow.eval()(image(splits))
     found: dict[tuple[str, object], list[tuple[int, int]]] = {}
