@@ -70,8 +70,8 @@ class ModelConfig(Table):
     learn: Literal["nothing", "lengthscale", "anchors", "both", "all", "generator", "shared-generator"] = (
         Field(
             "lengthscale",
-            description="what the evidence learns besides precisions: of sparsified paths lengthscale, anchors, "
-            "both, or all (the noise too); of cyclic banks the angle, one a layer or one for all layers",
+            description="what the evidence learns besides precisions: of sparsified paths lengthscale, "
+            "anchors, both, or all (the noise too); of cyclic banks the angle, one a layer or a shared one",
         )
     )
     generator_offset: float = Field(

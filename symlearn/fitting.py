@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kfac import uncovered
+from symlearn.analysis.codes import code_sparsity
 from symlearn.analysis.equivariance import equivariance_report
 from symlearn.analysis.report import build_report, calibration
 from symlearn.config import Config, checked
@@ -315,6 +316,7 @@ class Fit:
             calibration(state, self.test) if self.test else None,
         )
         report["equivariance"] = equivariance_report(self.model, self.train[0])
+        report["sparsity"] = code_sparsity(self.model, self.train[0])
         report["seconds"] = round(self.seconds, 1)
         if self.folder is not None:
             self.folder.save_tensors(

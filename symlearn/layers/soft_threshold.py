@@ -5,7 +5,7 @@
 
 Theodosis & Ba (2022, Eq. 4) print S_lambda; the proximal map of the stated objective is S_{alpha lambda}. A
 lambda is shared by a filter's turns, so that thresholding commutes with rotations, or every turn has its own.
-A learned lambda counts as zero where it is below.
+A learned lambda counts by its magnitude, so that none is ever negative.
 
 Axes: batch, filter, turn, h, w.
 """
@@ -57,13 +57,13 @@ class SoftThreshold(nn.Module):
 
     def levels(self) -> Tensor:
         """Alpha lambda of every channel, `[filter * turn, 1, 1]`."""
-        return self.step * self.weight.clamp_min(0).repeat_interleave(self.copies).reshape(-1, 1, 1)
+        return self.step * self.weight.abs().repeat_interleave(self.copies).reshape(-1, 1, 1)
 
     def slopes(self, code: Tensor) -> Tensor:
         """Derivative of S by lambda in every channel, at inputs `[batch, filter * turn, h, w]`."""
         passed = (code if self.one_sided else code.abs()) > self.levels()
-        live = (self.weight >= 0).repeat_interleave(self.copies).reshape(-1, 1, 1)
-        return -self.step * code.sign() * (passed & live)
+        sign = self.weight.sign().repeat_interleave(self.copies).reshape(-1, 1, 1)
+        return -self.step * code.sign() * sign * passed
 
     def forward(self, code: Tensor) -> Tensor:
         """See the module's notation."""

@@ -36,6 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symlearn.schedule", "symlearn.search"),
     (
         "symlearn.analysis",
+        "symlearn.analysis.codes",
         "symlearn.analysis.effective_parameters",
         "symlearn.analysis.equivariance",
         "symlearn.analysis.filters",
