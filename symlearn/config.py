@@ -31,7 +31,9 @@ class DataConfig(Table):
         description="digits, mnist, fashion-mnist, cifar10, cifar100, a .npz file, or an image folder",
     )
     task: str = Field(
-        "class", description="class, quadrant-digit, quadrant, rotated, translated, scaled or quarter-turns"
+        "class",
+        description="class, quadrant-digit, quadrant, rotated, rotated-test (training images upright), "
+        "translated, scaled or quarter-turns",
     )
     data_root: str | None = Field(
         None, description="where downloaded data sets lie; the user's cache if not given"
