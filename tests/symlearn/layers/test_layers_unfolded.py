@@ -180,7 +180,7 @@ class TestBanks:
         expected = [0.0 if one_sided else -2.0, 0.0, 0.0, 2.0]
         assert threshold(x).flatten().tolist() == expected
         with torch.no_grad():
-            threshold.weight.fill_(-1.0)
+            threshold.weight.fill_(-3.0)  # |2 - 3| times the step is 0.5
         assert threshold(x).flatten().tolist() == [0.0 if one_sided else -2.5, 0.0, 0.0, 2.5]
 
     def test_a_removed_bank_leaves_its_code_alone(self) -> None:
