@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kfac import uncovered
 from kfac.collect import find_owners, recorded_calls
 from symlearn.config import Config
 from symlearn.data import DataSplits
@@ -257,6 +258,8 @@ def measured(state: FitState, train: Pairs, test: Pairs, splits: DataSplits) -> 
     some = min(500, len(test[0]))
     evaluation = timed(lambda: evaluate(state, (test[0][:some], test[1][:some]))) * len(test[0]) / some
     batch = min(state.config.curvature.batch_size, len(x))
+    if uncovered(state.model):  # a fit without evidence
+        return Measured(len(x), step, evaluation, 0.0)
     factors = timed(lambda: training_factors(state, (x[:batch], y[:batch])))
     shadow = copy.deepcopy(state.model).to("meta")
     update = factors * len(x) / batch + eigenvalue_seconds(factor_shapes(shadow, state.config, splits))
