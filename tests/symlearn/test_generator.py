@@ -23,7 +23,7 @@ from symlearn.layers.cyclic_bank import Rotations, Synthesis2d
 from symlearn.layers.rotation import rotate
 
 
-def unfolded(generator: str, likelihood: str) -> nn.Sequential:
+def unfolded(generator: str) -> nn.Sequential:
     """Two cyclic banks in three layers, with norms that have seen noise."""
     torch.manual_seed(0)
     options = UnfoldingOptions(
@@ -39,7 +39,7 @@ def unfolded(generator: str, likelihood: str) -> nn.Sequential:
 @pytest.mark.parametrize("likelihood", ["classification", "regression"])
 @pytest.mark.parametrize("generator", ["layer", "shared"])
 def test_gradient_is_that_of_central_differences(generator: str, likelihood: str) -> None:
-    model = unfolded(generator, likelihood)
+    model = unfolded(generator)
     data = batch_of((1, 5, 5), 6, likelihood=likelihood)
     declared = hyperparameters_of(model)
     assert len(declared) == (2 if generator == "shared" else 6)
@@ -59,7 +59,7 @@ def test_gradient_is_that_of_central_differences(generator: str, likelihood: str
 
 
 def test_the_local_estimator_is_refused() -> None:
-    model = unfolded("shared", "classification")
+    model = unfolded("shared")
     objective = HyperObjective(
         model, batch_of((1, 5, 5), 6), {name: 1.0 for name, _ in model.named_parameters()}
     )
