@@ -18,8 +18,9 @@ from kfac.collect import compute_factors, project_factors
 from kfac.eigen import EigenFactors
 from kfac.ekfac import correct_eigenvalues
 from kfac.errors import NonFiniteError
-from kfac.factors import DiagonalBlock, KroneckerBlock, KroneckerFactors
+from kfac.factors import DiagonalBlock, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock
 from kfac.ggn import ggn_block
+from kfac.owners import uncovered
 from kfac.partial_traces import partial_trace_basis
 from kfac.rules import Rule, register_rule
 
@@ -28,6 +29,7 @@ __all__ = [
     "EigenFactors",
     "KroneckerBlock",
     "KroneckerFactors",
+    "NearestKroneckerBlock",
     "NonFiniteError",
     "Rule",
     "compute_factors",
@@ -36,6 +38,7 @@ __all__ = [
     "partial_trace_basis",
     "project_factors",
     "register_rule",
+    "uncovered",
 ]
 
 _LAZY = {"KfacGGN": "kfac.laplace_backend", "KfacLaplace": "kfac.laplace_backend"}

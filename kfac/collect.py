@@ -13,7 +13,7 @@ Axes: batch, group, place, d_in, d_out, column, classes.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from kfac.calls import Call, pull_back, recorded_calls
 from kfac.checks import explained_backward, prepared, run
 from kfac.diagonal import exact_diagonals
-from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors
+from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock, Order
 from kfac.loss_hessian import FisherType, Likelihood, check_outputs, log_likelihood, square_root
 from kfac.owners import Fallback, Owner, find_owners
 from kfac.rules import Rule
@@ -30,6 +30,7 @@ from kfac.second_moment import SecondMoment
 
 WeightSharing = Literal["expand", "reduce"]
 GroupFactors = Literal["grouped", "shared"]
+Role = Order | None  # how a use's rows lie in the parameter; None: whole gradients, datum by datum
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -59,17 +60,26 @@ class Curvature:
 
 @dataclass
 class Sums:
-    """Running raw sums of one parameter."""
+    """Running raw sums of one parameter in one role.
 
+    Attributes:
+        order: of the role's rows in the parameter; see `kfac.factors`.
+    """
+
+    order: Order
     inputs: SecondMoment | None = None
     output_factor: Tensor | float = 0.0
     rows: int = 0
-    owners: list[Owner] = field(default_factory=list)
 
     def add_inputs(self, moment: SecondMoment, rows: int) -> None:
         """Add the sum of a a^T over `rows` pairs of datum and place."""
         self.inputs = moment if self.inputs is None else self.inputs + moment
         self.rows += rows
+
+
+def role_of(rule: Rule) -> Role:
+    """The role in which a rule's modules use their weight."""
+    return None if rule.exact else rule.order
 
 
 def compare_with_autograd(
@@ -139,11 +149,12 @@ class Collector:
         self.owners, self.parameters, self.diagonal_names = find_owners(model, fallback)
         if at_full_resolution:
             self.owners = [replace(o, rule=o.rule.full_resolution or o.rule) for o in self.owners]
-        self.sums: dict[str, Sums] = {}
+        self.sums: dict[str, dict[Role, Sums]] = {}
         for owner in self.owners:
-            for name in (owner.weight, owner.bias):
+            order = owner.rule.order
+            for name, role in ((owner.weight, role_of(owner.rule)), (owner.bias, None)):
                 if name:
-                    self.sums.setdefault(name, Sums()).owners.append(owner)
+                    self.sums.setdefault(name, {}).setdefault(role, Sums(order))
         self.diagonals: dict[str, Tensor | float] = dict.fromkeys(self.diagonal_names, 0.0)
         self.n_data, self.n_targets = 0, 0
         self.log_likelihood: Tensor | float = 0.0
@@ -190,46 +201,53 @@ class Collector:
                         moment = SecondMoment.of_rows(rule.input_rows(module, x)[:, :, 0])
                     else:
                         moment = SecondMoment(rule.input_factor(module, x))
-                    self.sums[call.owner.weight].add_inputs(moment, len(x) * places)
+                    sums = self.sums[call.owner.weight][role_of(rule)]
+                    sums.add_inputs(moment, len(x) * places)
             return
-        means: dict[str, tuple[Tensor | float, int]] = {}
+        means: dict[tuple[str, Role], tuple[Tensor | float, int]] = {}
         for call in calls:
             if call.owner.weight and not call.owner.rule.exact:
                 rows = call.owner.rule.input_rows(call.owner.module, call.input())
-                total, places = means.get(call.owner.weight, (0.0, 0))
-                means[call.owner.weight] = (total + rows.sum(2), places + rows.shape[2])
-        for name, (total, places) in means.items():
+                use = (call.owner.weight, role_of(call.owner.rule))
+                total, places = means.get(use, (0.0, 0))
+                means[use] = (total + rows.sum(2), places + rows.shape[2])
+        for (name, role), (total, places) in means.items():
             mean = total / places  # [group, batch, d_in]
             assert isinstance(mean, Tensor)
-            self.sums[name].add_inputs(SecondMoment.of_rows(mean), mean.shape[1])
+            self.sums[name][role].add_inputs(SecondMoment.of_rows(mean), mean.shape[1])
 
     def add_outputs(self, calls: list[Call], grads: list[Tensor | None]) -> None:
         """Add one column's g g^T."""
-        summed: dict[str, Tensor] = {}
+        summed: dict[tuple[str, Role], tuple[Tensor, Rule]] = {}
+
+        def gather(name: str, role: Role, rows: Tensor, rule: Rule) -> None:
+            before = summed.get((name, role))
+            summed[name, role] = (rows if before is None else before[0] + rows, rule)
+
         expand = self.curvature.weight_sharing == "expand"
         for call, g in zip(calls, grads, strict=True):
             if g is None:
                 continue
             owner, rule = call.owner, call.owner.rule
             if owner.bias:
-                rows = rule.bias_rows(owner.module, g).unsqueeze(0)
-                summed[owner.bias] = summed[owner.bias] + rows if owner.bias in summed else rows
+                gather(owner.bias, None, rule.bias_rows(owner.module, g).unsqueeze(0), rule)
             if owner.weight and rule.exact:
                 rows = rule.weight_rows(owner.module, call.input(), g).unsqueeze(0)
-                summed[owner.weight] = summed[owner.weight] + rows if owner.weight in summed else rows
+                gather(owner.weight, None, rows, rule)
             elif owner.weight and expand:
-                self.add_output_factor(owner.weight, rule.output_factor(owner.module, g), rule)
+                factor = rule.output_factor(owner.module, g)
+                self.add_output_factor(owner.weight, role_of(rule), factor, rule)
             elif owner.weight:
-                rows = rule.output_rows(owner.module, g).sum(2)
-                summed[owner.weight] = summed[owner.weight] + rows if owner.weight in summed else rows
-        for name, rows in summed.items():
-            self.add_output_factor(name, rows.mT @ rows, self.sums[name].owners[0].rule)
+                gather(owner.weight, role_of(rule), rule.output_rows(owner.module, g).sum(2), rule)
+        for (name, role), (rows, rule) in summed.items():
+            self.add_output_factor(name, role, rows.mT @ rows, rule)
 
-    def add_output_factor(self, name: str, factor: Tensor, rule: Rule) -> None:
+    def add_output_factor(self, name: str, role: Role, factor: Tensor, rule: Rule) -> None:
         """Add g g^T `[group, d_out, d_out]`, averaged over the groups where they count as places."""
         if self.curvature.group_factors == "shared" and rule.groups_are_places:
             factor = factor.mean(0, keepdim=True)
-        self.sums[name].output_factor = self.sums[name].output_factor + factor
+        sums = self.sums[name][role]
+        sums.output_factor = sums.output_factor + factor
 
     def factors(self) -> KroneckerFactors:
         """What has been summed so far."""
@@ -239,14 +257,17 @@ class Collector:
                 diagonal = torch.as_tensor(self.diagonals[name])
                 blocks[name] = DiagonalBlock(diagonal, parameter.shape)
                 continue
-            sums = self.sums[name]
-            if not isinstance(sums.output_factor, Tensor):
+            uses = tuple(
+                KroneckerBlock(s.inputs, s.output_factor, s.rows, parameter.shape, s.order)
+                for s in self.sums[name].values()
+                if isinstance(s.output_factor, Tensor)
+            )
+            if not uses:
                 raise ValueError(
                     f"{name!r} never influenced an output: its module was not called, or nothing depends on "
                     "it; freeze it or take it out of the network"
                 )
-            order = sums.owners[0].rule.order
-            blocks[name] = KroneckerBlock(sums.inputs, sums.output_factor, sums.rows, parameter.shape, order)
+            blocks[name] = uses[0] if len(uses) == 1 else NearestKroneckerBlock(uses)
         return KroneckerFactors(blocks, self.n_data, self.log_likelihood, self.n_targets)
 
 

@@ -75,13 +75,23 @@ def correct_eigenvalues(
         seed: fixes the drawn columns.
 
     Raises:
-        ValueError: a decomposition without vectors, or of another network; data as for `compute_factors`.
+        ValueError: a decomposition without vectors, or of another network; a weight in several roles; data as
+            for `compute_factors`.
     """
     curvature = Curvature(likelihood, fisher_type, mc_samples)
     if any(b.needs_vectors and b.output_vectors is None for b in eigen.blocks.values()):
         raise ValueError("decomposed without vectors; use eigendecompose(vectors=True)")
     axes = {name: "diagonal" for name, block in eigen.blocks.items() if not block.needs_vectors}
     owners, parameters, _ = find_owners(model, axes)
+    roles: dict[str, set[object]] = {}
+    for owner in owners:
+        roles.setdefault(owner.weight or "", set()).add(owner.rule.order)
+    several = sorted(name for name, orders in roles.items() if name and len(orders) > 1)
+    if several:
+        raise ValueError(
+            f"{', '.join(several)} is used in several roles, whose gradients lie differently in the eigenbasis; "
+            "use the Kronecker eigenvalues there"
+        )
     differing = sorted(set(parameters) ^ set(eigen.names))
     if differing:
         raise ValueError(f"basis and model differ in {', '.join(differing)}; decompose factors of this model")

@@ -86,6 +86,18 @@ class KroneckerBlock:
         """What A (x) B is divided by."""
         return 1 if self.inputs is None else max(self.rows, 1)
 
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """Of a block of one group, (A, B) with H = B (x) A in `parameter.flatten()` order, normalised.
+
+        Raises:
+            ValueError: several groups, or a bias.
+        """
+        a, b = self.input_factor, self.output_factor / self.normaliser
+        if a is None or len(a) != 1:
+            raise ValueError("only a weight with one group of factors can be used in several roles")
+        swapped = self.order.index(1) > self.order.index(2)
+        return (b[0], a[0]) if swapped else (a[0], b[0])
+
     def to_dense(self) -> Tensor:
         """The block `[params, params]` in `parameter.flatten()` order. For tests."""
         a, b = self.input_factor, self.output_factor / self.normaliser
@@ -118,6 +130,66 @@ class KroneckerBlock:
     def eigendecompose(self, vectors: bool = False) -> EigenBlock:
         """Float64 eigenvalues (and vectors) of the block."""
         return decompose_kronecker(self.inputs, self.output_factor, self.normaliser, self.groups, vectors)
+
+
+@dataclass(frozen=True)
+class NearestKroneckerBlock:
+    """A weight that is used in several roles: a sum of Kronecker products, brought to the nearest single one.
+
+    Roles differ in which side of the weight the inputs meet (`order`), so their rows cannot be summed. The
+    products of all roles are kept as raw sums, which add over data; cross terms between roles are dropped.
+    With H = sum_i B_i (x) A_i over the weight's two sides, the single product is
+
+        B (x) A = (sum_i tr(A_i) B_i) (x) (sum_i tr(B_i) A_i) / sum_i tr(A_i) tr(B_i)
+
+    the nearest in relative entropy: H's partial traces, scaled to its trace. It is exact where the products
+    have one side in common.
+
+    Attributes:
+        uses: the blocks of the roles, each of one group.
+    """
+
+    uses: tuple[KroneckerBlock, ...]
+
+    def __add__(self, other: Self) -> NearestKroneckerBlock:
+        return replace(self, uses=tuple(a + b for a, b in zip(self.uses, other.uses, strict=True)))
+
+    def scaled(self, factor: float) -> NearestKroneckerBlock:
+        """The block of `factor` times as much data of the same kind."""
+        return replace(self, uses=tuple(use.scaled(factor) for use in self.uses))
+
+    @property
+    def nearest(self) -> KroneckerBlock:
+        """The single product."""
+        sides = [use.sides() for use in self.uses]
+        trace_a = torch.stack([torch.trace(a) for a, _ in sides])
+        trace_b = torch.stack([torch.trace(b) for _, b in sides])
+        total = (trace_a * trace_b).sum()
+        a = torch.einsum("u,uij->ij", trace_b, torch.stack([a for a, _ in sides]))
+        b = torch.einsum("u,uij->ij", trace_a, torch.stack([b for _, b in sides]))
+        b = b / total.clamp_min(torch.finfo(total.dtype).tiny)
+        return KroneckerBlock(SecondMoment(a.unsqueeze(0)), b.unsqueeze(0), 1, self.shape)
+
+    def to_dense(self) -> Tensor:
+        """The single product `[params, params]` in `parameter.flatten()` order. For tests."""
+        return self.nearest.to_dense()
+
+    @property
+    def shape(self) -> torch.Size:
+        """The parameter's shape."""
+        return self.uses[0].shape
+
+    def to_groups(self, tensor: Tensor) -> Tensor:
+        """Tensors `[*lead, *shape]` as `[*lead, 1, d_out, d_in]`."""
+        return self.nearest.to_groups(tensor)
+
+    def from_groups(self, entries: Tensor) -> Tensor:
+        """The way back: `[*lead, 1, d_out, d_in]` as `[*lead, *shape]`."""
+        return self.nearest.from_groups(entries)
+
+    def eigendecompose(self, vectors: bool = False) -> EigenBlock:
+        """Float64 eigenvalues (and vectors) of the single product."""
+        return self.nearest.eigendecompose(vectors)
 
 
 @dataclass(frozen=True)
@@ -156,7 +228,7 @@ class DiagonalBlock:
         return decompose_diagonal(self.diagonal)
 
 
-Block = KroneckerBlock | DiagonalBlock
+Block = KroneckerBlock | NearestKroneckerBlock | DiagonalBlock
 
 
 class KroneckerFactors(Mapping[str, Block]):

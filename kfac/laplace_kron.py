@@ -6,8 +6,8 @@ laplace-torch keeps a curvature as H and, once decomposed, the posterior precisi
 
 for every parameter t in `model.parameters()` order, and asks for P^e W, log det P and diagonals. Its own
 classes hold one pair of matrices a parameter; these hold our blocks, groups kept apart and never expanded.
-`kfacs`, what is serialised, is plain tensors: [B, A, rows] of a weight, [B] of a bias, [diagonal] of a
-diagonal block.
+`kfacs`, what is serialised, is plain tensors: [B, A, rows] of a weight (one after the other of one in several
+roles), [B] of a bias, [diagonal] of a diagonal block.
 
 Axes: batch, classes, params, group, d_out, d_in.
 """
@@ -15,14 +15,14 @@ Axes: batch, classes, params, group, d_out, d_in.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from laplace.utils.matrix import Kron, KronDecomposed
 from torch import Tensor
 
 from kfac.eigen import EigenFactors
-from kfac.factors import Block, DiagonalBlock, KroneckerFactors
+from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock
 from kfac.second_moment import SecondMoment
 
 
@@ -30,6 +30,8 @@ def tensors_of(block: Block) -> list[Tensor]:
     """A block's raw sums."""
     if isinstance(block, DiagonalBlock):
         return [block.diagonal]
+    if isinstance(block, NearestKroneckerBlock):
+        return [tensor for use in block.uses for tensor in tensors_of(use)]
     if block.inputs is None:
         return [block.output_factor]
     return [block.output_factor, block.inputs.to_dense(), torch.tensor(block.rows)]
@@ -39,6 +41,11 @@ def block_of(tensors: list[Tensor], like: Block) -> Block:
     """The block with these sums, in shape and order of another."""
     if isinstance(like, DiagonalBlock):
         return replace(like, diagonal=tensors[0])
+    if isinstance(like, NearestKroneckerBlock):
+        each = len(tensors) // len(like.uses)
+        parts = [tensors[i * each : (i + 1) * each] for i in range(len(like.uses))]
+        uses = (block_of(part, use) for part, use in zip(parts, like.uses, strict=True))
+        return replace(like, uses=tuple(cast(KroneckerBlock, use) for use in uses))
     if len(tensors) == 1:
         return replace(like, output_factor=tensors[0], inputs=None, rows=0)
     return replace(like, output_factor=tensors[0], inputs=SecondMoment(tensors[1]), rows=int(tensors[2]))

@@ -29,6 +29,11 @@ class Owner:
     bias: str | None
 
 
+def uncovered(model: nn.Module) -> list[str]:
+    """Names of the trainable parameters that no rule covers."""
+    return find_owners(model, "diagonal")[2]
+
+
 def find_owners(
     model: nn.Module, fallback: Fallback
 ) -> tuple[list[Owner], dict[str, nn.Parameter], list[str]]:
@@ -53,7 +58,7 @@ def find_owners(
         if not any(own.values()) or not set(own) <= {"weight", "bias"}:
             continue
         rule = find_rule(module)
-        if rule is not None:
+        if rule is not None and rule.covers(module):
             owners.append(Owner(module, path, rule, own.get("weight"), own.get("bias")))
             covered.update(name for name in own.values() if name)
     missing = [name for name in trainable if name not in covered and name not in declared]

@@ -50,6 +50,10 @@ class Rule(ABC):
     full_resolution: Rule | None = None
     exact: bool = False
 
+    def covers(self, module: nn.Module) -> bool:
+        """Whether the rule holds for this module, set up as it is."""
+        return True
+
     @abstractmethod
     def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
         """Rows a `[group, batch, place, d_in]` of the weight."""

@@ -32,8 +32,8 @@ class DataConfig(Table):
     )
     task: str = Field(
         "class",
-        description="class, quadrant-digit, quadrant, rotated, translated, scaled, quarter-turns or "
-        "class-and-turn",
+        description="class, quadrant-digit, quadrant, rotated, rotated-test (training images upright), "
+        "translated, scaled, quarter-turns or class-and-turn",
     )
     data_root: str | None = Field(
         None, description="where downloaded data sets lie; the user's cache if not given"
@@ -53,12 +53,14 @@ class ModelConfig(Table):
     network: str | None = Field(
         None,
         description="ten-layer or small; by the images' size if not given. On one group (paths conv or "
-        "gconv-p4, gconv-p4m, ...): p4cnn, p4cnn-rotation-pooling, all-cnn or resnet44",
+        "gconv-p4, gconv-p4m, ...): p4cnn, p4cnn-rotation-pooling, all-cnn or resnet44. Of banks (paths "
+        "free, cyclic-<angle>): unfolded, unfolded-dense, unfolded-published, unfolded-dense-published",
     )
     paths: str = Field(
         "f-fc+conv",
         description="what layers may be made of, a sum of fc, f-fc, s-fc, conv, s-conv and "
-        "gconv-<group>[:variant] such as gconv-p4 or gconv-p4m:pointwise",
+        "gconv-<group>[:variant] such as gconv-p4 or gconv-p4m:pointwise; of unfolded networks a sum of "
+        "free and cyclic-<angle> such as cyclic-60",
     )
     alpha: PositiveInt | None = Field(None, description="width multiplier; the network's own if not given")
     anchors: PositiveFloat = Field(
@@ -67,9 +69,15 @@ class ModelConfig(Table):
     lengthscale: PositiveFloat = Field(
         1.0, description="lengthscale of sparsified paths at the start, in grid spacings"
     )
-    learn: Literal["nothing", "lengthscale", "anchors", "both", "all"] = Field(
-        "lengthscale",
-        description="what the evidence learns of sparsified paths besides precisions; all: the noise too",
+    learn: Literal["nothing", "lengthscale", "anchors", "both", "all", "generator", "shared-generator"] = (
+        Field(
+            "lengthscale",
+            description="what the evidence learns besides precisions: of sparsified paths lengthscale, "
+            "anchors, both, or all (the noise too); of cyclic banks the angle, one a layer or a shared one",
+        )
+    )
+    generator_offset: float = Field(
+        0.0, description="degrees that the angle of cyclic banks starts away from their own"
     )
     sparse_prior: Literal["weights", "lengthscale"] = Field(
         "weights", description="what the prior of sparsified paths is put on"
@@ -89,6 +97,7 @@ class ModelConfig(Table):
             "anchors": self.anchors,
             "lengthscale": self.lengthscale,
             "learn": chosen,
+            "generator_offset": self.generator_offset,
             "lengthscale_precision": self.lengthscale_precision if on_lengthscale else None,
         }
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 import kfac
 from kfac.rules import Conv2dRule, Rule, Window, circular_patch_gram, gram
+from symlearn.bank_curvature import AnalysisRule, SoftThresholdRule, SynthesisRule
 from symlearn.layers.conv import CircularConv2d
+from symlearn.layers.cyclic_bank import Analysis2d, Synthesis2d
 from symlearn.layers.factored_fc import InputChannelLinear, OutputChannelLinear
 from symlearn.layers.group_conv import (
     ChannelConv2d,
@@ -25,6 +27,7 @@ from symlearn.layers.group_conv import (
     LiftingConv2d,
     PointwiseGroupConv2d,
 )
+from symlearn.layers.soft_threshold import SoftThreshold
 from symlearn.layers.sparse_conv import SparseConv2d
 from symlearn.layers.sparse_fc import InputAnchorLinear, OutputAnchorLinear
 
@@ -248,3 +251,6 @@ for stage_type in (LiftingConv2d, FullGroupConv2d):
 kfac.register_rule(PointwiseGroupConv2d, PointwiseGroupRule())
 kfac.register_rule(ChannelConv2d, ChannelConvRule())
 kfac.register_rule(ChannelMixing, ChannelMixingRule())
+kfac.register_rule(Analysis2d, AnalysisRule())
+kfac.register_rule(Synthesis2d, SynthesisRule())
+kfac.register_rule(SoftThreshold, SoftThresholdRule())

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kfac import uncovered
 from kfac.calls import recorded_calls
 from kfac.owners import find_owners
 from symlearn.config import Config
@@ -162,22 +163,22 @@ def image(splits: DataSplits) -> Tensor:
 
 def factor_shapes(shadow: nn.Module, config: Config, splits: DataSplits) -> list[tuple[int, int]]:
     """(group, d) of every factor `[group, d, d]`: A of every weight, B of every tensor."""
-    owners, _, _ = find_owners(shadow, {})
+    owners, _, _ = find_owners(shadow, "diagonal")
     with torch.enable_grad(), recorded_calls(owners, 1) as calls:
         shadow.eval()(image(splits))
-    found: dict[str, list[tuple[int, int]]] = {}
+    found: dict[tuple[str, object], list[tuple[int, int]]] = {}
     for call in calls:
         owner, rule = call.owner, call.owner.rule
         g = torch.empty(call.y_shape, device="meta")
         if owner.weight and rule.exact:
-            found[owner.weight] = [(1, rule.weight_rows(owner.module, call.x, g).shape[-1])]
+            found[owner.weight, None] = [(1, rule.weight_rows(owner.module, call.x, g).shape[-1])]
         elif owner.weight:
             a_groups, _, _, d_in = rule.input_rows(owner.module, call.x).shape
             b_groups, _, _, d_out = rule.output_rows(owner.module, g).shape
             shared = config.curvature.group_factors == "shared" and rule.groups_are_places
-            found[owner.weight] = [(a_groups, d_in), (1 if shared else b_groups, d_out)]
+            found[owner.weight, rule.order] = [(a_groups, d_in), (1 if shared else b_groups, d_out)]
         if owner.bias:
-            found[owner.bias] = [(1, rule.bias_rows(owner.module, g).shape[-1])]
+            found[owner.bias, None] = [(1, rule.bias_rows(owner.module, g).shape[-1])]
     return [shape for shapes in found.values() for shape in shapes]
 
 
@@ -258,6 +259,8 @@ def measured(state: FitState, train: Pairs, test: Pairs, splits: DataSplits) -> 
     some = min(500, len(test[0]))
     evaluation = timed(lambda: evaluate(state, (test[0][:some], test[1][:some]))) * len(test[0]) / some
     batch = min(state.config.curvature.batch_size, len(x))
+    if uncovered(state.model):  # a fit without evidence
+        return Measured(len(x), step, evaluation, 0.0)
     factors = timed(lambda: training_factors(state, (x[:batch], y[:batch])))
     shadow = copy.deepcopy(state.model).to("meta")
     update = factors * len(x) / batch + eigenvalue_seconds(factor_shapes(shadow, state.config, splits))

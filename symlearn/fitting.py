@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from kfac import uncovered
+from symlearn.analysis.codes import code_sparsity
 from symlearn.analysis.equivariance import equivariance_report
 from symlearn.analysis.report import build_report, calibration
 from symlearn.config import Config, checked
@@ -304,7 +306,7 @@ class Fit:
 
     def _finish(self) -> FitResult:
         state = self.state
-        if self.config.evidence.selection == "none":
+        if self.config.evidence.selection == "none" and not uncovered(self.model):
             update_evidence(state, self.train, step_hyperparameters=False)
         self.model.eval()
         precision = state.prior.floats()
@@ -316,6 +318,7 @@ class Fit:
             calibration(state, self.test) if self.test else None,
         )
         report["equivariance"] = equivariance_report(self.model, self.train[0])
+        report["sparsity"] = code_sparsity(self.model, self.train[0])
         report["seconds"] = round(self.seconds, 1)
         if self.folder is not None:
             self.folder.save_tensors(
@@ -402,9 +405,16 @@ def check_fits(model: nn.Module, data: Pairs, config: Config) -> None:
     """Run one image through the network, so that a misfit is said before anything starts.
 
     Raises:
-        ValueError: targets that do not fit the outputs.
+        ValueError: targets that do not fit the outputs; parameters without a curvature rule where the
+            evidence is to choose.
     """
     x, y = data
+    blind = uncovered(model)
+    if blind and config.evidence.selection != "none":
+        raise ValueError(
+            f"no curvature rule covers {blind[0]}, so there is no evidence to choose by (filters of unit "
+            "norm have none); use selection 'none', or a network that every rule covers"
+        )
     model.eval()
     with torch.no_grad():
         f: Tensor = model(x[:1])

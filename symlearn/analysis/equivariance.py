@@ -13,8 +13,8 @@ Axes: batch, c, group, h, w.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,11 @@ def output_action(module: nn.Module, group: FiniteGroup, shifts: Sequence[Shift]
 
 @torch.no_grad()
 def equivariance_error(
-    module: nn.Module, group: str | FiniteGroup, x: Tensor, shifts: Sequence[Shift] | None = None
+    module: nn.Module,
+    group: str | FiniteGroup,
+    x: Tensor,
+    shifts: Sequence[Shift] | None = None,
+    elements: Sequence[int] | None = None,
 ) -> Tensor:
     """Relative equivariance error of a module on a batch, for every element of a group.
 
@@ -87,6 +91,7 @@ def equivariance_error(
         group: a group or its name.
         x: images `[batch, c, h, w]` or group maps `[batch, c, group, h, w]`, square.
         shifts: circular shifts (rows, columns) to combine every element with; None: no shift.
+        elements: numbers of the elements to measure; None: all.
 
     Returns `[group]`, or `[group, shift]` with shifts, float64; 0 is exact.
 
@@ -107,10 +112,18 @@ def equivariance_error(
                 / scale
                 for s in (shifts or [(0, 0)])
             ]
-            for g in range(len(group))
+            for g in (range(len(group)) if elements is None else elements)
         ]
     found = torch.tensor(errors, dtype=torch.float64)
     return found if shifts is not None else found[:, 0]
+
+
+@runtime_checkable
+class HasMeasuredMaps(Protocol):
+    """A network that says itself what its layers' maps are."""
+
+    def measured_maps(self) -> Mapping[str, nn.Module]:
+        """Maps from images to maps on the group, by the names to report them under."""
 
 
 def group_to_measure(model: nn.Module) -> FiniteGroup:
@@ -126,18 +139,24 @@ def group_to_measure(model: nn.Module) -> FiniteGroup:
 def equivariance_report(model: nn.Module, x: Tensor) -> dict[str, Any] | None:
     """Errors of every relaxed layer at its own inputs, and of the whole network; None for images not square.
 
-    The group is that of the network or of its layers' paths, p4 if they have none. `shift` is the worst over
-    a few circular shifts, `elements` those of the group's elements without a shift.
+    A network may name the maps to measure instead (`HasMeasuredMaps`), from the image on. The group is that
+    of the network or of its layers' paths, p4 if they have none. `shift` is the worst over a few circular
+    shifts, `elements` those of the group's elements without a shift.
     """
-    layers = relaxed_layers(model)
     if x.dim() != 4 or x.shape[-1] != x.shape[-2]:
         return None
     chosen = group_to_measure(model)
     inputs: dict[str, Tensor] = {}
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
-        for name, layer in layers.items()
-    ]
+    named = model.measured_maps() if isinstance(model, HasMeasuredMaps) else None
+    layers: Mapping[str, nn.Module] = relaxed_layers(model) if named is None else named
+    hooks = (
+        []
+        if named is not None
+        else [
+            layer.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
+            for name, layer in layers.items()
+        ]
+    )
     try:
         with evaluated(model):
             model(x[:IMAGES])
@@ -146,14 +165,13 @@ def equivariance_report(model: nn.Module, x: Tensor) -> dict[str, Any] | None:
             hook.remove()
 
     def entry(name: str, module: nn.Module, maps: Tensor) -> dict[str, Any]:
-        errors = equivariance_error(module, chosen, maps, [(0, 0), *SHIFTS])
         return {
             "name": name,
-            "elements": errors[:, 0].tolist(),
-            "shift": float(errors[0, 1:].max()),
+            "elements": equivariance_error(module, chosen, maps).tolist(),
+            "shift": float(equivariance_error(module, chosen, maps, SHIFTS, elements=[0]).max()),
         }
 
-    found = [entry(name, layer, inputs[name]) for name, layer in layers.items()]
+    found = [entry(name, layer, inputs.get(name, x[:IMAGES])) for name, layer in layers.items()]
     return {
         "group": chosen.name,
         "exact": chosen.exact,

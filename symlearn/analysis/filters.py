@@ -1,7 +1,8 @@
 """filters.json: what the present paths' filters look like, small enough to keep and enough to draw.
 
 A list with an entry a weight tensor: layer, path, part, size (h, w), `filters` (the few of largest norm, each
-h w numbers, row by row), and for sparsified paths `anchors` (row, column) and `lengthscale`.
+h w numbers, row by row), `turns` (how many of them in a row are one filter's rotations), and for sparsified
+paths `anchors` (row, column) and `lengthscale`.
 
 Axes: filter, h, w, anchor.
 """
@@ -30,14 +31,17 @@ def filters_of(model: nn.Module) -> list[dict[str, Any]]:
                 continue
             for shown in module.spatial_filters():
                 values = shown.values.double().cpu()
-                largest = values.flatten(1).norm(dim=1).argsort(descending=True, stable=True)[:MOST]
+                orbits = values.unflatten(0, (-1, shown.turns))  # [filter, turn, h, w]
+                order = orbits.flatten(1).norm(dim=1).argsort(descending=True, stable=True)
+                kept = orbits[order[:MOST]].flatten(0, 1)
                 entries.append(
                     {
                         "layer": name,
                         "path": path,
                         "part": shown.part,
                         "size": list(values.shape[1:]),
-                        "filters": _rounded(values[largest].flatten(1)),
+                        "turns": shown.turns,
+                        "filters": _rounded(kept.flatten(1)),
                         "anchors": None if shown.anchors is None else _rounded(shown.anchors.double().cpu()),
                         "lengthscale": shown.lengthscale,
                     }

@@ -33,6 +33,10 @@ CAPTIONS = {
     "equivariance": "Measured, not promised: how far each layer is from commuting with shifts and rotations.",
     "lengthscales": "Where a lengthscale is long, a path's weights vary slowly over places; the evidence "
     "learns it.",
+    "generators": "The angle between the rotations of a filter; the evidence learns it. At 360° / n they "
+    "close to a group.",
+    "sparsity": "How many entries of each layer's code the soft thresholds leave.",
+    "rotated-filters": "Filters of cyclic banks and what their rotations make of them.",
     "filters": "The filters of largest norm of every path that was kept.",
     "prior-precisions": "A path whose prior precision grows is being switched off.",
 }

@@ -45,6 +45,12 @@ def tensor_place(name: str) -> tuple[str, str]:
     return name.rpartition(".")[0] or name, "other"
 
 
+def cyclic_turns(path: str) -> int:
+    """How many rotations a bank named `cyclic-<angle>` has of every filter; 1 for any other path."""
+    angle = path.removeprefix("cyclic-")
+    return 360 // int(angle) if path != angle and angle.isdecimal() and int(angle) else 1
+
+
 def layer_number(name: str) -> int | None:
     """3 for `layers.3`; None for a layer that is not named by its depth."""
     stem, _, number = name.rpartition(".")

@@ -21,6 +21,7 @@ from symlearn.analysis.reading import (
     Layer,
     Report,
     body_layers,
+    cyclic_turns,
     finite,
     head_layers,
     layer_label,
@@ -179,13 +180,23 @@ def hyperparameter_rows(report: Report) -> list[list[str]]:
         for path, entry in layer["paths"].items():
             for name, value in (entry.get("hyperparameters") or {}).items():
                 if finite(value) is not None:
-                    rows.append([layer_label(layer["name"]), path, _plain_name(name), magnitude(value)])
+                    told = _value_of(path, name, float(value))
+                    rows.append([layer_label(layer["name"]), path, _plain_name(name), told])
     return rows
+
+
+def _value_of(path: str, name: str, value: float) -> str:
+    """A value in its own units; a generator with how far its n turns are from a whole one."""
+    if name.split(".")[-1] != "generator":
+        return magnitude(value)
+    turns = cyclic_turns(path)
+    return f"{value:.2f}°; {turns} turns {decimal(turns * value - 360, 1)}° off 360°"
 
 
 def _plain_name(name: str) -> str:
     """`theta1.basis.log_lengthscale` as "theta1 lengthscale": values are given in their own units."""
-    return " ".join(part.removeprefix("log_") for part in name.split(".") if part != "basis")
+    own = (part for part in name.split(".") if part not in ("basis", "rotations"))
+    return " ".join(part.removeprefix("log_") for part in own)
 
 
 def run_numbers(report: Report) -> list[tuple[str, str]]:

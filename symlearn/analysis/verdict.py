@@ -147,7 +147,9 @@ def _description(path: str) -> str:
     if path.startswith("gconv-"):
         return f"group-convolutional ({group}{', ' + variant if variant else ''})"
     named = {"fc": "fully connected", "f-fc": "fully connected", "s-fc": "fully connected"}
-    named |= {"conv": "convolutional", "s-conv": "convolutional"}
+    named |= {"conv": "convolutional", "s-conv": "convolutional", "free": "free of rotations"}
+    if path.startswith("cyclic-"):
+        return f"cyclic ({path.removeprefix('cyclic-')}°)"
     return named.get(path, f"dominated by {path}")
 
 

@@ -90,8 +90,9 @@ def load_data(
     canvas = _canvas(raw, chosen, task, asked_frame)
     final = asked_size or raw.size or canvas
     chosen.check_size(final)
+    for_training = Task() if chosen.leaves_training else chosen
     train_x, train_y = _apply(
-        chosen, raw, raw.train, canvas, final, seed, TRAIN, _take("limit", limit, raw.train, str(data))
+        for_training, raw, raw.train, canvas, final, seed, TRAIN, _take("limit", limit, raw.train, str(data))
     )
     test_x, test_y = _apply(
         chosen,

@@ -29,6 +29,7 @@ class Task:
     draws: ClassVar[int] = 0
     makes_classes: ClassVar[bool] = False  # the label is more than the source's
     label_needs_place: ClassVar[bool] = False  # an image whose place is not known has no right answer
+    leaves_training: ClassVar[bool] = False  # the training set keeps images and labels as they are
 
     def canvas(self, image_size: Size) -> Size:
         """The canvas for images of `image_size` where no frame is asked for."""
@@ -109,6 +110,12 @@ class Rotated(Task):
         return warps.rotate(images, (2 * uniform[:, 0] - 1) * math.pi)
 
 
+class RotatedTest(Rotated):
+    """`rotated-test`: the test set as `rotated`, the training set as `class` (Theodosis & Ba, Table 2)."""
+
+    leaves_training = True
+
+
 class Translated(Task):
     """`translated`: shifted by whole pixels, uniform in ±min(8, side/4) along each axis; black comes in."""
 
@@ -175,6 +182,7 @@ TASKS: dict[str, Task] = {
     "quadrant-digit": QuadrantDigit(),
     "quadrant": Quadrant(),
     "rotated": Rotated(),
+    "rotated-test": RotatedTest(),
     "translated": Translated(),
     "scaled": Scaled(),
     "quarter-turns": QuarterTurns(),

@@ -57,6 +57,7 @@ class Rotations(nn.Module):
         self.kernel_size, self.turns, self.learn = kernel_size, turns, learn
         self.start = 360 / turns if degrees is None else degrees
         self.exact = not learn and is_quarter(self.start)
+        self._kept = Kept()
         if learn:
             self.register_buffer("generator", torch.tensor(self.start / TENS))
         elif not self.exact:
@@ -76,6 +77,9 @@ class Rotations(nn.Module):
             return self(eye).flatten(2).permute(1, 2, 0)
         if not self.learn:
             return self.fixed
+        return self._kept.get((self.generator,), self._learned_matrices)
+
+    def _learned_matrices(self) -> Tensor:
         turns = torch.arange(self.turns, dtype=torch.float64, device=self.generator.device)
         return rotation_matrices(self.degrees * turns, self.kernel_size)
 

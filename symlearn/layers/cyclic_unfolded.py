@@ -8,7 +8,7 @@ For 1/2 ||x - W z||^2 + lambda ||z||_1, from z_0 = a_0 = 0 and t_0 = 1,
 
 with the normalisation left out after the last layer. A layer's dictionary W_l is a sum of banks side by side,
 W z = sum_b W_b z_b: `free` filters, and cyclic ones with their rotations (`cyclic_bank.py`). Banks are the
-paths that the evidence chooses from; a layer without a bank leaves that bank's code as it found it.
+paths that the evidence chooses from; a layer without a bank takes its a_l over as z_{l+1} and a_{l+1}.
 
 Normalisation and thresholds are shared by a filter's rotations, so that the layers commute with quarter turns
 where n = 4; the authors' are not (`AUTHORS`). Filters of unit norm cannot be chosen by the evidence: it is
@@ -127,7 +127,7 @@ def rotations_of(name: str, options: UnfoldingOptions) -> Rotations:
     """The rotations of a bank's filters.
 
     Raises:
-        ValueError: filters that its turns do not divide.
+        ValueError: filters that its turns do not divide, or an angle that is none.
     """
     turns = bank_turns(name)
     if options.filters % turns:
@@ -138,6 +138,11 @@ def rotations_of(name: str, options: UnfoldingOptions) -> Rotations:
     if turns == 1:
         return Rotations(options.kernel_size, 1)
     degrees = 360 / turns + options.generator_offset
+    if not 0 < degrees < 360:
+        raise ValueError(
+            f"a generator_offset of {options.generator_offset:g} degrees takes {name} to {degrees:g}; it "
+            "must stay between 0 and 360"
+        )
     return Rotations(options.kernel_size, turns, degrees, learn=options.generator != "fixed")
 
 
@@ -184,7 +189,8 @@ class UnfoldedLayer2d(PathSum):
         for name in self.active:
             if name in ahead:
                 residual = residual - self.bank(name).synthesis(ahead[name])
-        codes, ahead, before = dict(codes), dict(ahead), codes
+        before, ahead = codes, dict(ahead)
+        codes = dict(ahead)
         for name in self.active:
             bank = self.bank(name)
             moved = self.step * bank.analysis(residual)

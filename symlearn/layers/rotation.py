@@ -24,8 +24,10 @@ Axes: row, column, tap (of k * k, row by row), point, turn.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 QUARTER = 90.0  # degrees
@@ -44,20 +46,26 @@ def cubic_spline(x: Tensor) -> Tensor:
     return torch.where(x.abs() < 1, near, far)
 
 
-def mirrored_taps(k: int) -> Tensor:
-    """Which tap stands for each place -SUPPORT .. k - 1 + SUPPORT, one-hot `[place, tap]` float64."""
-    places = torch.arange(-SUPPORT, k + SUPPORT).abs() % max(2 * (k - 1), 1)
-    taps = torch.minimum(places, (2 * (k - 1) - places).abs())
-    return torch.nn.functional.one_hot(taps, k).double()
+@cache
+def spline_coefficients(k: int) -> Tensor:
+    """Coefficients `[place, tap]` float64 of an axis' k taps at places -SUPPORT .. k - 1 + SUPPORT.
+
+    Taps beyond the axis are mirrored at its first and last one.
+    """
+    with torch.device("cpu"):
+        places = torch.arange(-SUPPORT, k + SUPPORT)
+        folded = places.abs() % max(2 * (k - 1), 1)
+        mirrored = F.one_hot(torch.minimum(folded, (2 * (k - 1) - folded).abs()), k).double()
+        taps = torch.arange(k)
+        at_taps = cubic_spline((taps.unsqueeze(1) - places).double()) @ mirrored  # [tap, tap]
+        return torch.linalg.solve(at_taps, mirrored, left=False)
 
 
 def axis_weights(positions: Tensor, k: int) -> Tensor:
     """Weights `[point, tap]` of an axis' k taps at positions `[point]`, in taps from the first."""
+    coefficients = spline_coefficients(k).to(positions.device)
     places = torch.arange(-SUPPORT, k + SUPPORT, dtype=torch.float64, device=positions.device)
-    fold = mirrored_taps(k).to(positions.device)
-    grid = places[SUPPORT:-SUPPORT]
-    at_taps = cubic_spline(grid.unsqueeze(1) - places) @ fold  # [tap, tap], from coefficients to values
-    return torch.linalg.solve(at_taps, cubic_spline(positions.unsqueeze(1) - places) @ fold, left=False)
+    return cubic_spline(positions.unsqueeze(1) - places) @ coefficients
 
 
 def centred_taps(k: int, device: torch.device | None = None) -> Tensor:

@@ -5,7 +5,8 @@
 
 Theodosis & Ba (2022, Eq. 4) print S_lambda; the proximal map of the stated objective is S_{alpha lambda}. A
 lambda is shared by a filter's turns, so that thresholding commutes with rotations, or every turn has its own.
-A learned lambda counts as zero where it is below.
+A learned one is lambda = |lambda_0 + weight|: a prior on the weight pulls it back to where it started, not to
+zero, where nothing would be sparse.
 
 Axes: batch, filter, turn, h, w.
 """
@@ -22,9 +23,9 @@ class SoftThreshold(nn.Module):
     Args:
         filters: basis filters.
         turns: rotations of each.
-        threshold: lambda, at the start where it is learned.
+        threshold: lambda_0.
         step: alpha.
-        learned: whether lambda, `weight` `[filter]`, is trained.
+        learned: whether lambda's distance from lambda_0, `weight` `[filter]`, is trained.
         shared: whether a filter's turns share one; otherwise `weight` is `[filter * turn]`.
         one_sided: whether codes are non-negative.
     """
@@ -44,7 +45,7 @@ class SoftThreshold(nn.Module):
         super().__init__()
         self.start, self.step, self.one_sided = threshold, step, one_sided
         self.copies = turns if shared else 1
-        values = torch.full((filters if shared else filters * turns,), threshold)
+        values = torch.zeros(filters if shared else filters * turns)
         if learned:
             self.weight = nn.Parameter(values)
         else:
@@ -53,17 +54,17 @@ class SoftThreshold(nn.Module):
     def reset_parameters(self) -> None:
         """Back to the start."""
         with torch.no_grad():
-            self.weight.fill_(self.start)
+            self.weight.zero_()
 
     def levels(self) -> Tensor:
         """Alpha lambda of every channel, `[filter * turn, 1, 1]`."""
-        return self.step * self.weight.clamp_min(0).repeat_interleave(self.copies).reshape(-1, 1, 1)
+        return self.step * (self.start + self.weight).abs().repeat_interleave(self.copies).reshape(-1, 1, 1)
 
     def slopes(self, code: Tensor) -> Tensor:
         """Derivative of S by lambda in every channel, at inputs `[batch, filter * turn, h, w]`."""
         passed = (code if self.one_sided else code.abs()) > self.levels()
-        live = (self.weight >= 0).repeat_interleave(self.copies).reshape(-1, 1, 1)
-        return -self.step * code.sign() * (passed & live)
+        sign = (self.start + self.weight).sign().repeat_interleave(self.copies).reshape(-1, 1, 1)
+        return -self.step * code.sign() * sign * passed
 
     def forward(self, code: Tensor) -> Tensor:
         """See the module's notation."""

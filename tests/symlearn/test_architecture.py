@@ -25,7 +25,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symlearn", "symlearn.config", "symlearn.run_folder", "symlearn.data"),
     ("symlearn.declared", "symlearn.groups"),
     ("symlearn.layers",),
-    ("symlearn.networks", "symlearn.curvature"),
+    ("symlearn.networks", "symlearn.bank_curvature"),
+    ("symlearn.curvature",),
     ("symlearn.structure", "symlearn.optimizer", "symlearn.batch_statistics"),
     ("symlearn.prior",),
     ("symlearn.evidence",),
@@ -35,6 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symlearn.schedule", "symlearn.search"),
     (
         "symlearn.analysis",
+        "symlearn.analysis.codes",
         "symlearn.analysis.effective_parameters",
         "symlearn.analysis.equivariance",
         "symlearn.analysis.filters",

@@ -58,7 +58,10 @@ OPTIONS = {
     "rate out of range": (["--lr", "-1"], ["--lr is -1", "above 0"]),
     "anchors beyond the points": (["--anchors", "1.5"], ["--anchors is 1.5", "at most 1"]),
     "lengthscale 0": (["--lengthscale", "0"], ["--lengthscale is 0", "above 0"]),
-    "unknown to learn": (["--learn", "noise"], ["--learn is 'noise'", "'anchors', 'both' or 'all'"]),
+    "unknown to learn": (
+        ["--learn", "noise"],
+        ["--learn is 'noise'", "'anchors', 'both', 'all', 'generator' or 'shared-generator'"],
+    ),
     "no such choice": (["--selection", "best"], ["--selection is 'best'", "'search', 'gradient' or 'none'"]),
     "no such device": (["--device", "tpu"], ["--device is 'tpu'", "'cpu' or 'cuda'"]),
     "unknown option": (["--epocs", "3"], ["--epocs", "did you mean --epochs", "symlearn fit --help"]),

@@ -5,27 +5,33 @@ Re-plotting never trains; no function touches pyplot's global state, a display o
 
 from matplotlib.figure import Figure
 
+from symlearn.analysis.plots.dictionaries import rotated_filters
 from symlearn.analysis.plots.equivariance import equivariance_errors
 from symlearn.analysis.plots.evidence import evidence_curve
 from symlearn.analysis.plots.filters import Filters, learned_filters
+from symlearn.analysis.plots.generators import generators
 from symlearn.analysis.plots.heat_map import effective_dimension_heat_map
 from symlearn.analysis.plots.lengthscales import lengthscales
 from symlearn.analysis.plots.precisions import prior_precisions
 from symlearn.analysis.plots.proposals import proposals
 from symlearn.analysis.plots.shares import layer_shares
+from symlearn.analysis.plots.sparsity import code_sparsity
 from symlearn.analysis.plots.style import path_colour
 from symlearn.analysis.reading import Metrics, Report
 
 __all__ = [
+    "code_sparsity",
     "effective_dimension_heat_map",
     "equivariance_errors",
     "evidence_curve",
+    "generators",
     "layer_shares",
     "learned_filters",
     "lengthscales",
     "path_colour",
     "prior_precisions",
     "proposals",
+    "rotated_filters",
     "run_figures",
 ]
 
@@ -33,7 +39,7 @@ __all__ = [
 def run_figures(report: Report, metrics: Metrics, filters: Filters = ()) -> dict[str, Figure]:
     """Every figure of a run by the stem of its file, in the order to show them.
 
-    Filters and lengthscales are drawn where the run has some.
+    Filters, lengthscales, generators and codes are drawn where the run has some.
     """
     figures = {
         "effective-dimension": effective_dimension_heat_map(report),
@@ -44,8 +50,14 @@ def run_figures(report: Report, metrics: Metrics, filters: Filters = ()) -> dict
     }
     if any(row.get("lengthscale") for row in metrics):
         figures["lengthscales"] = lengthscales(metrics, report)
+    if any(row.get("generator") for row in metrics):
+        figures["generators"] = generators(metrics, report)
+    if report.get("sparsity"):
+        figures["sparsity"] = code_sparsity(report)
     if report.get("equivariance"):
         figures["equivariance"] = equivariance_errors(report)
     if filters:
         figures["filters"] = learned_filters(filters, report)
+    if any(entry.get("turns", 1) > 1 for entry in filters):
+        figures["rotated-filters"] = rotated_filters(filters, report)
     return figures

@@ -333,3 +333,49 @@ def test_equivariance_errors_are_told_cell_by_cell(search_report: dict[str, Any]
     assert "not measured" in " ".join(
         texts(plots.equivariance_errors({**search_report, "equivariance": None}))
     )
+
+
+def bank_entries() -> list[dict[str, Any]]:
+    """filters.json of a layer with a free bank and one of four turns."""
+    generator = np.random.default_rng(0)
+    return [
+        {"layer": "layers.0", "path": path, "part": "", "size": [3, 3], "turns": turns, "anchors": None,
+         "lengthscale": None, "filters": generator.normal(size=(6 * turns, 9)).tolist()}
+        for path, turns in (("free", 1), ("cyclic-90", 4))
+    ]  # fmt: skip
+
+
+def test_rotated_filters_are_a_grid_of_filters_and_turns() -> None:
+    figure = plots.rotated_filters(bank_entries(), None)
+    assert rendered(figure).startswith(b"\x89PNG")
+    (image,) = [axes.get_images()[0] for axes in figure.axes if axes.get_images()]
+    assert image.get_array().shape == (6 * 5, 4 * 5), "six filters of 3 x 3 with gaps, four turns"
+    assert "layer 0, cyclic-90" in texts(figure) and "4 turns" in str(figure.get_label())
+    assert "no bank" in str(plots.rotated_filters(bank_entries()[:1]).get_label())
+
+
+def test_generators_break_where_their_bank_was_absent() -> None:
+    names = [f"layers.{k}.paths.cyclic-60.rotations.generator" for k in range(2)]
+    metrics = [
+        {"epoch": epoch, "generator": {names[0]: 48.0 + epoch, **({names[1]: 60.0} if epoch < 3 else {})}}
+        for epoch in range(1, 6)
+    ]
+    figure = plots.generators(metrics, None)
+    assert rendered(figure).startswith(b"\x89PNG")
+    reference, first, second = figure.axes[0].get_lines()
+    assert ys(reference)[0] == 60.0, "where six turns make a whole one"
+    assert ys(first).tolist() == [49.0, 50.0, 51.0, 52.0, 53.0] and np.isnan(ys(second)[-1])
+    assert "53.0°, -42.0° off after 6" in str(figure.get_label())
+
+
+def test_sparsity_has_a_bar_a_bank(search_report: dict[str, Any]) -> None:
+    entries = [
+        {"layer": f"layers.{k}", "path": path, "nonzero": 0.1 * (k + 1)}
+        for k in range(3)
+        for path in ("free", "cyclic-90")
+    ]
+    figure = plots.code_sparsity({**search_report, "sparsity": entries})
+    assert rendered(figure).startswith(b"\x89PNG")
+    heights = [bar.get_height() for bar in figure.axes[0].findobj(Rectangle) if bar.get_height() > 1]
+    assert sorted(round(h) for h in heights if h < 31) == [10, 10, 20, 20, 30, 30]
+    assert "layer 2 cyclic-90 30 %" in str(figure.get_label())
