@@ -89,8 +89,8 @@ def correct_eigenvalues(
     several = sorted(name for name, orders in roles.items() if name and len(orders) > 1)
     if several:
         raise ValueError(
-            f"{', '.join(several)} is used in several roles, whose gradients lie differently in the eigenbasis; "
-            "use the Kronecker eigenvalues there"
+            f"{', '.join(several)} is used in several roles, whose gradients lie differently in one eigenbasis; "
+            "keep the Kronecker eigenvalues"
         )
     differing = sorted(set(parameters) ^ set(eigen.names))
     if differing:
