@@ -89,7 +89,7 @@ def correct_eigenvalues(
     several = sorted(name for name, orders in roles.items() if name and len(orders) > 1)
     if several:
         raise ValueError(
-            f"{', '.join(several)} is used in several roles, whose gradients lie differently in one eigenbasis; "
+            f"{', '.join(several)} is used in several roles, whose gradients lie differently in one basis; "
             "keep the Kronecker eigenvalues"
         )
     differing = sorted(set(parameters) ^ set(eigen.names))
