@@ -12,6 +12,7 @@ from symlearn.analysis.plots.heat_map import effective_dimension_heat_map
 from symlearn.analysis.plots.lengthscales import lengthscales
 from symlearn.analysis.plots.precisions import prior_precisions
 from symlearn.analysis.plots.proposals import proposals
+from symlearn.analysis.plots.reliability import reliability_diagram
 from symlearn.analysis.plots.shares import layer_shares
 from symlearn.analysis.plots.style import path_colour
 from symlearn.analysis.reading import Metrics, Report
@@ -26,6 +27,7 @@ __all__ = [
     "path_colour",
     "prior_precisions",
     "proposals",
+    "reliability_diagram",
     "run_figures",
 ]
 
