@@ -9,15 +9,20 @@ summed over the tensors t, whose blocks are inverted in their Kronecker eigenbas
 "Improving predictions of Bayesian neural nets via local linearization"); T = 1 is the posterior, less makes
 it cold. A regression's targets have the variance V + sigma^2.
 
-Class probabilities are the softmax averaged over N(f, V), by draws, or by the probit approximation
-softmax(f / sqrt(1 + pi v / 8)) with v = diag V (MacKay 1992; Spiegelhalter & Lauritzen 1990). The softmax
-does not feel a shift of all outputs at once, so the data say nothing about it and V along it is the prior's.
-The probit form must not see it: f and V are first centred over the classes, C f and C V C, C = I - 1/classes.
+Class probabilities are the softmax averaged over N(f, V), by draws, or in closed form with the probit
+approximation of every pair of classes (MacKay 1992 for two; Lu, Ie & Sha 2020, "Mean-field approximation to
+Gaussian-softmax integral", equation 13),
+
+    p_c ~ 1 / sum_k exp(-(f_c - f_k) / sqrt(1 + pi / 8 s_ck)),      s_ck = V_cc + V_kk - 2 V_ck
+
+normalised. It takes differences alone, as the softmax does. A shift of all outputs, of which the data say
+nothing, has the prior's variance, and the usual form softmax(f / sqrt(1 + pi / 8 V_cc)) counts it in full;
+and where V_cc differs between classes, that form even changes which of them is first.
 
 How sure these predictions are: where a network is sure of its training data, the loss is flat at the MAP and
-steep away from it, and a Gaussian of the curvature at the MAP is too wide. That holds for the exact GGN of a
-whole network as for its Kronecker factors, so classes are predicted by the last layer's posterior alone
-(Kristiadi et al. 2020), which comes close to the MAP's scores; over all weights it is far less sure.
+steep away from it, and the Gaussian of the curvature at the MAP is too wide. That holds for the exact GGN of
+the whole network as for its Kronecker factors; at T = 1 both are less sure than they are right. Classes are
+predicted by the last layer's posterior alone (Kristiadi et al. 2020), which is nearest to the MAP's scores.
 
 Axes: batch, c, h, w, classes, group, d_out, d_in, params, draw.
 """
@@ -218,13 +223,13 @@ class LaplacePredictive:
             covariance += rows @ rows.mT
         return mean.detach(), self.temperature * covariance
 
-    def probabilities(self, x: Tensor, link: Link = "probit", draws: int = 200, seed: int = 0) -> Tensor:
+    def probabilities(self, x: Tensor, link: Link = "mc", draws: int = 500, seed: int = 0) -> Tensor:
         """Class probabilities `[batch, classes]`, float64.
 
         Args:
             x: images `[batch, c, h, w]`.
-            link: "probit", or "mc" for the average over draws of the outputs.
-            draws: how many.
+            link: "mc" for the average over draws of the outputs, or "probit" for the closed form.
+            draws: how many; the same for every image, so that none depends on its batch.
             seed: of the draws.
         """
         mean, covariance = self.outputs(x)
@@ -250,26 +255,22 @@ class LaplacePredictive:
         return drawn
 
 
-def centred(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """C f `[batch, classes]` and C V C `[batch, classes, classes]`, float64, C = I - 1/classes."""
-    rows = covariance - covariance.mean(1, keepdim=True)
-    return mean.double() - mean.double().mean(1, keepdim=True), rows - rows.mean(2, keepdim=True)
-
-
 def probit(mean: Tensor, covariance: Tensor) -> Tensor:
-    """softmax(f / sqrt(1 + pi v / 8)) of centred outputs, `[batch, classes]` float64."""
-    mean, covariance = centred(mean, covariance)
+    """Pairwise probit probabilities `[batch, classes]`, float64; see the module's notation."""
     variance = covariance.diagonal(dim1=1, dim2=2)
-    return (mean / (1 + math.pi / 8 * variance).sqrt()).softmax(1)
+    spread = variance.unsqueeze(2) + variance.unsqueeze(1) - 2 * covariance
+    difference = mean.double().unsqueeze(2) - mean.double().unsqueeze(1)
+    scaled = difference / (1 + math.pi / 8 * spread.clamp_min(0)).sqrt()  # [batch, class, other]
+    return (-torch.logsumexp(-scaled, 2)).softmax(1)
 
 
-def averaged_softmax(mean: Tensor, covariance: Tensor, draws: int, seed: int) -> Tensor:
-    """The softmax averaged over draws of N(f, V), `[batch, classes]` float64."""
+def averaged_softmax(mean: Tensor, covariance: Tensor, draws: int = 500, seed: int = 0) -> Tensor:
+    """The softmax averaged over draws of N(f, V), `[batch, classes]` float64; the same for every datum."""
     values, vectors = torch.linalg.eigh(covariance)
-    root = vectors * values.clamp_min(0).sqrt().unsqueeze(1)
+    root = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT  # the symmetric one is unique
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros_like(mean, dtype=torch.float64)
     for _ in range(draws):
-        noise = torch.randn(*mean.shape, 1, generator=generator, dtype=torch.float64).to(root.device)
-        total += (mean + (root @ noise).squeeze(2)).softmax(1)
+        noise = torch.randn(mean.shape[1], generator=generator, dtype=torch.float64)
+        total += (mean + root @ noise.to(root)).softmax(1)
     return total / draws

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import toys
@@ -90,7 +92,16 @@ def test_a_tight_prior_gives_the_map_prediction_and_a_loose_one_is_less_sure() -
 
 def integral(mean: Tensor, covariance: Tensor) -> Tensor:
     """The softmax averaged over many draws."""
-    return averaged_softmax(mean, covariance, 200_000, seed=0)
+    return averaged_softmax(mean, covariance, 20_000)
+
+
+def test_probit_of_two_classes_is_the_probit_of_their_difference() -> None:
+    mean = torch.tensor([[0.8, -0.7]], dtype=torch.float64)
+    covariance = torch.tensor([[[1.5, 0.4], [0.4, 0.9]]], dtype=torch.float64)
+    kappa = 1 / math.sqrt(1 + math.pi / 8 * (1.5 + 0.9 - 0.8))
+    found = float(probit(mean, covariance)[0, 0])
+    assert found == pytest.approx(1 / (1 + math.exp(-1.5 * kappa)), rel=1e-12)
+    assert found == pytest.approx(float(integral(mean, covariance)[0, 0]), abs=0.01)
 
 
 def test_probit_is_close_to_the_gaussian_integral() -> None:
@@ -104,9 +115,25 @@ def test_a_shift_of_all_outputs_changes_no_probability() -> None:
     """However uncertain it is: the softmax does not feel it."""
     mean = torch.tensor([[0.8, -0.8, 0.3], [2.0, 0.0, -1.0]], dtype=torch.float64)
     covariance = torch.diag_embed(torch.tensor([[0.5, 1.0, 0.2], [1.0, 1.0, 1.0]], dtype=torch.float64))
-    shifted = covariance + 400.0
-    assert_close(probit(mean + 7, shifted), probit(mean, covariance), 1e-9, "probit")
-    assert_close(integral(mean + 7, shifted), integral(mean, covariance), 0.02, "averaged")
+    assert_close(probit(mean + 7, covariance + 400), probit(mean, covariance), 1e-9, "probit")
+    assert_close(integral(mean + 7, covariance + 400), integral(mean, covariance), 0.03, "averaged")
+
+
+def test_an_uncertain_first_class_stays_first() -> None:
+    """Where outputs' variances differ, scaling each output by its own would change their order."""
+    mean = torch.tensor([[3.0, 1.0, 0.9]], dtype=torch.float64)
+    covariance = torch.diag_embed(torch.tensor([[50.0, 0.1, 0.1]], dtype=torch.float64))
+    for p in (probit(mean, covariance), integral(mean, covariance)):
+        assert int(p.argmax()) == 0, p.tolist()
+
+
+def test_a_datum_ignores_its_batch_mates() -> None:
+    model, (x, y) = toys.mixed(), toys.batch_of((2, 5, 4), 12)
+    factors = kfac.compute_factors(model, [(x, y)], "classification")
+    predictive = LaplacePredictive(model, factors, dict.fromkeys(factors.names, 0.5))
+    for link in ("mc", "probit"):
+        together = predictive.probabilities(x, link)
+        assert_close(predictive.probabilities(x[4:5], link)[0], together[4], 1e-10, link)
 
 
 def test_draws_have_the_posteriors_covariance() -> None:
