@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from symlearn.analysis.calibration import scores
 from symlearn.analysis.equivariance import equivariance_report
+from symlearn.analysis.predictive import predictive_of
 from symlearn.analysis.report import build_report, calibration
 from symlearn.config import Config, checked
 from symlearn.data import Preprocessing, augment
@@ -313,6 +315,9 @@ class Fit:
             self.proposals,
             calibration(state, self.test) if self.test else None,
         )
+        if self.test and self.config.data.likelihood == "classification":
+            predictive = predictive_of(self.model, self.train, self.config, precision)
+            report["laplace"] = scores(predictive.probabilities(self.test[0]), self.test[1])
         report["equivariance"] = equivariance_report(self.model, self.train[0])
         report["seconds"] = round(self.seconds, 1)
         if self.folder is not None:

@@ -5,7 +5,7 @@ One network a data set, seed and selection ("gradient": precisions by the eviden
 same test images:
 
     map                          softmax of the outputs
-    last-layer                   the last layer's posterior, averaged over draws: `symlearn predict --laplace`
+    last-layer                   the last layer's posterior, averaged over draws: the report's laplace field
     last-layer, probit           the same in closed form, by pairs of classes
     last-layer, cold             covariance times the temperature that `held` likes best
     all                          every weight's posterior by Kronecker factors, averaged over draws

@@ -21,8 +21,8 @@ and where V_cc differs between classes, that form even changes which of them is 
 
 How sure these predictions are: where a network is sure of its training data, the loss is flat at the MAP and
 steep away from it, and the Gaussian of the curvature at the MAP is too wide. That holds for the exact GGN of
-the whole network as for its Kronecker factors; at T = 1 both are less sure than they are right. Classes are
-predicted by the last layer's posterior alone (Kristiadi et al. 2020), which is nearest to the MAP's scores.
+the whole network as for its Kronecker factors; at T = 1 both are far less sure than they are right. Classes
+are predicted by the last layer's posterior alone (Kristiadi et al. 2020), whose scores are near the MAP's.
 
 Axes: batch, c, h, w, classes, group, d_out, d_in, params, draw.
 """
