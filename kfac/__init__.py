@@ -6,8 +6,8 @@ of a Kronecker-factored generalized Gauss-Newton block. They add up over data, t
 `correct_eigenvalues`, makes the eigenvalues exact in their basis (EKFAC). The package knows nothing of any
 particular network; layer types join by `register_rule`.
 
-`KfacGGN` and `KfacLaplace` plug it into laplace-torch, which is slow to import and loaded when they are first
-named.
+`KfacGGN` and `KfacLaplace` plug it into laplace-torch, `extend` and `backpack_extensions` into BackPACK; both
+libraries are slow to import, and loaded when these are first named.
 """
 
 import importlib
@@ -41,7 +41,12 @@ __all__ = [
     "uncovered",
 ]
 
-_LAZY = {"KfacGGN": "kfac.laplace_backend", "KfacLaplace": "kfac.laplace_backend"}
+_LAZY = {
+    "KfacGGN": "kfac.laplace_backend",
+    "KfacLaplace": "kfac.laplace_backend",
+    "backpack_extensions": "kfac.backpack_backend",
+    "extend": "kfac.backpack_backend",
+}
 
 
 def __getattr__(name: str) -> Any:

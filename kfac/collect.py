@@ -1,8 +1,8 @@
 """One pass over data: hooks on the layers, one backward pass for every column of the loss Hessian's root.
 
-The only stateful file of the package. For every batch, the modules that own parameters are hooked, the
-network runs once, and its outputs are pulled back along each column; the rules of `kfac.rules` turn what
-passed through the modules into the raw sums of `kfac.factors`. Factors are computed in `eval` mode.
+For every batch, the modules that own parameters are hooked (`kfac.calls`), the network runs once, and its
+outputs are pulled back along each column; the rules of `kfac.rules` turn what passed through the modules into
+the raw sums of `kfac.factors`. Factors are computed in `eval` mode.
 
 Before the first batch counts, the rows of two data are compared with autograd's own gradients: a weight that
 is also used outside its module, or a rule that is wrong for its layer, is named instead of half counted.

@@ -30,6 +30,50 @@ def unturned(name: str, rows: Tensor) -> Tensor:
     return rows
 
 
+def input_rows(call: Call, turn: Turn = unturned) -> Tensor | None:
+    """Rows a `[group, batch, place, d_in]` of a call's weight, or None if it has none."""
+    owner = call.owner
+    if not owner.weight or owner.rule.exact:
+        return None
+    return turn(owner.weight, owner.rule.input_rows(owner.module, call.input()))
+
+
+def rows_by_parameter(
+    calls: list[Call], inputs: list[Tensor | None], grads: list[Tensor | None], turn: Turn = unturned
+) -> Rows:
+    """Rows (a, g) of every parameter for one column, all its uses side by side along the places.
+
+    Args:
+        calls: of one forward pass.
+        inputs: `input_rows` of each.
+        grads: gradients at each call's output.
+        turn: applied to rows g `[group, batch, place, d_out]`.
+    """
+    uses: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def single(name: str, rows: Tensor) -> None:
+        g = turn(name, rows[None, :, None])
+        uses.setdefault(name, []).append((g.new_ones(*g.shape[:3], 1), g))
+
+    for call, a, g in zip(calls, inputs, grads, strict=True):
+        if g is None:
+            continue
+        owner, rule = call.owner, call.owner.rule
+        if owner.weight and a is not None:
+            rows = turn(owner.weight, rule.output_rows(owner.module, g))
+            uses.setdefault(owner.weight, []).append((a, rows))
+        elif owner.weight:
+            single(owner.weight, rule.weight_rows(owner.module, call.input(), g))
+        if owner.bias:
+            single(owner.bias, rule.bias_rows(owner.module, g))
+    return {
+        name: pairs[0]
+        if len(pairs) == 1
+        else (torch.cat([a for a, _ in pairs], 2), torch.cat([g for _, g in pairs], 2))
+        for name, pairs in uses.items()
+    }
+
+
 @dataclass
 class DatumGradients:
     """Rows of a network's gradients, batch by batch.
@@ -65,38 +109,7 @@ class DatumGradients:
         return self._columns(f, calls, columns), diagonals
 
     def _columns(self, f: Tensor, calls: list[Call], columns: Tensor) -> Iterator[Rows]:
-        inputs = [self._input_rows(call) for call in calls]
+        inputs = [input_rows(call, self.turn_input) for call in calls]
         for k, column in enumerate(columns):
             grads = pull_back(f, calls, column, keep=k + 1 < len(columns))
-            yield self._rows(calls, inputs, grads)
-
-    def _input_rows(self, call: Call) -> Tensor | None:
-        owner = call.owner
-        if not owner.weight or owner.rule.exact:
-            return None
-        return self.turn_input(owner.weight, owner.rule.input_rows(owner.module, call.input()))
-
-    def _rows(self, calls: list[Call], inputs: list[Tensor | None], grads: list[Tensor | None]) -> Rows:
-        uses: dict[str, list[tuple[Tensor, Tensor]]] = {}
-
-        def single(name: str, rows: Tensor) -> None:
-            g = self.turn_output(name, rows[None, :, None])
-            uses.setdefault(name, []).append((g.new_ones(*g.shape[:3], 1), g))
-
-        for call, a, g in zip(calls, inputs, grads, strict=True):
-            if g is None:
-                continue
-            owner, rule = call.owner, call.owner.rule
-            if owner.weight and a is not None:
-                rows = self.turn_output(owner.weight, rule.output_rows(owner.module, g))
-                uses.setdefault(owner.weight, []).append((a, rows))
-            elif owner.weight:
-                single(owner.weight, rule.weight_rows(owner.module, call.input(), g))
-            if owner.bias:
-                single(owner.bias, rule.bias_rows(owner.module, g))
-        return {
-            name: pairs[0]
-            if len(pairs) == 1
-            else (torch.cat([a for a, _ in pairs], 2), torch.cat([g for _, g in pairs], 2))
-            for name, pairs in uses.items()
-        }
+            yield rows_by_parameter(calls, inputs, grads, self.turn_output)

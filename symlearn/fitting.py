@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kfac import uncovered
+from symlearn.analysis.calibration import scores
 from symlearn.analysis.codes import code_sparsity
 from symlearn.analysis.equivariance import equivariance_report
+from symlearn.analysis.predictive import predictive_of
 from symlearn.analysis.report import build_report, calibration
 from symlearn.config import Config, checked
 from symlearn.data import Preprocessing, augment
@@ -306,7 +308,8 @@ class Fit:
 
     def _finish(self) -> FitResult:
         state = self.state
-        if self.config.evidence.selection == "none" and not uncovered(self.model):
+        curved = not uncovered(self.model)
+        if self.config.evidence.selection == "none" and curved:
             update_evidence(state, self.train, step_hyperparameters=False)
         self.model.eval()
         precision = state.prior.floats()
@@ -317,6 +320,9 @@ class Fit:
             self.proposals,
             calibration(state, self.test) if self.test else None,
         )
+        if self.test and curved and self.config.data.likelihood == "classification":
+            predictive = predictive_of(self.model, self.train, self.config, precision)
+            report["laplace"] = scores(predictive.probabilities(self.test[0]), self.test[1])
         report["equivariance"] = equivariance_report(self.model, self.train[0])
         report["sparsity"] = code_sparsity(self.model, self.train[0])
         report["seconds"] = round(self.seconds, 1)

@@ -87,12 +87,13 @@ def predict_images(folder: RunFolder, data: str, *, laplace: bool = False) -> Pr
 
 def _laplace(learned: Learned, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Probabilities `[n, classes]`, or mean and standard deviation of a regression's targets."""
-    from symlearn.analysis.predictive import LaplacePredictive, predictive_factors
+    from symlearn.analysis.predictive import predictive_of
 
     config, splits = load(learned.config)
     inputs, targets = splits.train.tensors
-    factors = predictive_factors(learned.model, (inputs, targets), config)
-    predictive = LaplacePredictive(learned.model, factors, learned.prior_precision, learned.sigma_noise)
+    predictive = predictive_of(
+        learned.model, (inputs, targets), config, learned.prior_precision, learned.sigma_noise
+    )
     if config.data.likelihood == "regression":
         return predictive.targets(x)
     return predictive.probabilities(x), None

@@ -1,57 +1,140 @@
 """Predictions with the uncertainty of the weights: the linearised Laplace predictive.
 
 At the MAP weights the network is taken as linear in them, f(x) + J(x) (theta - theta_MAP), so the Gaussian
-posterior with covariance (H / sigma^2 + Delta)^-1 gives Gaussian outputs of mean f(x) and variance
+posterior with covariance T (H / sigma^2 + Delta)^-1 gives Gaussian outputs of mean f(x) and covariance
 
-    v_c(x) = sum_t J_tc (H_t / sigma^2 + delta_t I)^-1 J_tc^T        J_tc = d f_c / d theta_t   [params]
+    V(x) = T sum_t J_t (H_t / sigma^2 + delta_t I)^-1 J_t^T      J_t = d f / d theta_t   [classes, params]
 
-by class c, summed over the tensors t, whose blocks are inverted in their Kronecker eigenbasis (Immer et al.
-2021, "Improving predictions of Bayesian neural nets via local linearization"). Class probabilities follow by
-the probit approximation, softmax(f / sqrt(1 + pi v / 8)) (MacKay 1992; Spiegelhalter & Lauritzen 1990), which
-needs the variances alone. A regression's targets have the variance v + sigma^2.
+summed over the tensors t, whose blocks are inverted in their Kronecker eigenbasis (Immer et al. 2021,
+"Improving predictions of Bayesian neural nets via local linearization"); T = 1 is the posterior, less makes
+it cold. A regression's targets have the variance V + sigma^2.
 
-Axes: batch, c, h, w, classes, group, d_out, d_in, params.
+Class probabilities are the softmax averaged over N(f, V), by draws, or in closed form with the probit
+approximation of every pair of classes (MacKay 1992 for two; Lu, Ie & Sha 2020, "Mean-field approximation to
+Gaussian-softmax integral", equation 13),
+
+    p_c ~ 1 / sum_k exp(-(f_c - f_k) / sqrt(1 + pi / 8 s_ck)),      s_ck = V_cc + V_kk - 2 V_ck
+
+normalised. It takes differences alone, as the softmax does. A shift of all outputs, of which the data say
+nothing, has the prior's variance, and the usual form softmax(f / sqrt(1 + pi / 8 V_cc)) counts it in full;
+and where V_cc differs between classes, that form even changes which of them is first.
+
+How sure these predictions are: where a network is sure of its training data, the loss is flat at the MAP and
+steep away from it, and the Gaussian of the curvature at the MAP is too wide. That holds for the exact GGN of
+the whole network as for its Kronecker factors; at T = 1 both are far less sure than they are right. Classes
+are predicted by the last layer's posterior alone (Kristiadi et al. 2020), whose scores are near the MAP's.
+
+Axes: batch, c, h, w, classes, group, d_out, d_in, params, draw.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from kfac import EigenFactors, KroneckerFactors, compute_factors
+from kfac import EigenFactors, KroneckerFactors, compute_factors, correct_eigenvalues
+from kfac.loss_hessian import FisherType
 from symlearn.config import Config
 from symlearn.training import Pairs, batches
 
 TYPE_2_UP_TO = 40  # classes; beyond, the columns that the fit drew have to do
 MEMORY = 2**28  # bytes that the gradients of one chunk of data may take
+Link = Literal["probit", "mc"]
 
 
-def predictive_factors(model: nn.Module, data: Pairs, config: Config) -> KroneckerFactors:
+def predictive_factors(
+    model: nn.Module, data: Pairs, config: Config, names: Collection[str] | None = None
+) -> KroneckerFactors:
     """Curvature over the training set for predictions: exact loss Hessians where there are few classes.
 
     Args:
         model: the learned network.
         data: its training set, `[n, c, h, w]` and `[n]`.
         config: of its fit.
+        names: the parameters wanted; None takes all that are trainable.
     """
     curvature = config.curvature
+    with trainable(model, names):
+        return compute_factors(
+            model,
+            batches(data, curvature.batch_size),
+            config.data.likelihood,
+            _fisher_type(model, data, config),
+            curvature.mc_samples,
+            curvature.weight_sharing,
+            curvature.group_factors,
+            seed=config.training.seed,
+        )
+
+
+def corrected_spectra(
+    model: nn.Module, factors: KroneckerFactors, data: Pairs, config: Config
+) -> EigenFactors:
+    """EKFAC's spectra of `predictive_factors`, by a second pass over the training set."""
+    curvature = config.curvature
+    with trainable(model, factors.names):
+        return correct_eigenvalues(
+            model,
+            batches(data, curvature.batch_size),
+            config.data.likelihood,
+            factors.eigendecompose(vectors=True),
+            _fisher_type(model, data, config),
+            curvature.mc_samples,
+            config.training.seed,
+        )
+
+
+def last_layer(model: nn.Module) -> list[str]:
+    """Names of the trainable parameters of the module that comes last."""
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    module = names[-1].rpartition(".")[0]
+    return [name for name in names if name.rpartition(".")[0] == module]
+
+
+@contextmanager
+def trainable(model: nn.Module, names: Collection[str] | None) -> Iterator[None]:
+    """Only these parameters require gradients while the context is open; None leaves all as they are."""
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    try:
+        for name, p in model.named_parameters():
+            p.requires_grad_(before[name] and (names is None or name in names))
+        yield
+    finally:
+        for name, p in model.named_parameters():
+            p.requires_grad_(before[name])
+
+
+def _fisher_type(model: nn.Module, data: Pairs, config: Config) -> FisherType:
     with torch.no_grad():
         classes = model.eval()(data[0][:1]).shape[1]
-    return compute_factors(
-        model,
-        batches(data, curvature.batch_size),
-        config.data.likelihood,
-        "type-2" if classes <= TYPE_2_UP_TO else curvature.fisher_type,
-        curvature.mc_samples,
-        curvature.weight_sharing,
-        curvature.group_factors,
-        seed=config.training.seed,
-    )
+    return "type-2" if classes <= TYPE_2_UP_TO else config.curvature.fisher_type
+
+
+def predictive_of(
+    model: nn.Module,
+    data: Pairs,
+    config: Config,
+    prior_precision: Mapping[str, Tensor | float],
+    sigma_noise: float = 1.0,
+) -> LaplacePredictive:
+    """The predictive of a fit: classes by the last layer's posterior, targets by all weights'.
+
+    Args:
+        model: the learned network.
+        data: its training set, `[n, c, h, w]` and `[n]`.
+        config: of its fit.
+        prior_precision: delta by parameter name.
+        sigma_noise: the learned noise (regression only).
+    """
+    names = None if config.data.likelihood == "regression" else last_layer(model)
+    factors = predictive_factors(model, data, config, names)
+    return LaplacePredictive(model, factors, prior_precision, sigma_noise)
 
 
 class LaplacePredictive:
@@ -62,9 +145,13 @@ class LaplacePredictive:
         factors: `kfac.compute_factors` of it over the training set.
         prior_precision: delta by parameter name.
         sigma_noise: the Gaussian likelihood's standard deviation (regression only).
+        eigen: spectra with vectors to take in place of the factors' own, such as corrected ones.
+        temperature: T.
+        names: parameters with a posterior, the others count as known; None takes all. A last layer's alone
+            make the last-layer Laplace approximation.
 
     Raises:
-        ValueError: a tensor without prior precision.
+        ValueError: a tensor without prior precision, an unknown name, a temperature below zero.
     """
 
     def __init__(
@@ -73,62 +160,117 @@ class LaplacePredictive:
         factors: KroneckerFactors,
         prior_precision: Mapping[str, Tensor | float],
         sigma_noise: float = 1.0,
+        eigen: EigenFactors | None = None,
+        temperature: float = 1.0,
+        names: Collection[str] | None = None,
     ) -> None:
         missing = [name for name in factors.names if name not in prior_precision]
         if missing:
             raise ValueError(f"no prior precision for {', '.join(missing)}; give a positive value for each")
+        unknown = sorted(set(names or ()) - set(factors.names))
+        if unknown:
+            raise ValueError(f"no factors for {', '.join(unknown)}; there are: {', '.join(factors.names)}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"the temperature must be zero or more, got {temperature}")
         self.model, self.factors, self.sigma_noise = model.eval(), factors, sigma_noise
-        self.eigen: EigenFactors = factors.eigendecompose(vectors=True)
-        self.precision = {
-            name: values / sigma_noise**2 + torch.as_tensor(prior_precision[name]).to(values)
-            for name, values in self.eigen.eigenvalues.items()
-        }
+        self.temperature = temperature
+        self.eigen = factors.eigendecompose(vectors=True) if eigen is None else eigen
         parameters = dict(model.named_parameters())
-        self.parameters = {name: parameters[name].detach() for name in factors.names}
+        chosen = [name for name in factors.names if names is None or name in names]
+        self.parameters = {name: parameters[name].detach() for name in chosen}
+        self.known = {name: p.detach() for name, p in parameters.items() if name not in self.parameters}
+        self.precision = {
+            name: self.eigen.eigenvalues[name] / sigma_noise**2
+            + torch.as_tensor(prior_precision[name]).to(self.eigen.eigenvalues[name])
+            for name in chosen
+        }
 
     def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the network's outputs.
+        """Mean and covariance of the network's outputs.
 
-        `[batch, c, h, w]` -> `[batch, classes]` in the network's type and `[batch, classes]` float64.
+        `[batch, c, h, w]` -> `[batch, classes]` in the network's type and float64
+        `[batch, classes, classes]`.
         """
-        held = 4 * sum(p.numel() * max(p.element_size(), 8) for p in self.parameters.values())
+        with torch.no_grad():
+            classes = self.model(x[:1]).shape[1]
+        held = 8 * (classes + 3) * sum(p.numel() for p in self.parameters.values())
         parts = [self._chunk(part) for part in x.split(max(MEMORY // held, 1))]
-        return torch.cat([mean for mean, _ in parts]), torch.cat([variance for _, variance in parts])
+        return torch.cat([mean for mean, _ in parts]), torch.cat([covariance for _, covariance in parts])
 
     def _chunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`outputs` of data whose gradients fit into memory: one backward pass a class for all of them."""
 
         def outputs(parameters: dict[str, Tensor]) -> Tensor:
             def output(own: dict[str, Tensor], datum: Tensor) -> Any:
-                return functional_call(self.model, own, (datum.unsqueeze(0),))[0]
+                return functional_call(self.model, {**self.known, **own}, (datum.unsqueeze(0),))[0]
 
             return vmap(output)(parameters, x)
 
         own = {name: p.expand(len(x), *p.shape) for name, p in self.parameters.items()}
         pulled = vjp(outputs, own)
         mean, pull_back = pulled[0], pulled[1]
-        variance = torch.zeros(mean.shape, dtype=torch.float64, device=mean.device)
+        whitened: dict[str, list[Tensor]] = {name: [] for name in self.parameters}
         for c in range(mean.shape[1]):
             cotangent = torch.zeros_like(mean)
             cotangent[:, c] = 1
             (jacobian,) = pull_back(cotangent)
             for name, rows in jacobian.items():
-                block, eigen = self.factors[name], self.eigen.blocks[name]
-                coordinates = vmap(lambda row: eigen.coordinates(block.to_groups(row)))(rows)  # noqa: B023
-                variance[:, c] += (coordinates.square() / self.precision[name]).sum(1)
-        return mean.detach(), variance
+                coordinates = self.eigen.blocks[name].coordinates(self.factors[name].to_groups(rows))
+                whitened[name].append(coordinates / self.precision[name].sqrt())
+        covariance = torch.zeros(*mean.shape, mean.shape[1], dtype=torch.float64, device=mean.device)
+        for by_class in whitened.values():
+            rows = torch.stack(by_class, 1)  # [batch, classes, params]
+            covariance += rows @ rows.mT
+        return mean.detach(), self.temperature * covariance
 
-    def probabilities(self, x: Tensor) -> Tensor:
-        """Class probabilities `[batch, classes]`, float64, by the probit approximation."""
-        mean, variance = self.outputs(x)
-        return probit(mean, variance)
+    def probabilities(self, x: Tensor, link: Link = "mc", draws: int = 500, seed: int = 0) -> Tensor:
+        """Class probabilities `[batch, classes]`, float64.
+
+        Args:
+            x: images `[batch, c, h, w]`.
+            link: "mc" for the average over draws of the outputs, or "probit" for the closed form.
+            draws: how many; the same for every image, so that none depends on its batch.
+            seed: of the draws.
+        """
+        mean, covariance = self.outputs(x)
+        if link == "probit":
+            return probit(mean, covariance)
+        return averaged_softmax(mean, covariance, draws, seed)
 
     def targets(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation `[batch, outputs]`, float64, of a regression's targets."""
-        mean, variance = self.outputs(x)
-        return mean.double(), (variance + self.sigma_noise**2).sqrt()
+        mean, covariance = self.outputs(x)
+        return mean.double(), (covariance.diagonal(dim1=1, dim2=2) + self.sigma_noise**2).sqrt()
+
+    def sample(self, draws: int, seed: int = 0) -> dict[str, Tensor]:
+        """Weights drawn from the posterior, `[draw, *shape]` by name, in the parameters' type."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = {}
+        for name, mean in self.parameters.items():
+            block, eigen, precision = self.factors[name], self.eigen.blocks[name], self.precision[name]
+            noise = torch.randn(draws, len(precision), generator=generator, dtype=torch.float64)
+            scaled = noise.to(precision.device) * (self.temperature / precision).sqrt()
+            like = block.to_groups(mean.expand(draws, *mean.shape))
+            drawn[name] = mean + block.from_groups(eigen.entries(scaled, like)).to(mean.dtype)
+        return drawn
 
 
-def probit(mean: Tensor, variance: Tensor) -> Tensor:
-    """softmax(f / sqrt(1 + pi v / 8)), `[batch, classes]` float64."""
-    return (mean.double() / (1 + math.pi / 8 * variance).sqrt()).softmax(1)
+def probit(mean: Tensor, covariance: Tensor) -> Tensor:
+    """Pairwise probit probabilities `[batch, classes]`, float64; see the module's notation."""
+    variance = covariance.diagonal(dim1=1, dim2=2)
+    spread = variance.unsqueeze(2) + variance.unsqueeze(1) - 2 * covariance
+    difference = mean.double().unsqueeze(2) - mean.double().unsqueeze(1)
+    scaled = difference / (1 + math.pi / 8 * spread.clamp_min(0)).sqrt()  # [batch, class, other]
+    return (-torch.logsumexp(-scaled, 2)).softmax(1)
+
+
+def averaged_softmax(mean: Tensor, covariance: Tensor, draws: int = 500, seed: int = 0) -> Tensor:
+    """The softmax averaged over draws of N(f, V), `[batch, classes]` float64; the same for every datum."""
+    values, vectors = torch.linalg.eigh(covariance)
+    root = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)) @ vectors.mT  # the symmetric one is unique
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros_like(mean, dtype=torch.float64)
+    for _ in range(draws):
+        noise = torch.randn(mean.shape[1], generator=generator, dtype=torch.float64)
+        total += (mean + root @ noise.to(root)).softmax(1)
+    return total / draws

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from symlearn.analysis.calibration import scores
 from symlearn.analysis.effective_parameters import layer_reports
 from symlearn.structure import relaxed_layers
 from symlearn.training import FitState, Pairs, batches, evaluate
@@ -21,21 +22,15 @@ from symlearn.training import FitState, Pairs, batches, evaluate
 if TYPE_CHECKING:
     from symlearn.search import Proposal
 
-BINS = 15
-
 
 def calibration(state: FitState, data: Pairs) -> dict[str, float | None]:
     """Accuracy, negative log-likelihood and calibration error of the MAP predictions."""
     accuracy, nll = evaluate(state, data)
     if state.config.data.likelihood == "regression":
         return {"accuracy": None, "nll": nll, "ece": None}
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
     with torch.no_grad():
         probabilities = torch.cat([state.model(x).softmax(1) for x, _ in batches(data, 500)])
-    classes = probabilities.shape[1]
-    ece = multiclass_calibration_error(probabilities, data[1], num_classes=classes, n_bins=BINS)
-    return {"accuracy": accuracy, "nll": nll, "ece": float(ece)}
+    return {"accuracy": accuracy, "nll": nll, "ece": scores(probabilities, data[1])["ece"]}
 
 
 def build_report(

@@ -276,6 +276,78 @@ def test_data_added_to_a_fit_give_the_whole() -> None:
     )
 
 
+def test_frozen_parameters_are_left_out() -> None:
+    model, batch = mixed(), batch_of((2, 5, 4), 12)
+    for p in model[0].parameters():
+        p.requires_grad_(False)
+    la = laplace(model, "classification", prior_precision=0.7)
+    la.fit(loader(batch))
+    dense = dense_posterior(model, batch, "classification", torch.full((la.n_layers,), 0.7))
+    assert la.n_params == len(dense) < sum(p.numel() for p in model.parameters())
+    assert float(la.log_det_posterior_precision) == pytest.approx(float(torch.logdet(dense)), rel=1e-10)
+    assert la(batch[0]).shape == (12, 3)
+
+
+@pytest.mark.parametrize("pred_type", ["glm", "nn"])
+def test_predictive_and_functional_samples(pred_type: str) -> None:
+    model, batch = mixed(), batch_of((2, 5, 4), 12)
+    la = laplace(model, "classification", prior_precision=5.0)
+    la.fit(loader(batch))
+    p = la.predictive_samples(batch[0], pred_type=pred_type, n_samples=7)
+    assert p.shape == (7, 12, 3)
+    assert_close(p.sum(2), torch.ones(7, 12), 1e-9, "sums")
+    assert la.functional_samples(batch[0], pred_type=pred_type, n_samples=7).shape == (7, 12, 3)
+
+
+def test_joint_regression_predictive() -> None:
+    model, batch = factored(), batch_of((2, 4, 3), 6, likelihood="regression")
+    la = laplace(model, "regression", sigma_noise=0.5)
+    la.fit(loader(batch))
+    mean, covariance = la(batch[0][:4], joint=True)
+    assert mean.shape == (12,)
+    assert covariance.shape == (12, 12)
+    _, apart = la(batch[0][:4])
+    for n in range(4):
+        assert_close(covariance[3 * n : 3 * n + 3, 3 * n : 3 * n + 3], apart[n], 1e-9, f"datum {n}")
+
+
+def test_log_prob_and_square_norm() -> None:
+    model, batch = mlp(), batch_of((5,), 12)
+    la = laplace(model, "classification", prior_precision=0.7)
+    assert float(la.log_det_posterior_precision) == pytest.approx(la.n_params * math.log(0.7))
+    la.fit(loader(batch))
+    value = la.sample(1)[0]
+    step = value - la.mean
+    dense = dense_posterior(model, batch, "classification", torch.full((4,), 0.7))
+    assert float(la.square_norm(value)) == pytest.approx(float(step @ dense @ step), rel=1e-9)
+    truth = 0.5 * float(torch.logdet(dense) - step @ dense @ step) - la.n_params / 2 * math.log(2 * math.pi)
+    assert float(la.log_prob(value)) == pytest.approx(truth, rel=1e-9)
+
+
+def test_training_by_the_marginal_likelihood() -> None:
+    from laplace import marglik_training
+
+    torch.manual_seed(0)
+    model = seeded(
+        nn.Conv2d(1, 2, 2, padding_mode="circular", padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(32, 3)
+    )
+    x, y = batch_of((1, 3, 3), 24)
+    la, _, evidences, _ = marglik_training(
+        model,
+        loader((x, y), 24),
+        likelihood="classification",
+        hessian_structure="kron",
+        backend=kfac.KfacGGN,
+        n_epochs=12,
+        n_epochs_burnin=2,
+        marglik_frequency=2,
+        n_hypersteps=10,
+    )
+    assert type(la).__name__ == "KfacLaplace"
+    assert len(evidences) > 2
+    assert min(evidences) < evidences[0]
+
+
 def test_last_layer() -> None:
     from laplace.curvature.curvlinops import CurvlinopsGGN
 

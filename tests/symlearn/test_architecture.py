@@ -4,7 +4,7 @@
 Two departures from `shared/style.md`'s line, both deliberate:
 
 - the package `analysis` lies on two floors: what computes the numbers of a report is below the fit, which
-  makes the report; what reads, words and draws a finished report (and Laplace predictions) is above it;
+  makes the report; what reads, words and draws a finished report is above it;
 - `curvature` (the rules of our layers) is imported by nobody: kfac finds it by `symlearn.__kfac_rules__`.
 
 Axes: none.
@@ -37,13 +37,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "symlearn.analysis",
         "symlearn.analysis.codes",
+        "symlearn.analysis.calibration",
         "symlearn.analysis.effective_parameters",
         "symlearn.analysis.equivariance",
         "symlearn.analysis.filters",
+        "symlearn.analysis.predictive",
         "symlearn.analysis.report",
     ),
     ("symlearn.fitting",),
-    ("symlearn.analysis.predictive", "symlearn.analysis.reading"),
+    ("symlearn.analysis.reading",),
     ("symlearn.analysis.wording",),
     ("symlearn.analysis.verdict",),
     ("symlearn.analysis.table", "symlearn.analysis.plots"),
@@ -55,7 +57,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symlearn.cli",),
     ("symlearn.__main__",),
 )
-SAME_FLOOR = {("symlearn.analysis.report", "symlearn.analysis.effective_parameters")}
+SAME_FLOOR = {
+    ("symlearn.analysis.report", "symlearn.analysis.effective_parameters"),
+    ("symlearn.analysis.report", "symlearn.analysis.calibration"),
+}
 
 
 @dataclass(frozen=True)

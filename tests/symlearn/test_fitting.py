@@ -142,6 +142,8 @@ class TestReport:
         wanted |= {"selection", "layers"}
         assert not wanted - set(report), f"missing: {wanted - set(report)}"
         assert report["schema"] == 1 and set(report["test"]) == {"accuracy", "nll", "ece"}
+        assert set(report["laplace"]) == {"accuracy", "nll", "ece"}
+        assert all(0 <= value < 10 for value in report["laplace"].values())
         assert report["paths"] == ["f-fc", "conv"]
         assert report["parameters"] == sum(p.numel() for p in gradient_fit.model.parameters())
         numbers = {"parameters", "effective_parameters", "normalised", "relative", "share", "weight_norm"}

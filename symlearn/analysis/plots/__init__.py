@@ -14,6 +14,7 @@ from symlearn.analysis.plots.heat_map import effective_dimension_heat_map
 from symlearn.analysis.plots.lengthscales import lengthscales
 from symlearn.analysis.plots.precisions import prior_precisions
 from symlearn.analysis.plots.proposals import proposals
+from symlearn.analysis.plots.reliability import reliability_diagram
 from symlearn.analysis.plots.shares import layer_shares
 from symlearn.analysis.plots.sparsity import code_sparsity
 from symlearn.analysis.plots.style import path_colour
@@ -31,6 +32,7 @@ __all__ = [
     "path_colour",
     "prior_precisions",
     "proposals",
+    "reliability_diagram",
     "rotated_filters",
     "run_figures",
 ]

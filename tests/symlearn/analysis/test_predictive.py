@@ -13,7 +13,14 @@ from torch.func import functional_call, jacrev
 
 import kfac
 from kfac.loss_hessian import Likelihood
-from symlearn.analysis.predictive import LaplacePredictive, predictive_factors, probit
+from symlearn.analysis.predictive import (
+    LaplacePredictive,
+    averaged_softmax,
+    corrected_spectra,
+    last_layer,
+    predictive_factors,
+    probit,
+)
 from symlearn.config import Config
 from symlearn.networks import build_model
 from symlearn.structure import relaxed_layers
@@ -21,10 +28,10 @@ from symlearn.structure import relaxed_layers
 MODELS = {"mixed": (toys.mixed, (2, 5, 4)), "factored": (toys.factored, (2, 4, 3)), "mlp": (toys.mlp, (5,))}
 
 
-def dense_variance(
+def dense_covariance(
     model: nn.Module, factors: kfac.KroneckerFactors, delta: dict[str, float], sigma: float, x: Tensor
 ) -> Tensor:
-    """diag(J (H / sigma^2 + delta I)^-1 J^T) of one datum at a time, `[batch, classes]`."""
+    """J (H / sigma^2 + delta I)^-1 J^T of one datum at a time, `[batch, classes, classes]`."""
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     rows = []
     for datum in x:
@@ -35,14 +42,14 @@ def dense_variance(
             covariance = torch.linalg.inv(
                 factors.to_dense(name) / sigma**2 + delta[name] * torch.eye(j.shape[1])
             )
-            total = total + (j @ covariance * j).sum(1)
+            total = total + j @ covariance @ j.T
         rows.append(total)
     return torch.stack(rows)
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("likelihood", ["classification", "regression"])
-def test_variance_is_the_dense_one(name: str, likelihood: Likelihood) -> None:
+def test_covariance_is_the_dense_one(name: str, likelihood: Likelihood) -> None:
     make, shape = MODELS[name]
     model = make()
     batch = toys.batch_of(shape, 12, likelihood=likelihood)
@@ -50,10 +57,12 @@ def test_variance_is_the_dense_one(name: str, likelihood: Likelihood) -> None:
     delta = {name: 0.3 + 0.2 * k for k, name in enumerate(factors.names)}
     sigma = 0.7 if likelihood == "regression" else 1.0
     predictive = LaplacePredictive(model, factors, delta, sigma)
-    mean, variance = predictive.outputs(batch[0][:5])
+    mean, covariance = predictive.outputs(batch[0][:5])
     assert_close(mean, model(batch[0][:5]).detach(), 1e-12, "mean")
-    assert_close(variance, dense_variance(model, factors, delta, sigma, batch[0][:5]), 1e-9, "variance")
+    truth = dense_covariance(model, factors, delta, sigma, batch[0][:5])
+    assert_close(covariance, truth, 1e-9, "covariance")
     if likelihood == "regression":
+        variance = covariance.diagonal(dim1=1, dim2=2)
         assert_close(predictive.targets(batch[0][:5])[1] ** 2, variance + sigma**2, 1e-12, "target variance")
 
 
@@ -63,7 +72,7 @@ def test_chunks_give_what_one_pass_gives(monkeypatch: pytest.MonkeyPatch) -> Non
     predictive = LaplacePredictive(model, factors, dict.fromkeys(factors.names, 1.0))
     whole = predictive.outputs(x)
     monkeypatch.setattr("symlearn.analysis.predictive.MEMORY", 1)
-    for found, truth, what in zip(predictive.outputs(x), whole, ("mean", "variance"), strict=True):
+    for found, truth, what in zip(predictive.outputs(x), whole, ("mean", "covariance"), strict=True):
         assert_close(found, truth, 1e-12, what)
 
 
@@ -81,15 +90,85 @@ def test_a_tight_prior_gives_the_map_prediction_and_a_loose_one_is_less_sure() -
     assert torch.allclose(loose.sum(1), torch.ones(12, dtype=torch.float64))
 
 
-def test_probit_of_two_classes_is_close_to_the_gaussian_integral() -> None:
-    """Independent logits ±m with variance v: p = E sigmoid(N(2m, 2v)), which probit comes near."""
-    m, v = 0.8, 1.5
-    draws = torch.randn(400_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    mean = torch.tensor([[m, -m]], dtype=torch.float64)
-    exact = (mean + math.sqrt(v) * draws).softmax(1).mean(0)
-    found = probit(mean, torch.full((1, 2), v, dtype=torch.float64))[0]
-    # the softmax form treats a difference of variance 2 v with the slope of v: a known bias of the rule
-    assert abs(float(found[0] - exact[0])) < 0.05, f"{float(found[0]):.3f} for {float(exact[0]):.3f}"
+def integral(mean: Tensor, covariance: Tensor) -> Tensor:
+    """The softmax averaged over many draws."""
+    return averaged_softmax(mean, covariance, 20_000)
+
+
+def test_probit_of_two_classes_is_the_probit_of_their_difference() -> None:
+    mean = torch.tensor([[0.8, -0.7]], dtype=torch.float64)
+    covariance = torch.tensor([[[1.5, 0.4], [0.4, 0.9]]], dtype=torch.float64)
+    kappa = 1 / math.sqrt(1 + math.pi / 8 * (1.5 + 0.9 - 0.8))
+    found = float(probit(mean, covariance)[0, 0])
+    assert found == pytest.approx(1 / (1 + math.exp(-1.5 * kappa)), rel=1e-12)
+    assert found == pytest.approx(float(integral(mean, covariance)[0, 0]), abs=0.01)
+
+
+def test_probit_is_close_to_the_gaussian_integral() -> None:
+    mean = torch.tensor([[0.8, -0.8, 0.3]], dtype=torch.float64)
+    covariance = 1.5 * torch.eye(3, dtype=torch.float64)[None]
+    exact, found = integral(mean, covariance), probit(mean, covariance)
+    assert float((found - exact).abs().max()) < 0.05, f"{found.tolist()} for {exact.tolist()}"
+
+
+def test_a_shift_of_all_outputs_changes_no_probability() -> None:
+    """However uncertain it is: the softmax does not feel it."""
+    mean = torch.tensor([[0.8, -0.8, 0.3], [2.0, 0.0, -1.0]], dtype=torch.float64)
+    covariance = torch.diag_embed(torch.tensor([[0.5, 1.0, 0.2], [1.0, 1.0, 1.0]], dtype=torch.float64))
+    assert_close(probit(mean + 7, covariance + 400), probit(mean, covariance), 1e-9, "probit")
+    assert_close(integral(mean + 7, covariance + 400), integral(mean, covariance), 0.03, "averaged")
+
+
+def test_an_uncertain_first_class_stays_first() -> None:
+    """Where outputs' variances differ, scaling each output by its own would change their order."""
+    mean = torch.tensor([[3.0, 1.0, 0.9]], dtype=torch.float64)
+    covariance = torch.diag_embed(torch.tensor([[50.0, 0.1, 0.1]], dtype=torch.float64))
+    for p in (probit(mean, covariance), integral(mean, covariance)):
+        assert int(p.argmax()) == 0, p.tolist()
+
+
+def test_a_datum_ignores_its_batch_mates() -> None:
+    model, (x, y) = toys.mixed(), toys.batch_of((2, 5, 4), 12)
+    factors = kfac.compute_factors(model, [(x, y)], "classification")
+    predictive = LaplacePredictive(model, factors, dict.fromkeys(factors.names, 0.5))
+    for link in ("mc", "probit"):
+        together = predictive.probabilities(x, link)
+        assert_close(predictive.probabilities(x[4:5], link)[0], together[4], 1e-10, link)
+
+
+def test_draws_have_the_posteriors_covariance() -> None:
+    model, batch = toys.mlp(), toys.batch_of((5,), 12)
+    factors = kfac.compute_factors(model, [batch], "classification")
+    predictive = LaplacePredictive(model, factors, dict.fromkeys(factors.names, 0.5), temperature=0.3)
+    drawn = predictive.sample(100_000)
+    for name, parameter in model.named_parameters():
+        rows = (drawn[name] - parameter.detach()).flatten(1)
+        size = rows.shape[1]
+        truth = 0.3 * torch.linalg.inv(factors.to_dense(name) + 0.5 * torch.eye(size))
+        assert_close(rows.T @ rows / len(rows), truth, 0.02, f"covariance of {name}")
+
+
+def test_corrected_spectra_and_a_last_layer() -> None:
+    model, (x, y) = toys.mixed(), toys.batch_of((2, 5, 4), 12)
+    factors = kfac.compute_factors(model, [(x, y)], "classification")
+    eigen = corrected_spectra(model, factors, (x, y), Config())
+    delta = dict.fromkeys(factors.names, 1.0)
+    last = last_layer(model)
+    assert last == ["7.weight", "7.bias"]
+    whole = LaplacePredictive(model, factors, delta, eigen=eigen).outputs(x)[1]
+    head = LaplacePredictive(model, factors, delta, eigen=eigen, names=last).outputs(x)[1]
+    rest = [name for name in factors.names if name not in last]
+    body = LaplacePredictive(model, factors, delta, eigen=eigen, names=rest).outputs(x)[1]
+    alone = predictive_factors(model, (x, y), Config(), last)
+    assert alone.names == tuple(last)
+    assert all(p.requires_grad for p in model.parameters())
+    plain = LaplacePredictive(model, factors, delta, names=last).outputs(x)[1]
+    assert_close(LaplacePredictive(model, alone, delta).outputs(x)[1], plain, 1e-12, "head by itself")
+    assert_close(head + body, whole, 1e-12, "covariance by parts")
+    with pytest.raises(ValueError, match=r"no factors for 9\.weight; there are"):
+        LaplacePredictive(model, factors, delta, names=["9.weight"])
+    with pytest.raises(ValueError, match="temperature must be zero or more, got -1"):
+        LaplacePredictive(model, factors, delta, temperature=-1)
 
 
 def test_switched_off_paths_and_strides_are_handled() -> None:
@@ -99,9 +178,9 @@ def test_switched_off_paths_and_strides_are_handled() -> None:
     x, y = toys.batch_of((1, 16, 16), 6)
     factors = predictive_factors(model, (x, y), Config())
     assert not any(name.startswith("layers.0.paths.f-fc") for name in factors.names)
-    mean, variance = LaplacePredictive(model, factors, dict.fromkeys(factors.names, 1.0)).outputs(x)
+    mean, covariance = LaplacePredictive(model, factors, dict.fromkeys(factors.names, 1.0)).outputs(x)
     assert_close(mean, model(x).detach(), 1e-12, "mean")
-    assert variance.shape == (6, 3) and bool((variance > 0).all())
+    assert covariance.shape == (6, 3, 3) and bool((torch.linalg.eigvalsh(covariance) > 0).all())
 
 
 def test_a_missing_prior_precision_is_named() -> None:
