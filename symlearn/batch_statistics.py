@@ -10,7 +10,7 @@ Axes: batch, c, h, w.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +20,28 @@ from kfac.modes import evaluated
 
 
 @torch.no_grad()
-def settle_batch_statistics(model: nn.Module, images: Iterable[Tensor]) -> None:
+def settle_batch_statistics(model: nn.Module, images: Tensor, size: int = 500) -> None:
     """Replace the running statistics by their mean over batches of images, all other parts in `eval` mode.
 
     Nothing random is drawn; a network without such statistics is left as it is.
 
     Args:
         model: changed in place.
-        images: batches `[batch, c, h, w]`.
+        images: `[n, c, h, w]`, taken in batches as equal as can be.
+        size: images a batch, at most.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
-    with evaluated(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the mean over all batches
-            norm.train()
-        for x in images:
-            model(x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        with evaluated(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the mean over all batches
+                norm.train()
+            for x in images.tensor_split(math.ceil(len(images) / size)):
+                model(x)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

@@ -2,8 +2,8 @@
 
 Images are numeric arrays `[n, h, w]`, `[n, h, w, c]` or `[n, c, h, w]` (c is 1 or 3, or `image_shape` says
 it), or flattened, `[n, features]`, as pipelines hand them on. They are put in the middle of a black frame
-whose sides are the next multiples of 4, since networks halve them, and normalised with the training set's
-statistics.
+whose sides are the next multiples of 4 (32 for the ten-layer network), since networks halve them, and
+normalised with the training set's statistics.
 
 Axes: n, c, h, w, classes, outputs.
 """
@@ -22,16 +22,15 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from symlearn.analysis.plots.heat_map import effective_dimension_heat_map
-from symlearn.config import Config
+from symlearn.config import Config, DataConfig
 from symlearn.data.preprocessing import Preprocessing, channel_statistics
-from symlearn.fitting import FitResult, fit
-from symlearn.layers.sizes import Size
-from symlearn.networks import build_model
+from symlearn.fitting import DataInfo, FitResult, fit
+from symlearn.networks import configured_model, default_network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DIVISOR = 4  # of the frame's sides
+DIVISOR, DIVISORS = 4, {"ten-layer": 32}  # of the frame's sides, for most networks and for others
 BATCH = 500  # images a pass of predictions
 Array = np.ndarray[Any, Any]
 
@@ -47,9 +46,10 @@ def image_shape_of(shape: tuple[int, ...], asked: tuple[int, ...] | None) -> tup
         c_h_w = (1, *asked) if len(asked) == 2 else tuple(asked)
         if len(c_h_w) != 3 or any(side < 1 for side in c_h_w):
             raise ValueError(f"image_shape is (h, w) or (c, h, w), got {asked}")
-        if math.prod(each) != math.prod(c_h_w):
+        c, h, w = c_h_w
+        if each not in ((c * h * w,), c_h_w, (h, w, c), *([(h, w)] if c == 1 else [])):
             raise ValueError(f"X has images of shape {each}, which are not image_shape {asked}")
-        return c_h_w  # type: ignore[return-value]
+        return c, h, w
     if len(each) == 1:
         side = math.isqrt(each[0])
         return (1, side, side) if side**2 == each[0] else (1, 1, each[0])
@@ -103,7 +103,7 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         if getattr(X, "ndim", 2) > 2:
             X = check_array(X, dtype=np.float32, allow_nd=True, input_name="X")
             shape = image_shape_of(X.shape, self.image_shape)
-            last = X.ndim == 4 and X.shape[1:] != shape and self.image_shape is None
+            last = X.ndim == 4 and X.shape[1:] != shape
             X = (np.moveaxis(X, 3, 1) if last else X).reshape(len(X), -1)
         if reset:
             X, y = validate_data(
@@ -125,21 +125,43 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
     def _numeric_targets(self) -> bool:
         raise NotImplementedError
 
+    def _config(self, seed: int, likelihood: str) -> Config:
+        """The fit's configuration.
+
+        Raises:
+            ValueError: an option that is a parameter of the estimator, or of data, which it is given.
+        """
+        own = {
+            "paths": self.paths,
+            "network": self.network,
+            "alpha": self.alpha,
+            "selection": self.selection,
+            "epochs": self.epochs,
+            "seed": seed,
+            "likelihood": likelihood,
+        }
+        options = dict(self.options or {})
+        wrong = sorted(set(options) & {*own, *DataConfig.model_fields})
+        if wrong:
+            raise ValueError(
+                f"options may not hold {', '.join(wrong)}: data are given to fit, and others are the estimator's "
+                "own parameters (seed is random_state)"
+            )
+        return Config().with_options(**own, **options)
+
     def _fit(self, images: Tensor, y: Tensor, outputs: int, likelihood: str) -> Self:
         """Fit a network of so many outputs on raw images."""
         c, h, w = self.image_shape_
-        frame = (math.ceil(h / DIVISOR) * DIVISOR, math.ceil(w / DIVISOR) * DIVISOR)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        config = self._config(seed, likelihood)
+        frame = framed((h, w), config.model.network)
         mean, std = channel_statistics(images)
         self.preprocessing_ = Preprocessing(mean, std, (h, w), frame, frame)
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        chosen = {"epochs": self.epochs, "selection": self.selection, "paths": self.paths, "seed": seed}
-        config = Config().with_options(
-            **chosen, likelihood=likelihood, network=self.network, alpha=self.alpha, **(self.options or {})
-        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = network_for(self, c, frame, outputs)
-        result: FitResult = fit(model, (self.preprocessing_(images), y), None, config)
+            model = configured_model(config.model, c, frame, outputs)
+        data = DataInfo(preprocessing=self.preprocessing_)
+        result: FitResult = fit(model, (self.preprocessing_(images), y), None, config, info=data)
         self.result_ = result
         self.model_: nn.Module = result.model
         self.report_: dict[str, Any] = result.report
@@ -165,16 +187,14 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         return effective_dimension_heat_map(self.report_)
 
 
-def network_for(estimator: SymmetryEstimator, channels: int, frame: Size, outputs: int) -> nn.Module:
-    """The network that an estimator's parameters describe."""
-    return build_model(
-        estimator.paths,
-        network=estimator.network,
-        alpha=estimator.alpha,
-        in_channels=channels,
-        size=frame,
-        classes=outputs,
-    )
+def framed(size: tuple[int, int], network: str | None) -> tuple[int, int]:
+    """The smallest frame of an image whose sides the network halves as often as it does."""
+
+    def up_to(divisor: int) -> tuple[int, int]:
+        return math.ceil(size[0] / divisor) * divisor, math.ceil(size[1] / divisor) * divisor
+
+    name = network or default_network(up_to(DIVISOR))
+    return up_to(DIVISORS.get(name, DIVISOR))
 
 
 class SymmetryClassifier(ClassifierMixin, SymmetryEstimator):  # type: ignore[misc]

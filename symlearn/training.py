@@ -315,8 +315,7 @@ def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = T
         TrainingStoppedError: a gradient, the curvature or the evidence is not finite.
     """
     settings, hyper = state.config.evidence, state.hyper
-    images = (x for x, _ in batches(data, state.config.curvature.batch_size))
-    settle_batch_statistics(state.model, images)
+    settle_batch_statistics(state.model, data[0], state.config.curvature.batch_size)
     if step_hyperparameters:
         step_declared(state, data)
     try:

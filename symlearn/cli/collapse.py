@@ -27,10 +27,10 @@ def collapse(
     removal: Annotated[
         str,
         typer.Option(
-            metavar="local|measured",
-            help="how the evidence without a path is found: from one curvature pass, or one a path",
+            metavar="measured|local",
+            help="how the evidence without a path is found: by a curvature pass each, or from one for all",
         ),
-    ] = "local",
+    ] = "measured",
 ) -> None:
     """Write the learned network with plain layers alone, after comparing its outputs."""
     from symlearn.transfer.write import collapse_run

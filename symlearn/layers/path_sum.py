@@ -52,6 +52,7 @@ class PathSum(nn.Module):
         super().__init__()
         self.paths = nn.ModuleDict(paths)
         self.active: tuple[str, ...] = tuple(paths)
+        self._resting: dict[str, list[str]] = {}  # trained parameters of the paths that are off
 
     @property
     def path_names(self) -> tuple[str, ...]:
@@ -65,15 +66,23 @@ class PathSum(nn.Module):
     def set_active(self, names: Iterable[str]) -> None:
         """Switch on exactly these paths; the others stop being computed and trained.
 
+        What was frozen in a path before it was switched off is frozen when it comes back.
+
         Raises:
             ValueError: none, or a path the layer does not have.
         """
         chosen = set(names)
         if not chosen or not chosen <= set(self.paths):
             raise ValueError(f"choose one or more of {', '.join(self.paths)}, got {sorted(chosen)}")
-        self.active = tuple(name for name in self.paths if name in chosen)
         for name, path in self.paths.items():
-            path.requires_grad_(name in chosen)
+            if name in self.active and name not in chosen:
+                self._resting[name] = [key for key, p in path.named_parameters() if p.requires_grad]
+                path.requires_grad_(False)
+            elif name in chosen and name not in self.active:
+                trained = self._resting.pop(name, [])
+                for key, parameter in path.named_parameters():
+                    parameter.requires_grad_(key in trained)
+        self.active = tuple(name for name in self.paths if name in chosen)
 
     def start_search(self) -> None:
         """Switch on what a search starts from."""

@@ -2,15 +2,16 @@
 
 A path whose share of its layer's effective parameters gamma is negligible is dropped, the scales are folded
 in, and what is left is written with `torch.nn` alone (`plain.py`). How far dropping moved the outputs is
-measured. Beside gamma stands the change of log evidence that removing the path would bring. Under the Laplace
-posterior it is the Savage-Dickey ratio of posterior and prior density at zero (Dickey 1971), for all paths
-from one curvature pass,
+measured. Beside gamma stands the change of log evidence that removing the path would bring:
+*measured*, the evidence of the network without the path minus that of the network, all other weights and
+precisions as they are, by a curvature pass for every path; or *local*, under the Laplace posterior, by the
+Savage-Dickey ratio of posterior and prior density at zero (Dickey 1971), for all paths from one pass,
 
     log q(D | path = 0) - log q(D) = 1/2 sum_i [log(1 + lambda_i / delta) - (lambda_i + delta) u_i^2]
 
-with a tensor's curvature eigenvalues lambda and its weights' coordinates u in their eigenbasis. It may also
-be *measured*: the evidence of the network without the path minus that of the network, all other weights and
-precisions as they are, a curvature pass for every path. Negative: the path is needed.
+with a tensor's curvature eigenvalues lambda and its weights' coordinates u in their eigenbasis. The local
+change is quadratic in the weights, drops the terms between tensors (for F-FC those between its two factors)
+and leaves other tensors' curvature as it is, so the two agree near zero alone. Negative: the path is needed.
 
 Axes: batch, c, h, w, classes.
 """
@@ -21,18 +22,16 @@ import copy
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from dataclasses import dataclass
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from symlearn.fitting import Data, FitResult, as_tensors
 from symlearn.structure import effective_type_of, layer_paths, relaxed_layers
 from symlearn.training import FitState, Pairs, curvature_of, training_factors
 from symlearn.transfer.plain import plain_copy
-
-if TYPE_CHECKING:
-    from symlearn.fitting import FitResult
 
 MEASURED = 256  # images that outputs are compared on
 TIMED = 64  # images of the pass that is timed
@@ -71,7 +70,7 @@ class CollapseReport:
         layer_types: by layer, the upper-case types of the paths that are left, joined by "+".
         max_change: largest absolute change of an output over the measured images, or None without data.
         relative_change: the same over the largest absolute output.
-        parameters: before and after; before, of the paths that were switched on.
+        parameters: before and after; before, without the paths that were switched off.
         seconds: of one pass over the timed images, before and after, or None without data.
     """
 
@@ -86,10 +85,10 @@ class CollapseReport:
 def collapse(
     model: nn.Module,
     result: FitResult,
-    data: Pairs | None = None,
+    data: Data | None = None,
     *,
     negligible: float = 0.01,
-    removal: Removal = "local",
+    removal: Removal = "measured",
 ) -> nn.Module:
     """The learned network written with `torch.nn` alone, for the same inputs and outputs.
 
@@ -99,10 +98,12 @@ def collapse(
     Args:
         model: the network that was fitted, or the result's own; the learned weights are the result's.
         result: of `symlearn.fit`.
-        data: (x `[n, c, h, w]`, y `[n]`) to measure on; None takes the training set of the fit.
+        data: (x `[n, c, h, w]`, y `[n]`), a data set or a loader to compare outputs on; None takes the
+            training set of the fit.
         negligible: share of its layer's effective parameters below which a path is dropped; 0 drops what is
             switched off alone.
-        removal: how the change of log evidence is found: "local" (Savage-Dickey) or "measured".
+        removal: how the change of log evidence is found, on the training set of the fit: "measured", a
+            curvature pass for every path, or "local" (Savage-Dickey), one pass for all.
 
     Raises:
         ValueError: a network of another structure than the result's, a share outside [0, 1), an unknown
@@ -116,21 +117,21 @@ def collapse(
         n: p.shape for n, p in learned.named_parameters()
     }:
         raise ValueError("the result is of another network; give the model that was fitted, or result.model")
-    data = result.train if data is None else data
-    changes = {} if data is None else changes_of(result, data)
+    like = next(learned.parameters())
+    data = result.train if data is None else as_tensors(data, like.device, like.dtype)
+    changes = {} if result.train is None else changes_of(result, result.train)
     fates = path_fates(result, changes, negligible)
     kept = copy.deepcopy(learned)
     for name, layer in relaxed_layers(kept).items():
         layer.set_active([fate.path for fate in fates if fate.layer == name and fate.kept])
-    plain = plain_copy(kept).eval().requires_grad_(True)
-    trained = sum(p.numel() for p in learned.parameters() if p.requires_grad)
+    plain = plain_copy(kept).eval()
     change, relative, seconds = compared(learned, plain, data[0]) if data is not None else (None, None, None)
     report = CollapseReport(
         tuple(fates),
         {name: types_of(fates, name) for name in relaxed_layers(learned)},
         change,
         relative,
-        (trained, sum(p.numel() for p in plain.parameters())),
+        (weights_in_use(learned), sum(p.numel() for p in plain.parameters())),
         seconds,
     )
     plain.collapse_report = report  # type: ignore[assignment]
@@ -151,7 +152,9 @@ def removal_of(name: str) -> Removal:
 def path_fates(
     result: FitResult, changes: Mapping[tuple[str, str], float], negligible: float
 ) -> list[PathFate]:
-    """What to do with every path that is switched on: a layer keeps its largest whatever its share.
+    """What to do with every path that is switched on.
+
+    A layer keeps its largest path whatever its share, and those with frozen weights, which have no gamma.
 
     Args:
         result: of the fit.
@@ -166,7 +169,8 @@ def path_fates(
         largest = max(gamma, key=lambda path: gamma[path])
         for path in layer.active:
             share, change = gamma[path] / total, changes.get((name, path))
-            kept = path == largest or share >= negligible
+            frozen = any(not p.requires_grad for p in layer.paths[path].parameters())
+            kept = frozen or path == largest or share >= negligible
             fates.append(PathFate(name, path, gamma[path], share, change, kept))
     return fates
 
@@ -228,6 +232,18 @@ def evidence_of(model: nn.Module, result: FitResult, data: Pairs) -> float:
     return float(curvature_of(state, data).terms(result.prior_precision, result.sigma_noise).total)
 
 
+def weights_in_use(model: nn.Module) -> int:
+    """Parameters of a network without those of switched-off paths."""
+    off = {
+        id(p)
+        for layer in relaxed_layers(model).values()
+        for name, path in layer.paths.items()
+        if name not in layer.active
+        for p in path.parameters()
+    }
+    return sum(p.numel() for p in model.parameters() if id(p) not in off)
+
+
 def types_of(fates: list[PathFate], layer: str) -> str:
     """The types of a layer's paths that are left."""
     return "+".join(effective_type_of(fate.path) for fate in fates if fate.layer == layer and fate.kept)
@@ -242,12 +258,7 @@ def compared(before: nn.Module, after: nn.Module, images: Tensor) -> tuple[float
     for _ in range(ROUNDS):
         for name, network in (("before", before), ("after", after)):
             start = time.perf_counter()
-            network(images[:TIMED])
+            network(images[:TIMED]).sum().item()  # waits for a GPU
             seconds[name].append(time.perf_counter() - start)
     medians = (statistics.median(seconds["before"]), statistics.median(seconds["after"]))
     return change, change / max(float(old.abs().max()), 1e-12), medians
-
-
-def as_dict(report: CollapseReport) -> dict[str, Any]:
-    """The report as plain values, for JSON."""
-    return asdict(report)

@@ -136,7 +136,8 @@ def export(
         if read is not None:
             with torch.no_grad():
                 wanted = plain(images)
-            change = float((read(content, images).to(wanted) - wanted).abs().max() / wanted.abs().max())
+            gap = (read(content, images).to(wanted) - wanted).abs().max()
+            change = float(gap / wanted.abs().max().clamp_min(torch.finfo(wanted.dtype).tiny))
             if not change <= TOLERANCE:
                 raise ValueError(
                     f"the outputs of the {file_format} file differ by {change:.1e} of the largest; nothing "

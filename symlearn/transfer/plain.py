@@ -7,7 +7,9 @@ Every path is linear between maps up to its bias, so its plain form is read off 
     to another size   the matrices of such paths give one Linear for their sum (FC, F-FC, S-FC)
 
 What has no weights, the choice of a polyphase component and the pooling over a group, becomes calls of
-functions in a `torch.fx` graph. A layer's form takes and gives the maps that the layer did.
+functions in a `torch.fx` graph; those of the polyphase choice are this package's, so a pickle of the network
+needs it, while an exported file (`export.py`) does not. A layer's form takes and gives the maps that the
+layer did.
 
 Axes: batch, c_in, c_out, group, h, w, k.
 """
@@ -24,6 +26,8 @@ from torch import Tensor, fx, nn
 
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.coset_pool import CosetPool2d, GroupBatchNorm2d
+from symlearn.layers.factored_fc import TwoFactors2d
+from symlearn.layers.fc import FullyConnected2d
 from symlearn.layers.group_conv import GroupConv2d, GroupStage, LiftingConv2d
 from symlearn.layers.path_sum import PathSum
 from symlearn.layers.polyphase import Norm, PolyphaseSubsample2d, choose, pick
@@ -33,6 +37,7 @@ from symlearn.layers.relaxed_conv import CONV, RelaxedConv2d
 from symlearn.layers.sizes import expect_map, pair
 
 Planes = Callable[[Tensor], Tensor]
+CHUNK = 256  # rows of a matrix read off at once
 
 
 def is_ours(module: nn.Module) -> bool:
@@ -60,9 +65,9 @@ def traced(module: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(module, graph, type(module).__name__)
 
 
-def filled(module: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
-    """A module with these values, of their type."""
-    module.to(weight)
+def filled(module: nn.Module, weight: Tensor, bias: Tensor, like: Tensor) -> nn.Module:
+    """A module with these values, in the type of `like`."""
+    module.to(like)
     with torch.no_grad():
         cast(nn.Parameter, module.weight).copy_(weight)
         cast(nn.Parameter, module.bias).copy_(bias)
@@ -88,7 +93,7 @@ def convolution_of(
     side = 2 * kernel_size - 1
     impulses = torch.zeros(c_in + 1, c_in, side, side, dtype=like.dtype, device=like.device)
     impulses[range(c_in), range(c_in), kernel_size - 1, kernel_size - 1] = 1
-    responses = planes(impulses) * scale
+    responses = planes(impulses).double() * scale
     if responses.shape[-1] == side:  # the size was kept: the window around the impulse
         first = (kernel_size - 1) // 2
         cut = slice(first, first + kernel_size)
@@ -98,7 +103,7 @@ def convolution_of(
     pad: int | str = 0 if padding_mode == "valid" else "same"
     mode: Literal["circular", "zeros"] = "circular" if padding_mode == "circular" else "zeros"
     convolution = nn.Conv2d(c_in, len(bias), kernel_size, padding=pad, padding_mode=mode)
-    return cast(nn.Conv2d, filled(convolution, weight, bias))
+    return cast(nn.Conv2d, filled(convolution, weight, bias, like))
 
 
 @torch.no_grad()
@@ -112,10 +117,13 @@ def linear_of(planes: Planes, in_shape: tuple[int, ...], like: Tensor, scale: fl
         scale: factor of the whole.
     """
     count = torch.Size(in_shape).numel()
-    axes = torch.eye(count, dtype=like.dtype, device=like.device).split(256)
-    bias = planes(torch.zeros(1, *in_shape, dtype=like.dtype, device=like.device)).flatten() * scale
-    rows = [planes(part.unflatten(1, in_shape)).flatten(1) * scale - bias for part in axes]
-    return cast(nn.Linear, filled(nn.Linear(count, len(bias)), torch.cat(rows).T, bias))
+    bias = (planes(like.new_zeros(1, *in_shape)).double() * scale).flatten()
+    columns = []
+    for places in torch.arange(count, device=like.device).split(CHUNK):
+        axes = like.new_zeros(len(places), count)
+        axes[torch.arange(len(places)), places] = 1
+        columns.append((planes(axes.unflatten(1, in_shape)).double() * scale).flatten(1) - bias)
+    return cast(nn.Linear, filled(nn.Linear(count, len(bias)), torch.cat(columns).T, bias, like))
 
 
 class SummedLayer(nn.Module):
@@ -209,6 +217,9 @@ def _(module: RelaxedLayer2d) -> nn.Module:
     parts = [part for name in module.active for part in module.paths[name].modules()]
     k = max(max(pair(getattr(part, "kernel_size", 1))) for part in parts)
     fits = k // 2 <= min(module.in_size)  # torch's circular padding wraps once at most
+    if not fits and module.stride == 2:
+        h, w = module.in_size
+        raise ValueError(f"filters of {k}x{k} wrap around {h}x{w} maps more than once, before a stride of 2")
     full = [name for name in module.active if fits and path_kind(name).full_resolution]
     direct = [name for name in module.active if name not in full]
     c_in, c_out = module.c_in * module.members, module.c_out * module.members
@@ -253,7 +264,14 @@ def _(module: CircularConv2d) -> nn.Module:
         padding="same",
         padding_mode="circular",
     )
-    return filled(plain, module.weight, bias)
+    return filled(plain, module.weight, bias, module.weight)
+
+
+@plain_form.register(FullyConnected2d)
+@plain_form.register(TwoFactors2d)
+def _(module: FullyConnected2d | TwoFactors2d) -> nn.Module:
+    linear = linear_of(module, (module.c_in, *module.in_size), next(module.parameters()))
+    return nn.Sequential(nn.Flatten(), linear, nn.Unflatten(1, (module.c_out, *module.out_size)))
 
 
 @plain_form.register
@@ -301,16 +319,43 @@ def plain_copy(model: nn.Module) -> nn.Module:
     The user's own classes stay; a network of ours becomes a `torch.fx` graph of `torch.nn` modules.
 
     Raises:
-        ValueError: a layer of ours that has no plain form.
+        ValueError: a layer of ours, or a subclass of one, that has no plain form.
     """
-    copied = replaced(copy.deepcopy(model))
-    return traced(copied) if any(map(is_ours, copied.modules())) else copied
+    return replaced(copy.deepcopy(model), {})
 
 
-def replaced(module: nn.Module) -> nn.Module:
-    """The plain form of a module, or the module with its parts replaced, in place."""
-    form = plain_form(module)
-    if form is module:
-        for name, child in module.named_children():
-            setattr(module, name, replaced(child))
-    return form
+def replaced(module: nn.Module, forms: dict[nn.Module, nn.Module]) -> nn.Module:
+    """The plain form of a module, or the module with its parts replaced, in place.
+
+    Args:
+        module: any.
+        forms: of the modules that were met before; a module in two places has one form.
+    """
+    if module not in forms:
+        known = plain_form.dispatch(type(module)) is not plain_form.dispatch(object)
+        if known and not is_ours(module):
+            raise ValueError(
+                f"{type(module).__name__} is a subclass of a layer and may do something else, so it has no "
+                "plain form; use the layer itself"
+            )
+        form = plain_form(module)
+        if form is module:
+            for name, child in list(module._modules.items()):
+                if child is not None:
+                    module._modules[name] = replaced(child, forms)
+            form = outlined(module) if is_ours(module) else module
+        forms[module] = form
+    return forms[module]
+
+
+def outlined(module: nn.Module) -> nn.Module:
+    """A container of ours, its parts plain already, as a graph.
+
+    Raises:
+        ValueError: its `forward` cannot be traced.
+    """
+    try:
+        return traced(module)
+    except (fx.proxy.TraceError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{type(module).__name__} has no plain form: {reason}") from None

@@ -5,12 +5,12 @@ Axes: n, c, h, w.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from symlearn.run_folder import REPORT, RunFolder
 from symlearn.runs import load, resume_experiment
-from symlearn.transfer.collapse import MEASURED, CollapseReport, as_dict, collapse, removal_of
+from symlearn.transfer.collapse import MEASURED, CollapseReport, collapse, removal_of
 from symlearn.transfer.export import FORMATS, export
 
 
@@ -19,7 +19,7 @@ def collapse_run(
     out: Path,
     file_format: str,
     negligible: float = 0.01,
-    removal: str = "local",
+    removal: str = "measured",
 ) -> tuple[CollapseReport, float | None]:
     """Collapse a finished run's network and write it; returns the report and `export`'s change.
 
@@ -44,6 +44,6 @@ def collapse_run(
     about = {
         "class_names": list(splits.class_names),
         "preprocessing": splits.preprocessing.to_dict(),
-        "collapse": as_dict(report),
+        "collapse": asdict(report),
     }
     return report, export(plain, data[0][:MEASURED], out, file_format, about)

@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from symlearn import build_model
-from symlearn.layers import CircularConv2d, CosetPool2d, RelaxedLayer2d
+from symlearn.layers import (
+    CircularConv2d,
+    CosetPool2d,
+    FactoredLinear2d,
+    FullyConnected2d,
+    RelaxedLayer2d,
+    SparseLinear2d,
+)
 from symlearn.structure import relaxed_layers
 from symlearn.transfer.plain import convolution_of, plain_copy, plain_form
 
@@ -91,6 +98,66 @@ class TestPlainCopy:
     def test_unfolded_networks_are_refused_by_name(self) -> None:
         model = build_model("free", network="unfolded", size=8)
         with pytest.raises(ValueError, match="has no plain form"):
+            plain_copy(model)
+
+    def test_one_form_for_a_module_in_two_places(self) -> None:
+        class Twice(nn.Module):
+            """A layer of ours under two names."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.a = CircularConv2d(2, 2)
+                self.b = self.a
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                """One after the other, with control flow that no tracer follows."""
+                return self.b(self.a(x)) if x.sum() > -1e9 else x
+
+        model = Twice()
+        plain = plain_copy(model)
+        assert isinstance(plain, Twice)
+        assert plain.a is plain.b
+        assert type(plain.a) is nn.Conv2d
+        x = torch.rand(2, 2, 5, 5)
+        torch.testing.assert_close(plain(x), model(x))
+
+    @pytest.mark.parametrize("kind", [FullyConnected2d, FactoredLinear2d, SparseLinear2d])
+    def test_layers_on_their_own_within_a_users_network(self, kind: Any) -> None:
+        model = nn.Sequential(kind(2, 3, (4, 6), 2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+        plain = plain_copy(model)
+        assert type(plain) is nn.Sequential
+        assert [m for m in plain.modules() if type(m).__module__.startswith("symlearn.")] == []
+        x = torch.rand(3, 2, 4, 6)
+        torch.testing.assert_close(plain(x), model(x))
+
+    def test_a_network_of_ours_within_a_users(self) -> None:
+        class Halved(nn.Module):
+            """A user's preprocessing before a network of ours."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = build_model("f-fc+conv", network="small", size=8, alpha=1)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                """Half of the image, by the network."""
+                return self.inner(x / 2) if len(x) else x
+
+        model = Halved().eval()
+        plain = plain_copy(model)
+        assert isinstance(plain, Halved)
+        x = torch.rand(3, 1, 8, 8)
+        torch.testing.assert_close(plain(x), model(x))
+
+    def test_subclasses_of_layers_are_refused(self) -> None:
+        class Louder(CircularConv2d):
+            """A layer that does more."""
+
+        with pytest.raises(ValueError, match="Louder is a subclass"):
+            plain_copy(nn.Sequential(Louder(1, 1)))
+
+    def test_filters_too_wide_before_a_stride_are_refused(self) -> None:
+        model = build_model("conv", network="small", size=4, kernel_size=7)
+        with pytest.raises(ValueError, match="wrap around 2x2 maps"):
             plain_copy(model)
 
     def test_users_layers_are_left_alone(self) -> None:

@@ -100,6 +100,56 @@ class TestRelax:
             "0": "a Standardised, not an nn.Conv2d, may do something else with its weights"
         }
 
+    def test_weights_that_two_convolutions_share_are_left(self) -> None:
+        model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3))
+        model[1].weight = model[0].weight
+        relaxation = symlearn.relax(model, (2, 9, 9)).relaxation
+        assert relaxation.relaxed == ("2",)
+        assert relaxation.left == {"0": "its weight is also that of 1", "1": "its weight is also that of 0"}
+
+    def test_convolutions_reached_another_way_are_left(self) -> None:
+        class Listed(nn.Module):
+            """The first convolution is called through a plain list."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3)
+                self.called = [self.a]
+
+            def forward(self, x: Tensor) -> Tensor:
+                """One after the other."""
+                return self.b(self.called[0](x))
+
+        relaxation = symlearn.relax(Listed(), (1, 9, 9)).relaxation
+        assert relaxation.relaxed == ("b",)
+        assert "by another way" in relaxation.left["a"]
+
+    def test_networks_that_read_a_convolutions_weight_are_refused(self) -> None:
+        class Reading(nn.Module):
+            """A convolution that is called, and whose weight is read besides."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(1, 1, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                """Scaled by the weight's size."""
+                return self.conv(input=x) * self.conv.weight.abs().sum()
+
+        with pytest.raises(ValueError, match=r"does not run with relaxed layers .*only=\[\.\.\.\]"):
+            symlearn.relax(Reading(), (1, 9, 9))
+
+    def test_frozen_weights_stay_frozen(self) -> None:
+        model, shape = users("residual")
+        model.first.requires_grad_(False)
+        relaxed = symlearn.relax(model, shape)
+        layer = relaxed_layers(relaxed)["first"]
+        for active in (["f-fc"], ["conv"], ["conv", "f-fc"]):
+            layer.set_active(active)
+            assert not any(p.requires_grad for p in layer.paths["conv"].parameters()), active
+            added = [p.requires_grad for p in layer.paths["f-fc"].parameters()]
+            assert all(added) if "f-fc" in active else not any(added)
+
     def test_twice_is_refused(self) -> None:
         model, shape = users("one layer")
         with pytest.raises(ValueError, match="already a path"):
