@@ -144,8 +144,8 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         wrong = sorted(set(options) & {*own, *DataConfig.model_fields})
         if wrong:
             raise ValueError(
-                f"options may not hold {', '.join(wrong)}: data are given to fit, and others are parameters of "
-                "the estimator (seed is random_state)"
+                f"options may not hold {', '.join(wrong)}; data are given to fit, and the estimator has "
+                "parameters for the rest (random_state for seed)"
             )
         return Config().with_options(**own, **options)
 
