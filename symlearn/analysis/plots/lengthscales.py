@@ -1,13 +1,11 @@
 """How the lengthscales that the evidence learns moved over training, by layer."""
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from symlearn.analysis.plots.epochs import as_array, epoch_axis, points
-from symlearn.analysis.plots.style import INK, message_figure, new_figure, tidy
+from symlearn.analysis.plots.style import INK, message_figure, new_figure
+from symlearn.analysis.plots.trajectories import Trajectories, legend_of_layers
 from symlearn.analysis.reading import Metrics, Report, layer_label, tensor_place
 
 TITLE = "Lengthscales over training"
@@ -18,49 +16,26 @@ def lengthscales(metrics: Metrics, report: Report | None = None) -> Figure:
 
     A line breaks where its path was not in the network.
     """
-    rows = [row for row in metrics if row.get("lengthscale")]
-    if not rows:
+    found = Trajectories.of(metrics, "lengthscale")
+    if not found.values:
         return message_figure(TITLE, report, "no lengthscale was learned")
-    axis, label = epoch_axis(metrics)
-    x = axis[[bool(row.get("lengthscale")) for row in metrics]]
-    names = list(dict.fromkeys(name for row in rows for name in row["lengthscale"]))
     panels: dict[str, list[str]] = {}
-    for name in names:
+    for name in found.values:
         layer, path = tensor_place(name)
-        part = _part(name, layer, path)
-        panels.setdefault(f"{path} {part}".strip(), []).append(name)
+        panels.setdefault(f"{path} {_part(name, layer, path)}".strip(), []).append(name)
     figure = new_figure(4.0, TITLE, report)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    layers = list(dict.fromkeys(tensor_place(name)[0] for name in names))
-    shades: Colormap = colormaps["viridis_r"]
-    colours = {layer: shades(0.1 + 0.9 * k / max(len(layers) - 1, 1)) for k, layer in enumerate(layers)}
     for axes, (title, members) in zip(grid, panels.items(), strict=True):
-        for name in members:
-            layer = tensor_place(name)[0]
-            values = as_array(row["lengthscale"].get(name) for row in rows)
-            axes.plot(x, values, color=colours[layer], linewidth=1.8, label=layer_label(layer), **points(x))
+        found.draw(axes, title, members)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_title(title, fontsize=10, color=INK, parse_math=False)
-        axes.set_xlabel(label, fontsize=9.5, color=INK)
-        tidy(axes)
     grid[0].set_ylabel("lengthscale ℓ [grid spacings]", fontsize=10, color=INK)
-    handles = {h.get_label(): h for axes in grid for h in axes.get_lines()}
-    figure.legend(
-        handles=list(handles.values()),
-        loc="outside lower center",
-        ncols=min(8, len(handles)),
-        frameon=False,
-        fontsize=9.5,
-    )
-    last = {
-        name: float(np.nan_to_num(as_array(row["lengthscale"].get(name) for row in rows)[-1]))
-        for name in names
-    }
+    legend_of_layers(figure)
     told = ", ".join(
-        f"{layer_label(tensor_place(n)[0])} {tensor_place(n)[1]} {v:.2f}" for n, v in last.items()
+        f"{layer_label(tensor_place(name)[0])} {tensor_place(name)[1]} {float(np.nan_to_num(values[-1])):.2f}"
+        for name, values in found.values.items()
     )
     figure.set_label(f"Lengthscales over training, at the end: {told}")
     return figure
