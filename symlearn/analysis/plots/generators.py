@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from symlearn.analysis.plots.style import FAINT, INK, message_figure, new_figure, note
+from symlearn.analysis.plots.style import FAINT, INK, message_figure, new_figure
 from symlearn.analysis.plots.trajectories import Trajectories, legend_of_layers
 from symlearn.analysis.reading import Metrics, Report, cyclic_turns, layer_label, tensor_place
 
@@ -26,7 +26,7 @@ def generators(metrics: Metrics, report: Report | None = None) -> Figure:
     told = []
     for axes, (bank, members) in zip(grid, panels.items(), strict=True):
         turns = cyclic_turns(bank)
-        axes.axhline(360 / turns, color=FAINT, linestyle="--", linewidth=1.2)
+        axes.axhline(360 / turns, color=FAINT, linestyle="--", linewidth=1.2, label="360° / n: a group")
         found.draw(axes, bank, members)
         axes.set_ylabel("generator θ [degrees]", fontsize=10, color=INK)
         for name in members:
@@ -34,6 +34,5 @@ def generators(metrics: Metrics, report: Report | None = None) -> Figure:
             layer = layer_label(tensor_place(name)[0])
             told.append(f"{layer} {bank} {last:.1f}°, {turns * last - 360:+.1f}° off after {turns}")
     legend_of_layers(figure)
-    note(figure, "dashed: 360° / n, where the n rotations of a filter close to a group")
     figure.set_label(f"Generators over training, at the end: {'; '.join(told)}")
     return figure

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from symlearn.analysis.plots.style import INK, message_figure, new_figure, note, path_colour, tidy
+from symlearn.analysis.plots.style import INK, message_figure, new_figure, path_colour, tidy
 from symlearn.analysis.reading import Report, layer_label
 
 TITLE = "Sparsity of the codes"
@@ -26,11 +26,10 @@ def code_sparsity(report: Report) -> Figure:
         bars = axes.bar(places, heights, 0.92 * width, color=path_colour(bank), label=bank)
         axes.bar_label(bars, fmt="%.0f", fontsize=8.5, color=INK)
     axes.set_xticks(range(len(layers)), [layer_label(layer) for layer in layers], fontsize=9.5)
-    axes.set_ylabel("entries that are not zero [%]", fontsize=10, color=INK)
+    axes.set_ylabel("not exactly zero [%]", fontsize=10, color=INK)
     axes.set_ylim(0, 108)
     tidy(axes)
     figure.legend(loc="outside lower center", ncols=min(8, len(banks)), frameon=False, fontsize=9.5)
-    note(figure, "soft thresholds set the others to zero exactly; over training images")
     told = ", ".join(f"{layer_label(e['layer'])} {e['path']} {100 * e['nonzero']:.0f} %" for e in entries)
     figure.set_label(f"Entries of the codes that are not zero: {told}")
     return figure
