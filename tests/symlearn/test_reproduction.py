@@ -53,7 +53,8 @@ def test_every_file_describes_fits(name: str) -> None:
             config = Config().with_options(**experiment.options(row, scale))
             assert config.model.network in (None, *NETWORKS)
             parse_paths(config.model.paths)
-    assert any(row.published for row in experiment.rows), "the published figures stand beside ours"
+    new = experiment.source.startswith("beyond ")  # no paper has such a table
+    assert new != any(row.published for row in experiment.rows), "the published figures stand beside ours"
 
 
 def test_files_are_found_beside_the_package() -> None:
