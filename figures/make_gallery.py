@@ -19,6 +19,7 @@ from symlearn.analysis.plots import (
     path_colour,
     proposals,
 )
+from symlearn.reproduction import share
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "experiments" / "layerwise" / "results"
@@ -76,6 +77,24 @@ def comparison(rows: list[dict]) -> Figure:
     return figure
 
 
+def shares_by_data(content: dict, path: str, title: str) -> Figure:
+    """One path's share of the effective parameters, a dot a seed, a line a row of an experiment."""
+    labels = list(content["published"])
+    figure = Figure(figsize=(8, 0.9 + 0.5 * len(labels)), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for place, label in enumerate(labels):
+        runs = [r for r in content["rows"] if r["label"] == label and "stopped" not in r]
+        shares = [100 * share(row, path) for row in runs]
+        axes.plot([min(shares), max(shares)], [place, place], color=path_colour(path), linewidth=1.5)
+        axes.scatter(shares, [place] * len(shares), color=path_colour(path), zorder=3)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"share of {path} in the effective parameters [%], a dot a seed")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
 def main() -> None:
     """Write every picture."""
     rows = json.loads((RESULTS / "quadrant_digits.json").read_text(encoding="utf-8"))["rows"]
@@ -92,6 +111,13 @@ def main() -> None:
     metrics = read_lines(RESULTS / "sparse-quadrant.metrics.jsonl")
     lengthscales(metrics, report).savefig(HERE / "lengthscales-quadrant.png")
     learned_filters(filters, report).savefig(HERE / "filters-quadrant.png")
+    turned = json.loads((RESULTS / "turned_digits.small.json").read_text(encoding="utf-8"))
+    shares_by_data(turned, "gconv-p4", "Group convolutions on upright and on turned images").savefig(
+        HERE / "gconv-shares.png"
+    )
+    for task in ("class", "quarter-turns"):
+        report = json.loads((RESULTS / f"turned-{task}.report.json").read_text(encoding="utf-8"))
+        effective_dimension_heat_map(report).savefig(HERE / f"heat-map-{task}.png")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class DataConfig(Table):
         None, description="where downloaded data sets lie; the user's cache if not given"
     )
     limit: PositiveInt | None = Field(None, description="training images used; all if not given")
+    test_limit: PositiveInt | None = Field(None, description="test images looked at; all if not given")
     size: PositiveInt | None = Field(
         None, description="side the images are resized to, in pixels; the set's own if not given"
     )

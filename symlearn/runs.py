@@ -101,6 +101,7 @@ def load(config: Config) -> tuple[Config, DataSplits]:
         data.task,
         data_root=data.data_root,
         limit=data.limit,
+        test_limit=data.test_limit,
         seed=config.training.seed,
         size=data.size,
         likelihood=data.likelihood,
