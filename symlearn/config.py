@@ -270,7 +270,7 @@ def expectation(annotation: Any, metadata: list[Any] | None = None) -> str:
     if get_origin(annotation) in (Union, UnionType):
         return _either([expectation(a, metadata) for a in get_args(annotation) if a is not type(None)])
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[annotation]
-    for limit in metadata or []:
+    for limit in sorted(metadata or [], key=lambda limit: hasattr(limit, "le")):  # lower bounds first
         if getattr(limit, "gt", None) is not None:
             words += f" above {limit.gt:g}"
         if getattr(limit, "ge", None) is not None:
