@@ -145,7 +145,8 @@ def run_one(job: Job) -> dict[str, Any]:
     from symlearn.runs import resume_experiment, run_experiment
     from symlearn.training import TrainingStoppedError
 
-    row = {"label": label, "seed": seed, "options": dict(options)}
+    said = {key: value for key, value in options.items() if key != "data_root"}  # a place on one machine
+    row = {"label": label, "seed": seed, "options": said}
     try:
         if (Path(folder) / "config.toml").exists():
             result = resume_experiment(folder)

@@ -56,7 +56,10 @@ OPTIONS = {
     "limit 0": (["--limit", "0"], ["--limit is 0", "above 0"]),
     "epochs in words": (["--epochs", "ten"], ["--epochs is 'ten'", "a whole number above 0"]),
     "rate out of range": (["--lr", "-1"], ["--lr is -1", "above 0"]),
-    "anchors beyond the points": (["--anchors", "1.5"], ["--anchors is 1.5", "a number above 0 and at most 1"]),
+    "anchors beyond the points": (
+        ["--anchors", "1.5"],
+        ["--anchors is 1.5", "a number above 0 and at most 1"],
+    ),
     "lengthscale 0": (["--lengthscale", "0"], ["--lengthscale is 0", "above 0"]),
     "unknown to learn": (
         ["--learn", "noise"],
