@@ -3,7 +3,7 @@
 Per datum F-FC costs c_in c_out (x + v) products; S-FC costs c_in c_out (p + q) and, for its projections,
 c_in x p + c_out q v. So there are two regimes. `wide` (64 -> 64 channels, 32 x 32 -> 16 x 16, batches of 2)
 is bound by moving the weights, of which S-FC has half: forward + backward, factors and the memory of both
-must be less. `narrow` (20 -> 40, batch 128) is bound by arithmetic, and at p = x / 2 the projections cost
+must be less (factors of 1,280 images in batches of 128). `narrow` (20 -> 40, batch 128) is bound by arithmetic, and at p = x / 2 the projections cost
 more than they save below about a thousand channels: that ratio is printed and has no bound.
 
     python experiments/benchmarks/s_fc.py
@@ -31,7 +31,7 @@ REGIMES = {
     "wide": (2, 64, 64, SIZE // 2),
     "narrow": (128, 20, 40, SIZE // 2),
 }  # batch, c_in, c_out, size of the output
-ROWS = 1280  # data of the factors: more than an input has places, as in training
+BATCHES, BATCH = 10, 128  # of the factors' data: more rows than an input has places, as in training
 
 
 def layer_and_images(form: str, batch: int, c_in: int, c_out: int, out: int) -> tuple[nn.Module, Tensor]:
@@ -56,11 +56,11 @@ def factors(form: str, regime: str) -> Prepare:
     """Type-2 factors of the layer's parameters under a frozen linear head, and their eigenvalues."""
 
     def prepare() -> Side:
-        batch, _, c_out, out = REGIMES[regime]
-        layer, x = layer_and_images(form, *REGIMES[regime])
+        _, c_in, c_out, out = REGIMES[regime]
+        layer, x = layer_and_images(form, BATCH, c_in, c_out, out)
         head = nn.Linear(c_out * out**2, CLASSES).requires_grad_(False)
         model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), head)
-        loader = [(torch.randn_like(x), torch.arange(batch) % CLASSES) for _ in range(ROWS // batch)]
+        loader = [(torch.randn_like(x), torch.arange(BATCH) % CLASSES) for _ in range(BATCHES)]
         return lambda: kfac.compute_factors(model, loader, "classification").eigendecompose()
 
     return prepare
