@@ -2,9 +2,10 @@
 
 Per datum F-FC costs c_in c_out (x + v) products; S-FC costs c_in c_out (p + q) and, for its projections,
 c_in x p + c_out q v. So there are two regimes. `wide` (64 -> 64 channels, 32 x 32 -> 16 x 16, batches of 2)
-is bound by moving the weights, of which S-FC has half: forward + backward, factors and the memory of both
-must be less (factors of 1,280 images in batches of 128). `narrow` (20 -> 40, batch 128) is bound by arithmetic, and at p = x / 2 the projections cost
-more than they save below about a thousand channels: that ratio is printed and has no bound.
+is bound by moving the weights, of which S-FC has half: forward + backward, factors (of 1,280 images, 128 at a
+time) and the memory of both must be less. `narrow` (20 -> 40, batch 128) is bound by arithmetic, and at p =
+x / 2 the projections cost more than they save below about a thousand channels: that ratio is printed and has
+no bound.
 
     python experiments/benchmarks/s_fc.py
 
