@@ -18,6 +18,7 @@ from kfac.calls import Call, pull_back, recorded_calls
 from kfac.checks import run
 from kfac.collect import Curvature
 from kfac.diagonal import exact_diagonals
+from kfac.factors import Order
 from kfac.loss_hessian import check_outputs, square_root
 from kfac.owners import Owner
 
@@ -86,6 +87,9 @@ class DatumGradients:
         generator: draws the columns.
         turn_input: applied to rows a `[group, batch, place, d_in]` once a batch.
         turn_output: applied to rows g `[group, batch, place, d_out]` of every column.
+
+    Raises:
+        ValueError: a weight in several roles, whose rows cannot stand side by side.
     """
 
     model: nn.Module
@@ -95,6 +99,18 @@ class DatumGradients:
     generator: torch.Generator | None
     turn_input: Turn = unturned
     turn_output: Turn = unturned
+
+    def __post_init__(self) -> None:
+        roles: dict[str, set[Order]] = {}
+        for owner in self.owners:
+            if owner.weight:
+                roles.setdefault(owner.weight, set()).add(owner.rule.order)
+        several = sorted(name for name, orders in roles.items() if len(orders) > 1)
+        if several:
+            raise ValueError(
+                f"{', '.join(several)} is used in several roles, whose gradients lie differently in a basis; "
+                "keep the Kronecker eigenvalues"
+            )
 
     def of_batch(self, x: Tensor, y: Tensor) -> tuple[Iterator[Rows], dict[str, Tensor]]:
         """Rows (a, g) by parameter for every column, all uses side by side, and the diagonals."""

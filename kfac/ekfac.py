@@ -83,15 +83,6 @@ def correct_eigenvalues(
         raise ValueError("decomposed without vectors; use eigendecompose(vectors=True)")
     axes = {name: "diagonal" for name, block in eigen.blocks.items() if not block.needs_vectors}
     owners, parameters, _ = find_owners(model, axes)
-    roles: dict[str, set[object]] = {}
-    for owner in owners:
-        roles.setdefault(owner.weight or "", set()).add(owner.rule.order)
-    several = sorted(name for name, orders in roles.items() if name and len(orders) > 1)
-    if several:
-        raise ValueError(
-            f"{', '.join(several)} is used in several roles, whose gradients lie differently in one basis; "
-            "keep the Kronecker eigenvalues"
-        )
     differing = sorted(set(parameters) ^ set(eigen.names))
     if differing:
         raise ValueError(f"basis and model differ in {', '.join(differing)}; decompose factors of this model")

@@ -88,7 +88,8 @@ def partial_trace_basis(
         fallback: as for `compute_factors`.
 
     Raises:
-        ValueError: an uncovered parameter (named), an unused one, or data as for `compute_factors`.
+        ValueError: an uncovered parameter (named), an unused one, a weight in several roles, or data as for
+            `compute_factors`.
     """
     owners, parameters, diagonal_names = find_owners(model, fallback or {})
     gradients = DatumGradients(

@@ -6,7 +6,9 @@ Axes as in `kfac`: batch, place, d_in, d_out, group, params.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -118,3 +120,10 @@ def block_diagonal_f_fc(layer: nn.Module, x: Tensor) -> Tensor:
     if theta2.bias is not None:
         y = y + theta2.bias
     return y.unflatten(2, layer.out_size)
+
+
+def assert_refused(call: Callable[[], object], words: str) -> None:
+    """The call raises a ValueError of one line that holds these words."""
+    with pytest.raises(ValueError) as error:
+        call()
+    assert "\n" not in str(error.value) and words in str(error.value), str(error.value)

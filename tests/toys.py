@@ -10,9 +10,23 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from symlearn.layers import CircularConv2d, FactoredLinear2d, FullyConnected2d
+from symlearn.layers import CircularConv2d, FactoredLinear2d, FullyConnected2d, LiftingConv2d
+from symlearn.layers.group_conv import (
+    ChannelConv2d,
+    ChannelMixing,
+    FullGroupConv2d,
+    GroupStage,
+    PointwiseGroupConv2d,
+)
 
 Batch = tuple[Tensor, Tensor]
+STAGES: dict[str, type[GroupStage]] = {
+    "lifting": LiftingConv2d,
+    "full": FullGroupConv2d,
+    "pointwise": PointwiseGroupConv2d,
+    "channel": ChannelConv2d,
+    "mixing": ChannelMixing,
+}
 
 
 def batch_of(
@@ -35,6 +49,21 @@ def seeded(*modules: nn.Module, seed: int = 0) -> nn.Sequential:
             fan_in = p[0].numel() if p.dim() else 1
             p.copy_(torch.randn(p.shape, generator=generator, dtype=p.dtype) / fan_in**0.5)
     return model
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    """Random float64 numbers of a shape."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def drawn(module: nn.Module, seed: int = 0) -> nn.Module:
+    """The module in float64 with every parameter (biases too) drawn by the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    module.double()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) / 3)
+    return module
 
 
 class MeanOverPlaces(nn.Module):

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from oracles import assert_close, log_determinant
+from oracles import assert_close, assert_refused, log_determinant
 from torch import Tensor, nn
 from toys import Batch, batch_of, digits, factored, linear_on_places, mixed, mlp, seeded, trained
 
 import kfac
 from kfac import EigenFactors, KroneckerFactors
 from symlearn.layers import GroupConv2d, LiftingConv2d, SparseConv2d, SparseLinear2d
+from symlearn.networks import build_model
 
 
 def group_convolutions(variant: str) -> nn.Module:
@@ -265,3 +266,14 @@ def test_log_determinant_error_beside_shared_kfac(kind: str, ekfac: float, parti
     errors = log_determinant_errors(model, batch, evidence_precisions(model, batch))
     assert errors["ekfac"] < min(errors["grouped"], ekfac * errors["shared"]), errors
     assert errors["ekfac, partial traces"] < partial_traces * errors["shared"], errors
+
+
+def test_weights_in_several_roles_are_refused_by_name() -> None:
+    """A bank analyses and synthesises: its gradients lie differently in the two."""
+    torch.manual_seed(0)
+    model = build_model("free", network="unfolded", size=8, alpha=2).double()
+    batch = batch_of((1, 8, 8), 4, outputs=10)
+    eigen = kfac.compute_factors(model, [batch], "classification").eigendecompose(vectors=True)
+    words = "layers.0.paths.free.analysis.weight"
+    assert_refused(lambda: kfac.correct_eigenvalues(model, [batch], "classification", eigen), words)
+    assert_refused(lambda: kfac.partial_trace_basis(model, [batch], "classification"), "several roles")

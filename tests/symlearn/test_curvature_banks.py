@@ -10,8 +10,8 @@ import copy
 import pytest
 import torch
 from oracles import assert_close, assert_exact, log_determinant, relative_error
-from torch import Tensor, nn
-from toys import Batch, batch_of, digits, seeded, train
+from torch import nn
+from toys import Batch, batch_of, digits, noise, seeded, train
 
 import kfac
 from kfac import NearestKroneckerBlock
@@ -22,10 +22,6 @@ from symlearn.networks.unfolded import UnfoldedNetwork
 
 LIKELIHOODS = ("classification", "regression")
 BANKS = {"free": (1, None), "quarters": (4, None), "sixths": (6, None), "off": (5, 63.0)}
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def use_of(kind: type, bank: str, k: int = 3, padding: int = 1, filters: int = 2) -> nn.Module:

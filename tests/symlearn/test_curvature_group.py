@@ -13,35 +13,19 @@ import pytest
 import torch
 from oracles import assert_close, assert_exact, relative_error
 from torch import Tensor, nn
-from toys import Batch, batch_of, seeded
+from toys import STAGES, Batch, batch_of, noise, seeded
 
 import kfac
 from kfac.rules import find_rule, gram
 from symlearn.groups import find_group
 from symlearn.layers import CosetPool2d, GroupBatchNorm2d, GroupConv2d, LiftingConv2d, RelaxedLayer2d
 from symlearn.layers.group_conv import (
-    ChannelConv2d,
-    ChannelMixing,
-    FullGroupConv2d,
     GroupStage,
-    PointwiseGroupConv2d,
 )
 from symlearn.networks import build_model
 
 LIKELIHOODS = ("classification", "regression")
 PADDINGS = ("circular", "zeros", "valid")
-STAGES: dict[str, type[GroupStage]] = {
-    "lifting": LiftingConv2d,
-    "full": FullGroupConv2d,
-    "pointwise": PointwiseGroupConv2d,
-    "channel": ChannelConv2d,
-    "mixing": ChannelMixing,
-}
-
-
-def maps(*shape: int, seed: int = 0) -> Tensor:
-    """Random float64 maps of a shape."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def stage_of(kind: str, group: str, padding: str, k: int = 3) -> GroupStage:
@@ -55,7 +39,7 @@ def stage_of(kind: str, group: str, padding: str, k: int = 3) -> GroupStage:
 
 def input_of(kind: str, group: str, batch: int = 3, size: int = 4) -> Tensor:
     """Random maps for a stage."""
-    return maps(batch, 2, *([] if kind == "lifting" else [len(find_group(group))]), size, size)
+    return noise(batch, 2, *([] if kind == "lifting" else [len(find_group(group))]), size, size)
 
 
 def tap_matrices(group: str, k: int) -> np.ndarray:
@@ -145,7 +129,7 @@ class TestInputFactor:
         outputs = torch.einsum("gbri,goi->gbro", rows, weight)
         bias = stage.bias.reshape(-1, 1, 1, 1)
         assert_close(outputs, rule.output_rows(stage, y - bias), 1e-12, "W a")
-        cotangent = maps(*y.shape, seed=5)
+        cotangent = noise(*y.shape, seed=5)
         (expected,) = torch.autograd.grad(y, stage.weight, cotangent)
         found = torch.einsum("gbro,gbri->goi", rule.output_rows(stage, cotangent), rows)
         assert_close(found.reshape(expected.shape), expected, 1e-12, "gradient of the weight")
@@ -282,7 +266,7 @@ def normalised(kind: str, affine: bool = True) -> nn.Sequential:
             nn.Flatten(), nn.Linear(50, 4), nn.BatchNorm1d(4, affine=affine), nn.Tanh(), nn.Linear(4, 3)
         )
     for _ in range(3):
-        model.train()(3 * maps(20, 2, 5, 5, seed=11) + 1)
+        model.train()(3 * noise(20, 2, 5, 5, seed=11) + 1)
     return model.eval()
 
 

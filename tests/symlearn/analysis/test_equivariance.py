@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from toys import drawn, noise
 
 import symlearn
 from symlearn.analysis.equivariance import SHIFTS, equivariance_error, equivariance_report
@@ -28,21 +29,6 @@ from symlearn.layers import (
     RelaxedLayer2d,
 )
 from symlearn.networks import build_model
-
-
-def maps(*shape: int, seed: int = 0) -> Tensor:
-    """Random float64 maps of a shape."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def drawn(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The module in float64 with every parameter (biases too) drawn by the seed."""
-    generator = torch.Generator().manual_seed(seed)
-    module.double()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) / 3)
-    return module
 
 
 class Function(nn.Module):
@@ -90,7 +76,7 @@ def test_exact_modules_have_no_error(kind: str, group: str) -> None:
     build, on_group = EXACT[kind]
     found = find_group(group)
     module = drawn(build(found))
-    x = maps(3, 2, *([len(found)] if on_group else []), 6, 6)
+    x = noise(3, 2, *([len(found)] if on_group else []), 6, 6)
     alone = equivariance_error(module, group, x)
     assert alone.shape == (len(found),) and alone.dtype == torch.float64
     assert float(alone.max()) < 1e-12, f"elements alone: {alone.tolist()}"
@@ -104,27 +90,27 @@ def test_exact_modules_have_no_error(kind: str, group: str) -> None:
 def test_exact_networks_have_no_error(group: str) -> None:
     torch.manual_seed(0)
     model = build_model(f"gconv-{group}", network="small", size=16, alpha=2).double()
-    errors = equivariance_error(model, group, maps(2, 1, 16, 16), [(0, 0), (1, 0), (5, 14)])
+    errors = equivariance_error(model, group, noise(2, 1, 16, 16), [(0, 0), (1, 0), (5, 14)])
     assert errors.shape == (len(find_group(group)), 3)
     assert float(errors.max()) < 1e-12, f"logits move: {errors.tolist()}"
 
 
 def test_an_ordinary_convolution_commutes_with_shifts_alone() -> None:
-    layer, x = drawn(CircularConv2d(2, 3)), maps(4, 2, 6, 6)
+    layer, x = drawn(CircularConv2d(2, 3)), noise(4, 2, 6, 6)
     errors = equivariance_error(layer, "p4m", x, shifts_of(6))
     assert float(errors[0].max()) < 1e-12, f"shifts: {errors[0].tolist()}"
     assert float(errors[1:].min()) > 0.3, f"elements: {errors[1:].amin(1).tolist()}"
 
 
 def test_a_fully_connected_layer_commutes_with_nothing() -> None:
-    layer, x = drawn(FactoredLinear2d(2, 3, 6, 6)), maps(4, 2, 6, 6)
+    layer, x = drawn(FactoredLinear2d(2, 3, 6, 6)), noise(4, 2, 6, 6)
     errors = equivariance_error(layer, "p4", x, shifts_of(6))
     assert float(errors[0, 0]) == 0, "the identity itself"
     assert float(errors.flatten()[1:].min()) > 0.3, f"smallest {float(errors.flatten()[1:].min()):.3f}"
 
 
 def test_zero_padding_commutes_with_elements_alone() -> None:
-    layer, x = drawn(LiftingConv2d(2, 3, 3, "p4", "zeros")), maps(4, 2, 6, 6)
+    layer, x = drawn(LiftingConv2d(2, 3, 3, "p4", "zeros")), noise(4, 2, 6, 6)
     errors = equivariance_error(layer, "p4", x, shifts_of(6))
     assert float(errors[:, 0].max()) < 1e-12, f"elements: {errors[:, 0].tolist()}"
     assert float(errors[:, 1:].min()) > 0.01, f"shifts: {errors[:, 1:].amin(0).tolist()}"
@@ -150,7 +136,7 @@ class TestKnownValues:
 
     def test_a_mask_on_any_image(self) -> None:
         """||(m - h m) h x|| / ||m x||."""
-        mask, x = self.mask(), maps(3, 2, 5, 5)
+        mask, x = self.mask(), noise(3, 2, 5, 5)
         errors = equivariance_error(Function(lambda x: mask * x), "p4", x)
         for k in range(4):
             gap = (mask - mask.rot90(k)) * x.rot90(k, (2, 3))
@@ -168,7 +154,7 @@ class TestKnownValues:
 
     def test_an_invariant(self) -> None:
         """A weighted sum `[batch, d]` that should stay: |m . h x - m . x| / |m . x|."""
-        mask, x = self.mask(), maps(3, 1, 5, 5)
+        mask, x = self.mask(), noise(3, 1, 5, 5)
         found = equivariance_error(Function(lambda x: (mask * x).sum((2, 3))), "p4", x, [(0, 0), (2, 1)])
         value = (mask * x).sum((2, 3))
         for k, (s, shift) in itertools.product(range(4), enumerate(((0, 0), (2, 1)))):
@@ -178,7 +164,7 @@ class TestKnownValues:
 
     def test_a_swap_of_elements(self) -> None:
         """Reading another element's map turns nothing back: an error for every element that does not commute."""
-        x = maps(2, 1, 8, 4, 4)
+        x = noise(2, 1, 8, 4, 4)
         turn = find_group("p4m").product[:, 1]  # g -> g r, commutes with the action from the left
         right = equivariance_error(Function(lambda x: x[:, :, turn]), "p4m", x)
         assert float(right.max()) == 0, f"multiplying from the right: {right.tolist()}"
@@ -189,7 +175,7 @@ class TestKnownValues:
 
     def test_a_smaller_output_shifts_by_what_fits_best(self) -> None:
         """Averages of 2 x 2 places: even shifts fit exactly, odd ones do not, elements always."""
-        x = maps(3, 2, 8, 8)
+        x = noise(3, 2, 8, 8)
         errors = equivariance_error(nn.AvgPool2d(2), "p4", x, [(0, 0), (2, 0), (4, 6), (1, 0)])
         assert float(errors[:, :3].max()) < 1e-12, f"even shifts: {errors[:, :3].tolist()}"
         y, moved = nn.AvgPool2d(2)(x), nn.AvgPool2d(2)(x.roll(1, 2))
@@ -200,7 +186,7 @@ class TestKnownValues:
 
     def test_every_datum_of_a_subsampled_batch_shifts_for_itself(self) -> None:
         """Polyphase components are chosen datum by datum, so that the shifts of the outputs differ."""
-        layer, x = PolyphaseSubsample2d(), maps(20, 1, 4, 4)
+        layer, x = PolyphaseSubsample2d(), noise(20, 1, 4, 4)
         y, moved = layer(x), layer(x.roll(1, 3))
         together = min(float((moved - y.roll(s, (2, 3))).norm()) for s in shifts_of(2))
         assert together > 0.1 * float(y.norm()), "one shift fits all data; nothing is tested"
@@ -208,24 +194,24 @@ class TestKnownValues:
 
     def test_an_output_of_zeros(self) -> None:
         """Equivariant, and no division by nothing."""
-        errors = equivariance_error(Function(lambda x: 0 * x), "p4", maps(2, 1, 4, 4), [(0, 0), (1, 1)])
+        errors = equivariance_error(Function(lambda x: 0 * x), "p4", noise(2, 1, 4, 4), [(0, 0), (1, 1)])
         assert errors.tolist() == [[0.0, 0.0]] * 4
 
     def test_scale_does_not_matter(self) -> None:
-        layer, x = drawn(CircularConv2d(1, 1, bias=False)), maps(2, 1, 5, 5)
+        layer, x = drawn(CircularConv2d(1, 1, bias=False)), noise(2, 1, 5, 5)
         one, other = equivariance_error(layer, "p4", x), equivariance_error(layer, "p4", 1e6 * x)
         assert one.tolist() == pytest.approx(other.tolist(), abs=1e-12)
 
     def test_interpolated_groups_see_their_interpolation(self) -> None:
         """Even the square of a value does not commute with blurring; a multiple does."""
-        x = maps(2, 2, 9, 9)
+        x = noise(2, 2, 9, 9)
         assert float(equivariance_error(Function(lambda x: 3 * x), "c6", x).max()) < 1e-14
         squared = equivariance_error(Function(torch.square), cyclic(6), x)
         assert [bool(v > 0.1) for v in squared] == [False, True, True, False, True, True], squared.tolist()
 
 
 def test_float32_and_batches_of_one() -> None:
-    layer, x = drawn(LiftingConv2d(2, 3, 3, "p4")).float(), maps(1, 2, 9, 9).float()
+    layer, x = drawn(LiftingConv2d(2, 3, 3, "p4")).float(), noise(1, 2, 9, 9).float()
     errors = equivariance_error(layer, "p4", x, [(0, 0), (4, 5)])
     assert errors.dtype == torch.float64 and float(errors.max()) < 1e-5
 
@@ -245,7 +231,7 @@ class TestEquivarianceErrorLeaves:
     @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
     def test_modes_and_statistics(self, training: bool) -> None:
         """Measured in `eval` mode, so that dropout and batch statistics stay out of it."""
-        model, x = self.model().train(training), maps(3, 1, 6, 6)
+        model, x = self.model().train(training), noise(3, 1, 6, 6)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         errors = equivariance_error(model, "p4", x)
         assert float(errors.max()) < 1e-12, f"errors {errors.tolist()}"
@@ -258,12 +244,12 @@ class TestEquivarianceErrorLeaves:
         """A normalisation that is kept in `eval` mode in a network that trains."""
         model = self.model().train()
         model[1].eval()
-        equivariance_error(model, "p4", maps(3, 1, 6, 6))
+        equivariance_error(model, "p4", noise(3, 1, 6, 6))
         resting = [name for name, module in model.named_modules() if not module.training]
         assert resting == ["1"], f"the modules in eval mode were ['1'] and are now {resting}"
 
     def test_gradients_and_inputs(self) -> None:
-        model, x = self.model(), maps(3, 1, 6, 6).requires_grad_()
+        model, x = self.model(), noise(3, 1, 6, 6).requires_grad_()
         before = x.detach().clone()
         assert not equivariance_error(model, "p4", x).requires_grad
         assert torch.equal(x.detach(), before) and torch.is_grad_enabled()
@@ -272,7 +258,7 @@ class TestEquivarianceErrorLeaves:
     def test_modes_after_a_failure(self) -> None:
         model = self.model().train()
         with pytest.raises(ValueError, match=r"expected a map \[batch, 1, h, w\]"):
-            equivariance_error(model, "p4", maps(3, 2, 6, 6))
+            equivariance_error(model, "p4", noise(3, 2, 6, 6))
         assert model.training, "left in eval mode"
 
 
@@ -289,7 +275,7 @@ WRONG = {
 def test_wrong_input_is_refused(case: str) -> None:
     shape, group, message = WRONG[case]
     with pytest.raises(ValueError, match=message):
-        equivariance_error(nn.Identity(), group, maps(*shape))
+        equivariance_error(nn.Identity(), group, noise(*shape))
 
 
 def small(paths: str, size: int = 8) -> nn.Module:
@@ -303,7 +289,7 @@ class TestEquivarianceReport:
 
     @pytest.mark.parametrize("group", ["p4", "p4m"])
     def test_of_an_exact_network(self, group: str) -> None:
-        report = equivariance_report(small(f"gconv-{group}"), maps(20, 1, 8, 8))
+        report = equivariance_report(small(f"gconv-{group}"), noise(20, 1, 8, 8))
         assert report is not None
         assert set(report) == {"group", "exact", "element_names", "images", "layers", "network"}
         assert report["element_names"] == find_group(group).labels
@@ -318,7 +304,7 @@ class TestEquivarianceReport:
 
     def test_of_an_ordinary_network(self) -> None:
         """Without a group path it is measured against p4: shifts exact, quarter turns not."""
-        report = equivariance_report(small("conv"), maps(5, 1, 8, 8))
+        report = equivariance_report(small("conv"), noise(5, 1, 8, 8))
         assert report is not None and (report["group"], report["images"]) == ("p4", 5)
         for entry in (*report["layers"], report["network"]):
             assert entry["shift"] < 1e-12, f"{entry['name']} and shifts: {entry['shift']:.1e}"
@@ -326,13 +312,13 @@ class TestEquivarianceReport:
             assert max(entry["elements"][1:]) > 1e-3, f"{entry['name']} and turns: {entry['elements']}"
 
     def test_of_a_relaxed_network(self) -> None:
-        report = equivariance_report(small("f-fc+conv"), maps(5, 1, 8, 8))
+        report = equivariance_report(small("f-fc+conv"), noise(5, 1, 8, 8))
         assert report is not None
         for entry in report["layers"][:4]:
             assert entry["shift"] > 0.05, f"{entry['name']} is no convolution: {entry}"
 
     def test_of_an_interpolated_network(self) -> None:
-        report = equivariance_report(small("gconv-c3"), maps(5, 1, 8, 8))
+        report = equivariance_report(small("gconv-c3"), noise(5, 1, 8, 8))
         assert report is not None and (report["group"], report["exact"]) == ("c3", False)
         for entry in report["layers"]:
             assert len(entry["elements"]) == 3 and entry["shift"] < 1e-12, f"{entry['name']}: {entry}"
@@ -340,12 +326,12 @@ class TestEquivarianceReport:
 
     def test_of_the_trivial_group(self) -> None:
         """Maps with a group axis of one element; shifts are exact."""
-        report = equivariance_report(small("gconv-c1"), maps(5, 1, 8, 8))
+        report = equivariance_report(small("gconv-c1"), noise(5, 1, 8, 8))
         assert report is not None
         assert max(layer["shift"] for layer in report["layers"]) < 1e-12
 
     def test_its_numbers_are_those_of_the_error(self) -> None:
-        model, x = small("conv+gconv-p4:pointwise"), maps(20, 1, 8, 8)
+        model, x = small("conv+gconv-p4:pointwise"), noise(20, 1, 8, 8)
         report = equivariance_report(model, x)
         assert report is not None
         errors = equivariance_error(model, "p4", x[:16], [(0, 0), *SHIFTS])
@@ -359,7 +345,7 @@ class TestEquivarianceReport:
     def test_of_a_network_without_relaxed_layers(self) -> None:
         """Measured as a whole, against p4."""
         model = nn.Sequential(drawn(LiftingConv2d(1, 2, 3, "p4")), CosetPool2d("p4")).double()
-        report = equivariance_report(model, maps(4, 1, 8, 8))
+        report = equivariance_report(model, noise(4, 1, 8, 8))
         assert report is not None and report["layers"] == []
         assert max(*report["network"]["elements"], report["network"]["shift"]) < 1e-12
 
@@ -370,14 +356,14 @@ class TestEquivarianceReport:
     )
     def test_is_none_where_nothing_turns(self, shape: tuple[int, ...]) -> None:
         model = build_model("conv", network="small", size=(8, 12), alpha=1)
-        assert equivariance_report(model, maps(*shape)) is None
+        assert equivariance_report(model, noise(*shape)) is None
 
     @pytest.mark.parametrize("paths", ["conv", "gconv-p4"])
     @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
     def test_leaves_the_network_as_it_was(self, training: bool, paths: str) -> None:
         model = small(paths).train(training)
         before = {name: value.clone() for name, value in model.state_dict().items() if torch.is_tensor(value)}
-        equivariance_report(model, maps(5, 1, 8, 8))
+        equivariance_report(model, noise(5, 1, 8, 8))
         wrong = [name for name, module in model.named_modules() if module.training is not training]
         assert not wrong, f"changed the mode of {len(wrong)} modules: {wrong[:3]}"
         hooked = [name for name, module in model.named_modules() if module._forward_pre_hooks]
@@ -387,6 +373,6 @@ class TestEquivarianceReport:
     def test_leaves_no_hooks_after_a_failure(self) -> None:
         model = small("conv").train()
         with pytest.raises(ValueError, match="expected a map"):
-            equivariance_report(model, maps(5, 2, 8, 8))
+            equivariance_report(model, noise(5, 2, 8, 8))
         assert not any(module._forward_pre_hooks for module in model.modules()), "left hooks"
         assert model.training, "left in eval mode"

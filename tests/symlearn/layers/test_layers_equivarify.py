@@ -16,8 +16,9 @@ import torch
 from contracts import LayerCase, LayerContract
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import assert_close
+from oracles import assert_close, assert_refused
 from torch import Tensor, nn
+from toys import noise
 
 import symlearn
 from symlearn.analysis.equivariance import equivariance_error
@@ -35,11 +36,6 @@ from symlearn.layers import (
     matrix_action,
 )
 from symlearn.layers.equivarify import equivarify, equivarify_layers
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    """Random float64 numbers of a shape."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
@@ -435,10 +431,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_wrong_input(name: str) -> None:
-    call, words = REFUSED[name]
-    with pytest.raises(ValueError) as error:
-        call()
-    assert "\n" not in str(error.value) and words in str(error.value), str(error.value)
+    assert_refused(*REFUSED[name])
 
 
 def test_public_names() -> None:

@@ -18,6 +18,7 @@ from contracts import LayerCase, LayerContract
 from oracles import assert_close
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
+from toys import STAGES, drawn, noise
 
 from symlearn.analysis.equivariance import equivariance_error
 from symlearn.groups import FiniteGroup, find_group
@@ -32,11 +33,8 @@ from symlearn.layers import (
 )
 from symlearn.layers.filter_bank import FilterBank
 from symlearn.layers.group_conv import (
-    ChannelConv2d,
-    ChannelMixing,
     FullGroupConv2d,
     GroupStage,
-    PointwiseGroupConv2d,
 )
 from symlearn.networks import build_model
 
@@ -44,21 +42,6 @@ VARIANTS = ("full", "separable", "depthwise-separable", "pointwise")
 EXACT = ("p4", "p4m")
 MANY = [("circular", 1), ("circular", 3), ("zeros", 1), ("zeros", 3)] + [("valid", k) for k in (1, 2, 3, 4)]
 FEW = [("circular", 3), ("zeros", 3), ("valid", 2)]
-
-
-def maps(*shape: int, seed: int = 0) -> Tensor:
-    """Random float64 maps of a shape."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def drawn(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The module in float64 with every parameter (biases too) drawn by the seed."""
-    generator = torch.Generator().manual_seed(seed)
-    module.double()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator, dtype=torch.float64) / 3)
-    return module
 
 
 def case_of(group: str, variant: str, padding: str, k: int, size: int = 5) -> LayerCase:
@@ -202,15 +185,6 @@ def textbook(kind: str, stage: GroupStage, x: Tensor, name: str) -> Tensor:
     return torch.from_numpy(y)
 
 
-STAGES: dict[str, type[GroupStage]] = {
-    "lifting": LiftingConv2d,
-    "full": FullGroupConv2d,
-    "pointwise": PointwiseGroupConv2d,
-    "channel": ChannelConv2d,
-    "mixing": ChannelMixing,
-}
-
-
 def stage_of(kind: str, group: str, k: int, padding: str, bias: bool = True) -> GroupStage:
     """A stage of 2 -> 3 channels (3 -> 3 where every channel stays by itself)."""
     c_in = 3 if kind in ("channel", "mixing") else 2
@@ -224,7 +198,7 @@ def stage_of(kind: str, group: str, k: int, padding: str, bias: bool = True) -> 
 def test_stages_are_the_sums_of_the_textbook(kind: str, group: str) -> None:
     for padding, k in MANY:
         stage = stage_of(kind, group, k, padding)
-        x = maps(2, stage.c_in, *([] if kind == "lifting" else [len(stage.group)]), 5, 5)
+        x = noise(2, stage.c_in, *([] if kind == "lifting" else [len(stage.group)]), 5, 5)
         what = f"{kind} of {group}, {padding}, {k}x{k}"
         assert_close(stage(x).detach(), textbook(kind, stage, x, group), 1e-12, what)
 
@@ -241,7 +215,7 @@ def test_variants_are_rows_of_stages(group: str, variant: str) -> None:
     layer = drawn(GroupConv2d(2, 3, 3, group, variant))
     assert [type(stage) for stage in layer.in_order] == [STAGES[kind] for kind in kinds]
     assert [stage.kernel_size for stage in layer.in_order] == [3, 1, 1][: len(kinds)]
-    x = y = maps(2, 2, len(layer.group), 4, 4)
+    x = y = noise(2, 2, len(layer.group), 4, 4)
     for kind, stage in zip(kinds, layer.in_order, strict=True):
         y = textbook(kind, stage, y, group)
     assert_close(layer(x).detach(), y, 1e-12, variant)
@@ -317,10 +291,10 @@ def test_layers_are_equivariant(kind: str, group: str, size: int) -> None:
     """Every element and every circular shift, one image and several."""
     layer, found = drawn(LAYERS[kind](group)), find_group(group)
     axes = [] if "lifting" in kind else [len(found)]
-    assert_equivariant(layer, found, maps(1, 2, *axes, size, size), shifts_of(size))
+    assert_equivariant(layer, found, noise(1, 2, *axes, size, size), shifts_of(size))
     few = [(0, 0), (1, size - 2)]
-    assert_equivariant(layer, found, maps(3, 2, *axes, size, size), few)
-    assert_equivariant(layer.float(), found, maps(3, 2, *axes, size, size).float(), few, 1e-5)
+    assert_equivariant(layer, found, noise(3, 2, *axes, size, size), few)
+    assert_equivariant(layer.float(), found, noise(3, 2, *axes, size, size).float(), few, 1e-5)
 
 
 @pytest.mark.parametrize("group", ["c1", "c2", "d1"])
@@ -330,8 +304,8 @@ def test_small_groups_work_on_any_map(kind: str, group: str) -> None:
     layer, found = drawn(LAYERS[kind](group)), find_group(group)
     axes = [] if "lifting" in kind else [len(found)]
     shifts = [(0, 0), (1, 0), (2, 3)]
-    assert_equivariant(layer, found, maps(2, 2, *axes, 6, 9), shifts)
-    assert_equivariant(layer, found, maps(2, 2, *axes, 8, 8), shifts)
+    assert_equivariant(layer, found, noise(2, 2, *axes, 6, 9), shifts)
+    assert_equivariant(layer, found, noise(2, 2, *axes, 8, 8), shifts)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +318,7 @@ def test_other_paddings_are_equivariant_to_the_group(variant: str, group: str, p
     layer = drawn(case_of(group, variant, padding, k).build())
     axes = [] if variant == "lifting" else [len(find_group(group))]
     for size in (8, 9):
-        assert_equivariant(layer, find_group(group), maps(2, 2, *axes, size, size), [(0, 0)])
+        assert_equivariant(layer, find_group(group), noise(2, 2, *axes, size, size), [(0, 0)])
 
 
 def on_cosets(subgroup: tuple[int, ...]) -> Callable[[FiniteGroup, int, Tensor], Tensor]:
@@ -368,7 +342,7 @@ class TestPoolingIsEquivariant:
     @pytest.mark.parametrize("group", EXACT)
     def test_over_the_group(self, group: str, reduce: str, size: int) -> None:
         found = find_group(group)
-        x = maps(2, 3, len(found), size, size)
+        x = noise(2, 3, len(found), size, size)
         assert_equivariant(CosetPool2d(group, reduce), found, x, shifts_of(size)[:10])
         values = x.numpy().max(2) if reduce == "max" else x.numpy().mean(2)
         assert_close(CosetPool2d(group, reduce)(x), torch.from_numpy(values), 1e-14, "the pooled values")
@@ -387,7 +361,7 @@ class TestPoolingIsEquivariant:
     )
     def test_over_a_subgroup(self, group: str, subgroup: tuple[int, ...], reduce: str, size: int) -> None:
         found = find_group(group)
-        pool, x = CosetPool2d(group, reduce, subgroup), maps(2, 3, len(found), size, size)
+        pool, x = CosetPool2d(group, reduce, subgroup), noise(2, 3, len(found), size, size)
         assert pool(x).shape == (2, 3, len(found) // len(subgroup), size, size)
         assert_equivariant(pool, found, x, shifts_of(size)[:10], act_on_output=on_cosets(subgroup))
         for n, coset in enumerate(found.cosets(subgroup).tolist()):
@@ -409,14 +383,14 @@ class TestGroupBatchNorm2d:
         return norm
 
     def test_is_equivariant_in_eval_mode(self, group: str, size: int) -> None:
-        x = maps(3, 3, len(find_group(group)), size, size)
+        x = noise(3, 3, len(find_group(group)), size, size)
         assert_equivariant(self.norm().eval(), find_group(group), x, shifts_of(size)[:10])
 
     def test_is_equivariant_in_training(self, group: str, size: int) -> None:
         """The batch's own statistics do not move with it; one image and several."""
         found = find_group(group)
         for batch in (1, 4):
-            norm, x = self.norm().train(), maps(batch, 3, len(found), size, size)
+            norm, x = self.norm().train(), noise(batch, 3, len(found), size, size)
             y = norm(x).detach()
             for g, shift in itertools.product(range(len(found)), shifts_of(size)[:3]):
                 moved = norm(act(found, g, x).roll(shift, (-2, -1))).detach()
@@ -424,7 +398,7 @@ class TestGroupBatchNorm2d:
                 assert_close(moved, expected, 1e-12, f"element {g}, shift {shift}, {batch} images")
 
     def test_values(self, group: str, size: int) -> None:
-        norm, x = self.norm(), maps(4, 3, len(find_group(group)), size, size)
+        norm, x = self.norm(), noise(4, 3, len(find_group(group)), size, size)
         affine = [p.detach().reshape(-1, 1, 1, 1) for p in (norm.weight, norm.bias)]
         for training in (False, True):
             norm.train(training)
@@ -456,7 +430,7 @@ def best_shift(found: Tensor, expected: Tensor) -> float:
 def test_subsampling_is_equivariant(group: str, size: int, batch: int) -> None:
     """Elements move the subsampled map about its own centre; a shift shifts it by some amount."""
     found, layer = find_group(group), PolyphaseSubsample2d()
-    x = maps(batch, 2, len(found), size, size)
+    x = noise(batch, 2, len(found), size, size)
     y = layer(x)
     for g in range(len(found)):
         moved = act(found, g, x)
@@ -472,7 +446,7 @@ def test_subsampling_is_equivariant(group: str, size: int, batch: int) -> None:
 def test_relaxed_layers_are_equivariant(group: str, stride: int, paths: str) -> None:
     found = find_group(group)
     layer = drawn(RelaxedLayer2d(2, 2, 8, paths.replace("{}", group), stride))
-    x = maps(3, 2, len(found), 8, 8)
+    x = noise(3, 2, len(found), 8, 8)
     y = layer(x).detach()
     assert y.shape == (3, 2, len(found), 8 // stride, 8 // stride)
     for g in range(len(found)):
@@ -507,7 +481,7 @@ class TestRelaxedLayerWithAGroup(LayerContract):
 
 
 def test_paths_on_the_plane_see_channels_times_elements() -> None:
-    layer, x = drawn(RelaxedLayer2d(2, 3, 4, "conv+gconv-p4", 2)), maps(2, 2, 4, 4, 4)
+    layer, x = drawn(RelaxedLayer2d(2, 3, 4, "conv+gconv-p4", 2)), noise(2, 2, 4, 4, 4)
     plane = layer.paths["conv"](x.flatten(1, 2)).unflatten(1, (3, 4))
     expected = layer.subsample(plane + layer.paths["gconv-p4"](x)) / 2
     assert_close(layer(x).detach(), expected.detach(), 1e-12, "one subsampling of the sum, halved")
@@ -519,7 +493,7 @@ def test_networks_are_invariant(group: str, network: str) -> None:
     """Every element and shift leaves the logits alone, alone or in a batch, in float64 and in float32."""
     torch.manual_seed(0)
     model = build_model(f"gconv-{group}", network=network, size=16, alpha=2).double().eval()
-    found, x = find_group(group), maps(4, 1, 16, 16)
+    found, x = find_group(group), noise(4, 1, 16, 16)
     shifts = [(0, 0), (1, 0), (0, 1), (7, 12)]
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         model, x = model.to(dtype), x.to(dtype)
@@ -533,7 +507,7 @@ def test_networks_are_invariant(group: str, network: str) -> None:
 
 def test_the_default_small_network_is_invariant() -> None:
     torch.manual_seed(1)
-    model, x = build_model("gconv-p4", network="small", size=16).double(), maps(2, 1, 16, 16)
+    model, x = build_model("gconv-p4", network="small", size=16).double(), noise(2, 1, 16, 16)
     errors = equivariance_error(model, "p4", x, [(0, 0), (3, 5)])
     assert float(errors.max()) < 1e-12, f"logits move: {errors.tolist()}"
     plane = build_model("conv", network="small", size=16).double()
@@ -546,7 +520,7 @@ def test_the_default_small_network_is_invariant() -> None:
 def bumps(c_out: int, c_in: int, k: int, width: float) -> Tensor:
     """Gaussian bumps off the centre, `[c_out, c_in, k, k]`: filters that a turn hardly blurs."""
     axis = torch.arange(k, dtype=torch.float64) - (k - 1) / 2
-    centres = maps(c_out, c_in, 2, seed=3).clamp(-1, 1) * k / 8
+    centres = noise(c_out, c_in, 2, seed=3).clamp(-1, 1) * k / 8
     rows = (axis[:, None] - centres[..., 0, None, None]).square()
     columns = (axis[None, :] - centres[..., 1, None, None]).square()
     return torch.exp(-(rows + columns) / (2 * width**2))
@@ -560,7 +534,7 @@ def test_interpolated_groups_are_nearly_equivariant(group: str, images: str) -> 
     Measured with 7 x 7 filters: noise 0.53 random, 0.35 smooth; smooth images 0.55 random, 0.05 smooth.
     """
     found = find_group(group)
-    x = maps(8, 2, 17, 17) if images == "noise" else bumps(8, 2, 17, 1.7)
+    x = noise(8, 2, 17, 17) if images == "noise" else bumps(8, 2, 17, 1.7)
     random = drawn(LiftingConv2d(2, 3, 7, group, bias=False))
     smooth = drawn(LiftingConv2d(2, 3, 7, group, bias=False))
     with torch.no_grad():
@@ -580,7 +554,7 @@ def test_interpolated_groups_are_nearly_equivariant(group: str, images: str) -> 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_interpolated_groups_keep_shifts_exact(kind: str) -> None:
     layer = drawn(LAYERS[kind]("c6"))
-    x = maps(2, 2, *([] if "lifting" in kind else [6]), 9, 9)
+    x = noise(2, 2, *([] if "lifting" in kind else [6]), 9, 9)
     errors = equivariance_error(layer, "c6", x, [(1, 0), (4, 7)])
     assert float(errors[0].max()) < 1e-12, f"shifts alone: {errors[0].tolist()}"
     assert float(errors[3].max()) < 1e-12, f"half turn and shifts: {errors[3].tolist()}"
@@ -619,7 +593,7 @@ class TestKeptBank:
         return drawn(KEPT[kind](group), seed).eval()
 
     def data(self, kind: str, group: str) -> Tensor:
-        return maps(2, 2, *([] if "lifting" in kind else [len(find_group(group))]), 4, 4, seed=9)
+        return noise(2, 2, *([] if "lifting" in kind else [len(find_group(group))]), 4, 4, seed=9)
 
     def banks(self, layer: nn.Module) -> int:
         return sum(isinstance(m, FilterBank) for m in layer.modules())
@@ -841,7 +815,7 @@ def test_escnn_computes_the_same(kind: str, name: str, k: int) -> None:
     field_out = escnn_nn.FieldType(space, 3 * [regular])
     theirs = escnn_nn.R2Conv(field_in, field_out, k, padding=k // 2, padding_mode="circular").double()
     with torch.no_grad():
-        theirs.bias.copy_(maps(*theirs.bias.shape, seed=4))
+        theirs.bias.copy_(noise(*theirs.bias.shape, seed=4))
     filters, bias = (t.detach() for t in theirs.expand_parameters())
     members = 1 if kind == "lifting" else n
     filters = filters.unflatten(0, (3, n)).unflatten(2, (2, members))  # [c_out, h, c_in, g, k, k]
@@ -851,7 +825,7 @@ def test_escnn_computes_the_same(kind: str, name: str, k: int) -> None:
         ours.bias.copy_(bias.unflatten(0, (3, n))[:, 0])
     bank = ours.moved().detach().transpose(1, 2).reshape(filters.shape)
     assert_close(bank, filters, 1e-5, "the bank and the expanded filter")
-    x = maps(2, 2, *([] if kind == "lifting" else [n]), 9, 9)
+    x = noise(2, 2, *([] if kind == "lifting" else [n]), 9, 9)
     wrapped = escnn_nn.GeometricTensor(x if kind == "lifting" else x.flatten(1, 2), field_in)
     expected = theirs(wrapped).tensor.unflatten(1, (3, n))
     assert_close(ours(x).detach(), expected.detach(), 1e-5, "outputs")

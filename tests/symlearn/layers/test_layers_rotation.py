@@ -9,14 +9,10 @@ import pytest
 import scipy.ndimage
 import torch
 from oracles import assert_close
-from torch import Tensor
+from toys import noise
 
 from symlearn.groups import find_group
 from symlearn.layers.rotation import disc, rotate, rotation_error, rotation_matrices
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 7, 8])

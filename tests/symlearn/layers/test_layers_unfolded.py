@@ -11,6 +11,7 @@ from contracts import LayerCase, LayerContract
 from oracles import assert_close, relative_error
 from sklearn.linear_model import Lasso
 from torch import Tensor
+from toys import noise
 
 from symlearn.analysis.equivariance import equivariance_error
 from symlearn.layers import CyclicUnfolded2d, UnfoldingOptions
@@ -20,10 +21,6 @@ from symlearn.layers.soft_threshold import SoftThreshold
 from symlearn.networks.unfolded import LayerCode
 
 SMALL = UnfoldingOptions(filters=12, kernel_size=3, step=0.05, threshold=0.1)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def encoder(banks: str, size: int = 6, layers: int = 3, c_in: int = 2, **options: object) -> CyclicUnfolded2d:
