@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+import scipy.linalg
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -105,10 +107,25 @@ def symmetric_eigenvalues(factor: Tensor, vectors: bool) -> tuple[Tensor, Tensor
             "a curvature factor is not finite: the network's outputs or gradients overflowed"
         )
     factor = (factor + factor.mT) / 2
-    if vectors:
-        values, columns = torch.linalg.eigh(factor)
-        return values.clamp_min(0), columns
-    return torch.linalg.eigvalsh(factor).clamp_min(0), None
+    try:
+        values, columns = torch.linalg.eigh(factor) if vectors else (torch.linalg.eigvalsh(factor), None)
+    except torch.linalg.LinAlgError:
+        values, columns = eigenvalues_by_qr(factor, vectors)
+    return values.clamp_min(0), columns
+
+
+def eigenvalues_by_qr(factor: Tensor, vectors: bool) -> tuple[Tensor, Tensor | None]:
+    """Eigenvalues `[group, d]` and, if asked for, vectors `[group, d, d]`, by QR iterations on the CPU.
+
+    Slower than torch's divide and conquer, which can fail to converge on large matrices of low rank.
+    """
+    matrices = factor.cpu().numpy()
+    if not vectors:
+        values = [scipy.linalg.eigh(one, driver="ev", eigvals_only=True) for one in matrices]
+        return torch.from_numpy(np.stack(values)).to(factor), None
+    pairs = zip(*(scipy.linalg.eigh(one, driver="ev") for one in matrices), strict=True)
+    eigenvalues, columns = (torch.from_numpy(np.stack(found)).to(factor) for found in pairs)
+    return eigenvalues, columns
 
 
 def decompose_kronecker(

@@ -150,3 +150,23 @@ def test_rank_deficient_float32_factors() -> None:
     factors = kfac.compute_factors(model, [(x, torch.arange(5))], "classification")
     for values in factors.eigendecompose(vectors=True).eigenvalues.values():
         assert values.dtype == torch.float64 and float(values.min()) >= 0
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_where_divide_and_conquer_fails_qr_takes_over(vectors: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    factors = kfac.compute_factors(factored(), [batch_of((2, 4, 3), 7)], "classification")
+    wanted = factors.eigendecompose(vectors=True)
+
+    def failing(matrix: Tensor) -> Tensor:
+        raise torch.linalg.LinAlgError("failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    monkeypatch.setattr(torch.linalg, "eigvalsh", failing)
+    found = factors.eigendecompose(vectors=vectors)
+    for name, block in found.blocks.items():
+        values = wanted.eigenvalues[name]
+        assert torch.allclose(block.eigenvalues, values, rtol=1e-9, atol=1e-12 * float(values.max())), name
+        if vectors:
+            entries = torch.randn(factors[name].shape, dtype=torch.float64)
+            grouped = factors[name].to_groups(entries)
+            assert torch.allclose(block.entries(block.coordinates(grouped), grouped), grouped), name
