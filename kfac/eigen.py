@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.linalg
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -119,6 +118,8 @@ def eigenvalues_by_qr(factor: Tensor, vectors: bool) -> tuple[Tensor, Tensor | N
 
     Slower than torch's divide and conquer, which can fail to converge on large matrices of low rank.
     """
+    import scipy.linalg  # slow to load, and hardly ever needed
+
     matrices = factor.cpu().numpy()
     if not vectors:
         values = [scipy.linalg.eigh(one, driver="ev", eigvals_only=True) for one in matrices]
