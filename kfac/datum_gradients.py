@@ -121,7 +121,8 @@ class DatumGradients:
         columns = square_root(
             f.detach(), y, curvature.likelihood, curvature.fisher_type, curvature.mc_samples, self.generator
         )
-        diagonals = exact_diagonals(self.model, self.diagonal, x, columns) if self.diagonal else {}
+        with torch.no_grad():
+            diagonals = exact_diagonals(self.model, self.diagonal, x, columns) if self.diagonal else {}
         return self._columns(f, calls, columns), diagonals
 
     def _columns(self, f: Tensor, calls: list[Call], columns: Tensor) -> Iterator[Rows]:

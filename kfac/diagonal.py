@@ -1,15 +1,18 @@
 """The exact diagonal of a parameter's curvature block, by autograd: the declared fallback.
 
+Every datum gets a copy of the parameter of its own, so one backward pass a column gives all data's gradients.
+
 Axes: batch, column, classes, params.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import functional_call, vjp, vmap
+
+MEMORY = 2**27  # bytes that the gradients of one chunk of data may take
 
 
 def exact_diagonals(
@@ -24,12 +27,27 @@ def exact_diagonals(
         columns: of the loss Hessian's square root, `[column, batch, classes]`.
     """
     values = {name: p.detach() for name, p in parameters.items()}
+    size = max(MEMORY // sum(p.numel() * p.element_size() for p in values.values()), 1)
+    sums = {name: p.new_zeros(p.numel()) for name, p in values.items()}
+    for part, cotangents in zip(x.split(size), columns.split(size, 1), strict=True):
+        for gradients in _by_datum(model, values, part, cotangents):
+            sums = {name: total + gradients[name].flatten(1).square().sum(0) for name, total in sums.items()}
+    return sums
 
-    def outputs(own: dict[str, Tensor], datum: Tensor) -> Tensor:
-        return functional_call(model, own, (datum.unsqueeze(0),))[0]
 
-    jacobians = vmap(jacrev(outputs), in_dims=(None, 0))(values, x)  # [batch, classes, *shape]
-    return {
-        name: torch.einsum("kbc,bcp->kbp", columns, j.reshape(*j.shape[:2], -1)).square().sum((0, 1))
-        for name, j in jacobians.items()
-    }
+def _by_datum(
+    model: nn.Module, values: dict[str, Tensor], x: Tensor, columns: Tensor
+) -> Iterator[dict[str, Tensor]]:
+    """Gradients `[batch, *shape]` by name, for every column."""
+
+    def outputs(parameters: dict[str, Tensor]) -> Tensor:
+        def output(own: dict[str, Tensor], datum: Tensor) -> Tensor:
+            result: Tensor = functional_call(model, own, (datum.unsqueeze(0),))[0]
+            return result
+
+        return vmap(output)(parameters, x)
+
+    own = {name: p.expand(len(x), *p.shape) for name, p in values.items()}
+    pull_back = vjp(outputs, own)[1]
+    for column in columns:
+        yield pull_back(column)[0]

@@ -14,7 +14,19 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
+
+Names = Annotated[  # of parameters; TOML and dictionaries give a list
+    tuple[str, ...], BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
+]
 
 
 class Table(BaseModel):
@@ -169,6 +181,14 @@ class CurvatureConfig(Table):
         "shared", description="whether F-FC's channels have factors of their own"
     )
     batch_size: PositiveInt = Field(500, description="images a batch of a curvature pass")
+    diagonal: Names = Field(
+        (), description="parameters whose curvature is the exact diagonal of their block, for want of a rule"
+    )
+    left_out: Names = Field(
+        (),
+        description="parameters that the evidence does not see: trained by MAP under prior_precision, which "
+        "stays fixed, and named in the report",
+    )
 
 
 class Config(Table):
@@ -265,6 +285,8 @@ def expectation(annotation: Any, metadata: list[Any] | None = None) -> str:
     if get_origin(annotation) is Annotated:
         inner, *extra = get_args(annotation)
         return expectation(inner, extra)
+    if get_origin(annotation) is tuple:
+        return "a list of parameter names"
     if get_origin(annotation) is Literal:
         return _either([repr(choice) for choice in get_args(annotation)])
     if get_origin(annotation) in (Union, UnionType):

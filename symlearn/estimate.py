@@ -24,10 +24,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kfac import uncovered
 from kfac.calls import recorded_calls
 from kfac.owners import find_owners
 from symlearn.config import Config
+from symlearn.coverage import undeclared
 from symlearn.data import DataSplits
 from symlearn.fitting import usable_device
 from symlearn.phases import Phase
@@ -259,7 +259,7 @@ def measured(state: FitState, train: Pairs, test: Pairs, splits: DataSplits) -> 
     some = min(500, len(test[0]))
     evaluation = timed(lambda: evaluate(state, (test[0][:some], test[1][:some]))) * len(test[0]) / some
     batch = min(state.config.curvature.batch_size, len(x))
-    if uncovered(state.model):  # a fit without evidence
+    if undeclared(state.model, state.config.curvature):  # a fit without evidence
         return Measured(len(x), step, evaluation, 0.0)
     factors = timed(lambda: training_factors(state, (x[:batch], y[:batch])))
     shadow = copy.deepcopy(state.model).to("meta")

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from kfac import uncovered
 from symlearn.analysis.calibration import scores
 from symlearn.analysis.codes import code_sparsity
 from symlearn.analysis.equivariance import equivariance_report
 from symlearn.analysis.predictive import predictive_of
 from symlearn.analysis.report import build_report, calibration
 from symlearn.config import Config, checked
+from symlearn.coverage import check_coverage, undeclared
 from symlearn.data import Preprocessing, augment
 from symlearn.phases import Phase, PhaseRun
 from symlearn.run_folder import CHECKPOINT, CHECKPOINT_SCHEMA, CONFIG, MODEL, RunFolder
@@ -308,7 +308,7 @@ class Fit:
 
     def _finish(self) -> FitResult:
         state = self.state
-        curved = not uncovered(self.model)
+        curved = not undeclared(self.model, self.config.curvature)
         if self.config.evidence.selection == "none" and curved:
             update_evidence(state, self.train, step_hyperparameters=False)
         self.model.eval()
@@ -411,16 +411,10 @@ def check_fits(model: nn.Module, data: Pairs, config: Config) -> None:
     """Run one image through the network, so that a misfit is said before anything starts.
 
     Raises:
-        ValueError: targets that do not fit the outputs; parameters without a curvature rule where the
-            evidence is to choose.
+        ValueError: targets that do not fit the outputs; see `check_coverage` too.
     """
     x, y = data
-    blind = uncovered(model)
-    if blind and config.evidence.selection != "none":
-        raise ValueError(
-            f"no curvature rule covers {blind[0]}, so there is no evidence to choose by (filters of unit "
-            "norm have none); use selection 'none', or a network that every rule covers"
-        )
+    check_coverage(model, config.curvature, config.evidence.selection != "none")
     model.eval()
     with torch.no_grad():
         f: Tensor = model(x[:1])

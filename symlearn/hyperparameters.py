@@ -9,7 +9,7 @@ Axes: none.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ class Hyperparameters:
         model: the network; what its layers declare stays in its own buffers.
         structure: which tensors share a prior precision.
         prior_precision: the precision every group starts with.
+        left_out: tensors that the evidence does not see; their precisions stay as they start.
 
     Attributes:
         prior: log precisions by group.
@@ -34,9 +35,15 @@ class Hyperparameters:
         declared_moments: Adam's state by declared hyperparameter, `[first, second]` and its count.
     """
 
-    def __init__(self, model: nn.Module, structure: PriorStructure, prior_precision: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        structure: PriorStructure,
+        prior_precision: float,
+        left_out: Collection[str] = (),
+    ) -> None:
         self.model = model
-        self.prior = PriorPrecision(tensor_groups(model, structure), prior_precision)
+        self.prior = PriorPrecision(tensor_groups(model, structure, left_out), prior_precision)
         self.sigma_noise = 1.0
         self.moments: dict[str, list[float]] = {}
         self.declared_moments: dict[str, tuple[Tensor, Tensor, int]] = {}

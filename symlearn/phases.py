@@ -38,11 +38,14 @@ class Phase:
 
 
 def collapsed_layers(state: FitState) -> list[str]:
-    """Layers whose switched-on paths all have next to no effective parameters: nothing passes through."""
-    dead = []
+    """Layers whose switched-on paths all have next to no effective parameters: nothing passes through.
+
+    A declared diagonal of no such layer is left alone: it may be added to maps, which then still pass.
+    """
+    dead, free = [], state.config.curvature.diagonal
     for layer in layer_paths(state.model):
         names = [n for group in layer.paths.values() for n in group if n in state.effective_parameters]
-        weights = [n for n in names if not n.endswith("bias")]
+        weights = [n for n in names if not n.endswith("bias") and (layer.relaxed or n not in free)]
         if weights and sum(state.effective_parameters[n] for n in weights) < 1e-2:
             dead.append(layer.name)
     return dead

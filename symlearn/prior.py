@@ -15,7 +15,7 @@ Axes: group (of tensors that share a precision).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import torch
@@ -27,8 +27,15 @@ PriorStructure = Literal["tensor", "path", "scalar"]
 LOG_MIN, LOG_MAX = -12.0, 18.0
 
 
-def tensor_groups(model: nn.Module, structure: PriorStructure) -> dict[str, str]:
+def tensor_groups(
+    model: nn.Module, structure: PriorStructure, left_out: Collection[str] = ()
+) -> dict[str, str]:
     """The group every parameter belongs to, by parameter name.
+
+    Args:
+        model: the network.
+        structure: which tensors share a group.
+        left_out: tensors that the evidence does not see; each is a group of its own, which nothing moves.
 
     Raises:
         ValueError: an unknown structure.
@@ -40,6 +47,7 @@ def tensor_groups(model: nn.Module, structure: PriorStructure) -> dict[str, str]
         for path, names in layer.paths.items():
             for name in names:
                 groups[name] = {"tensor": name, "path": f"{layer.name}.{path}", "scalar": "all"}[structure]
+    groups.update({name: f"left out: {name}" for name in left_out})
     return {name: groups[name] for name, _ in model.named_parameters()}
 
 

@@ -35,7 +35,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from kfac import KroneckerBlock
+from kfac import DiagonalBlock, KroneckerBlock
 from symlearn.phases import Phase, PhaseRun
 from symlearn.structure import layer_paths, relaxed_layers
 from symlearn.training import (
@@ -134,7 +134,8 @@ def screen(state: FitState, changes: list[Proposal], data: Pairs) -> list[Propos
             gains[proposal] = 0.0
             for name in names:
                 block = factors[name]
-                if isinstance(block, KroneckerBlock) and block.inputs is not None:
+                weight = isinstance(block, KroneckerBlock) and block.inputs is not None
+                if weight or isinstance(block, DiagonalBlock):
                     eigen = block.eigendecompose(vectors=True)
                     coordinates = eigen.coordinates(block.to_groups(gradients[name]))
                     gains[proposal] += max(best_gain(coordinates, eigen.eigenvalues / noise), 0.0)

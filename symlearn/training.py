@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from kfac import KroneckerFactors, NonFiniteError, compute_factors
 from symlearn.batch_statistics import settle_batch_statistics
 from symlearn.config import Config
+from symlearn.coverage import diagonal_blocks, seen
 from symlearn.evidence import EvidenceModel, squared_norms
 from symlearn.hyper_gradient import HyperObjective, NonFiniteGradientError, evidence_gradients, subset
 from symlearn.hyperparameters import Hyperparameters
@@ -112,7 +113,9 @@ class FitState:
 
     def __post_init__(self) -> None:
         evidence, training = self.config.evidence, self.config.training
-        self.hyper = Hyperparameters(self.model, evidence.prior_structure, evidence.prior_precision)
+        self.hyper = Hyperparameters(
+            self.model, evidence.prior_structure, evidence.prior_precision, self.config.curvature.left_out
+        )
         named = list(self.model.named_parameters())
         self.optimizer = OPTIMIZERS[training.optimizer](named, self.n_data, training.lr)
         self.generator = torch.Generator().manual_seed(training.seed)
@@ -262,13 +265,16 @@ def curvature_options(state: FitState) -> dict[str, Any]:
         "weight_sharing": curvature.weight_sharing,
         "group_factors": curvature.group_factors,
         "seed": state.config.training.seed,
+        "fallback": diagonal_blocks(state.model, curvature),
     }
 
 
 def training_factors(state: FitState, data: Pairs) -> KroneckerFactors:
     """Kronecker factors over `data` at the present weights, as the configuration asks for them."""
-    loader = batches(data, state.config.curvature.batch_size)
-    return compute_factors(state.model, loader, state.config.data.likelihood, **curvature_options(state))
+    curvature = state.config.curvature
+    loader = batches(data, curvature.batch_size)
+    with seen(state.model, curvature):
+        return compute_factors(state.model, loader, state.config.data.likelihood, **curvature_options(state))
 
 
 def curvature_of(state: FitState, data: Pairs) -> EvidenceModel:
@@ -299,7 +305,8 @@ def step_declared(state: FitState, data: Pairs) -> None:
             curvature_options(state),
         )
         try:
-            gradients = evidence_gradients(objective, declared, settings.gradient)
+            with seen(state.model, state.config.curvature):
+                gradients = evidence_gradients(objective, declared, settings.gradient)
         except (NonFiniteError, NonFiniteGradientError) as error:
             raise TrainingStoppedError(f"in epoch {state.epoch} {error}") from None
         state.hyper.step(gradients, settings.hyper_lr)

@@ -9,7 +9,7 @@ Axes: none; this file handles numbers by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -64,17 +64,27 @@ def path_numbers(
 
 
 def layer_reports(
-    model: nn.Module, gamma: Mapping[str, float], prior_precision: Mapping[str, float]
+    model: nn.Module,
+    gamma: Mapping[str, float],
+    prior_precision: Mapping[str, float],
+    left_out: Collection[str] = (),
 ) -> list[dict[str, Any]]:
-    """The `layers` of report.json."""
+    """The `layers` of report.json.
+
+    Tensors that are left out of the evidence count in no gamma and no P; a layer that has no others has None
+    for what was not measured.
+    """
     parameters = dict(model.named_parameters())
-    sizes = {name: p.numel() for name, p in parameters.items()}
+    sizes = {name: 0 if name in left_out else p.numel() for name, p in parameters.items()}
     relaxed = relaxed_layers(model)
     reports = []
     for layer in layer_paths(model):
-        numbers = path_numbers(layer, gamma, sizes)
+        numbers: dict[str, dict[str, Any]] = dict(path_numbers(layer, gamma, sizes))
         paths: dict[str, dict[str, Any]] = {}
         for path, names in layer.paths.items():
+            if names and all(name in left_out for name in names):
+                whole = sum(parameters[name].numel() for name in names)
+                numbers[path] = {**dict.fromkeys(numbers[path]), "parameters": whole}
             norm = sum(float(parameters[n].detach().double().square().sum()) for n in names) ** 0.5
             present = layer.name not in relaxed or path in relaxed[layer.name].active
             paths[path] = {
@@ -85,7 +95,7 @@ def layer_reports(
                 "present": present,
             }
         kept = [path for path in paths if paths[path]["present"]]
-        winner = max(kept, key=lambda path: paths[path]["relative"])
+        winner = max(kept, key=lambda path: paths[path]["relative"] or 0.0)
         reports.append(
             {
                 "name": layer.name,

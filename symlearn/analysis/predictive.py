@@ -30,8 +30,7 @@ Axes: batch, c, h, w, classes, group, d_out, d_in, params, draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import torch
@@ -40,7 +39,8 @@ from torch.func import functional_call, vjp, vmap
 
 from kfac import EigenFactors, KroneckerFactors, compute_factors, correct_eigenvalues
 from kfac.loss_hessian import FisherType
-from symlearn.config import Config
+from symlearn.config import Config, CurvatureConfig
+from symlearn.coverage import diagonal_blocks, seen, trainable
 from symlearn.training import Pairs, batches
 
 TYPE_2_UP_TO = 40  # classes; beyond, the columns that the fit drew have to do
@@ -57,10 +57,10 @@ def predictive_factors(
         model: the learned network.
         data: its training set, `[n, c, h, w]` and `[n]`.
         config: of its fit.
-        names: the parameters wanted; None takes all that are trainable.
+        names: the parameters wanted; None takes all that are trainable and not left out.
     """
     curvature = config.curvature
-    with trainable(model, names):
+    with seen(model, curvature), trainable(model, names):
         return compute_factors(
             model,
             batches(data, curvature.batch_size),
@@ -70,6 +70,7 @@ def predictive_factors(
             curvature.weight_sharing,
             curvature.group_factors,
             seed=config.training.seed,
+            fallback=diagonal_blocks(model, curvature),
         )
 
 
@@ -90,24 +91,12 @@ def corrected_spectra(
         )
 
 
-def last_layer(model: nn.Module) -> list[str]:
-    """Names of the trainable parameters of the module that comes last."""
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
+def last_layer(model: nn.Module, curvature: CurvatureConfig | None = None) -> list[str]:
+    """Names of the trainable parameters of the module that comes last, of those with a curvature rule."""
+    declared = set() if curvature is None else {*curvature.diagonal, *curvature.left_out}
+    names = [name for name, p in model.named_parameters() if p.requires_grad and name not in declared]
     module = names[-1].rpartition(".")[0]
     return [name for name in names if name.rpartition(".")[0] == module]
-
-
-@contextmanager
-def trainable(model: nn.Module, names: Collection[str] | None) -> Iterator[None]:
-    """Only these parameters require gradients while the context is open; None leaves all as they are."""
-    before = {name: p.requires_grad for name, p in model.named_parameters()}
-    try:
-        for name, p in model.named_parameters():
-            p.requires_grad_(before[name] and (names is None or name in names))
-        yield
-    finally:
-        for name, p in model.named_parameters():
-            p.requires_grad_(before[name])
 
 
 def _fisher_type(model: nn.Module, data: Pairs, config: Config) -> FisherType:
@@ -132,7 +121,7 @@ def predictive_of(
         prior_precision: delta by parameter name.
         sigma_noise: the learned noise (regression only).
     """
-    names = None if config.data.likelihood == "regression" else last_layer(model)
+    names = None if config.data.likelihood == "regression" else last_layer(model, config.curvature)
     factors = predictive_factors(model, data, config, names)
     return LaplacePredictive(model, factors, prior_precision, sigma_noise)
 

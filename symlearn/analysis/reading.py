@@ -58,7 +58,9 @@ def layer_number(name: str) -> int | None:
 
 
 def layer_label(name: str) -> str:
-    """`layers.3` as "layer 3", `head.0` as "head 0", any other name as it is."""
+    """`layers.3` as "layer 3", `head.0` as "head 0", the network itself as that, any other name as it is."""
+    if not name:
+        return "network"
     stem, _, number = name.rpartition(".")
     singular = {"layers": "layer", "head": "head"}.get(stem)
     return f"{singular} {number}" if singular and number.isdecimal() else name

@@ -63,5 +63,9 @@ def build_report(
             "method": config.evidence.selection,
             "proposals": [asdict(p) for p in proposals],
         },
-        "layers": layer_reports(state.model, state.effective_parameters, state.prior.floats()),
+        "diagonal": list(config.curvature.diagonal),
+        "left_out": list(config.curvature.left_out),
+        "layers": layer_reports(
+            state.model, state.effective_parameters, state.prior.floats(), config.curvature.left_out
+        ),
     }

@@ -37,6 +37,7 @@ from symlearn.analysis.wording import (
     action_phrase,
     count,
     decimal,
+    few,
     magnitude,
     percent,
     precision_range,
@@ -218,6 +219,9 @@ def run_numbers(report: Report) -> list[tuple[str, str]]:
     )
     if evidence is not None and examples:
         numbers.append(("log marginal likelihood per example", f"{decimal(evidence / examples)} nats"))
+    for key, name in (("left_out", "left out of the evidence"), ("diagonal", "with diagonal curvature")):
+        if report.get(key):
+            numbers.append((name, few(report[key])))
     for prefix, scores in (("test", report.get("test")), ("test, Laplace", report.get("laplace"))):
         for key, name, write in _SCORES:
             value = (scores or {}).get(key)

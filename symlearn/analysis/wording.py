@@ -4,7 +4,7 @@ A number that is missing (None, NaN, infinite) is written as a dash everywhere.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from symlearn.analysis.reading import Report, finite, path_names
@@ -24,6 +24,15 @@ def count(value: object) -> str:
     if number is None:
         return MISSING
     return f"{number:,.0f}" if isinstance(value, int) or abs(number) >= 99.95 else f"{number:.1f}"
+
+
+def few(names: Sequence[str], width: int = 56) -> str:
+    """Names in one line, as many as the width takes: "a, b and 7 more"."""
+    for kept in range(len(names), 0, -1):
+        line = ", ".join(names[:kept]) + (f" and {len(names) - kept} more" if kept < len(names) else "")
+        if len(line) <= width:
+            return line
+    return f"{len(names)} parameters"
 
 
 def decimal(value: object, digits: int = 3) -> str:

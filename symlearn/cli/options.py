@@ -46,6 +46,8 @@ def choices_of(annotation: Any) -> tuple[list[str], list[type]]:
     if get_origin(annotation) in (Union, UnionType):
         parts = [choices_of(part) for part in get_args(annotation)]
         return [w for words, _ in parts for w in words], [t for _, types in parts for t in types]
+    if get_origin(annotation) is tuple:
+        return [], [tuple]
     return [], [] if annotation is type(None) else [annotation]
 
 
@@ -53,8 +55,8 @@ def typer_option(name: str, table: str, key: str) -> tuple[type, Any]:
     """Type and declaration of one option; its default is None: the file's value stands."""
     field = field_of(table, key)
     words, types = choices_of(field.annotation)
-    default = "" if field.default is None else f" [dim]\\[default: {str(field.default).lower()}][/dim]"
-    names = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
+    default = "" if field.default in (None, ()) else f" [dim]\\[default: {str(field.default).lower()}][/dim]"
+    names = {int: "INTEGER", float: "NUMBER", str: "TEXT", tuple: "NAME,NAME,..."}
     metavar = "|".join([*(names[t] for t in types if t in names), *words]) or None
     declared = [flag(name), f"--no-{key}"] if types == [bool] else [flag(name)]
     declaration = ("/".join(declared),) if types == [bool] else tuple(declared)
@@ -98,6 +100,8 @@ def read_value(name: str, value: Any) -> Any:
     """What was typed, as the configuration takes it; what cannot be read is left for it to refuse."""
     table, key = option_places()[name]
     _, types = choices_of(field_of(table, key).annotation)
+    if isinstance(value, str) and types == [tuple]:
+        return [part.strip() for part in value.split(",") if part.strip()]
     if isinstance(value, str):
         for kind in (int, float):
             if {int, float} & set(types):

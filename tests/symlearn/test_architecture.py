@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symlearn.networks", "symlearn.bank_curvature"),
     ("symlearn.curvature",),
     ("symlearn.structure", "symlearn.optimizer", "symlearn.batch_statistics"),
+    ("symlearn.coverage",),
     ("symlearn.prior",),
     ("symlearn.evidence",),
     ("symlearn.hyperparameters", "symlearn.hyper_gradient"),
