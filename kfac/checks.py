@@ -13,6 +13,14 @@ from torch import Tensor, nn
 from kfac.modes import evaluated
 
 
+def has_values(tensor: Tensor) -> bool:
+    """Whether there is anything to check: tensors on the `meta` device, and torch's fakes, are shapes alone.
+
+    A pass over such tensors computes nothing and refuses nothing; what it would hold can be counted.
+    """
+    return not (tensor.is_meta or hasattr(tensor, "fake_mode"))
+
+
 def check_modules(model: nn.Module) -> None:
     """Refuse wrappers and layers under which a datum's gradients cannot be told apart; in `eval` mode.
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kfac.calls import Call, pull_back, recorded_calls
-from kfac.checks import explained_backward, prepared, run
+from kfac.checks import explained_backward, has_values, prepared, run
 from kfac.diagonal import exact_diagonals
 from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock, Order
 from kfac.loss_hessian import FisherType, Likelihood, check_outputs, log_likelihood, square_root
@@ -162,7 +162,7 @@ class Collector:
     def add_batch(self, x: Tensor, y: Tensor) -> None:
         """Add one batch's rows to the sums."""
         differentiable = self.curvature.differentiable
-        if self.n_data == 0 and not self.at_full_resolution:
+        if self.n_data == 0 and not self.at_full_resolution and has_values(x):
             compare_with_autograd(self.model, self.owners, self.parameters, x[:2])
         with torch.enable_grad(), recorded_calls(self.owners, len(x), differentiable) as calls:
             f = run(self.model, x)
@@ -172,7 +172,8 @@ class Collector:
         with torch.set_grad_enabled(differentiable):
             outputs = f if differentiable else f.detach()
             fit = log_likelihood(outputs, y, self.curvature.likelihood)
-            self.log_likelihood = self.log_likelihood + (fit if differentiable else float(fit))
+            kept = differentiable or not has_values(fit)
+            self.log_likelihood = self.log_likelihood + (fit if kept else float(fit))
             columns = square_root(
                 outputs,
                 y,

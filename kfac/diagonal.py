@@ -31,7 +31,7 @@ def exact_diagonals(
     sums = {name: p.new_zeros(p.numel()) for name, p in values.items()}
     for part, cotangents in zip(x.split(size), columns.split(size, 1), strict=True):
         for gradients in _by_datum(model, values, part, cotangents):
-            sums = {name: total + gradients[name].flatten(1).square().sum(0) for name, total in sums.items()}
+            sums = {name: total + gradients[name].square().sum(0).flatten() for name, total in sums.items()}
     return sums
 
 

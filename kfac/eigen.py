@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kfac.checks import has_values
 from kfac.errors import NonFiniteError
 from kfac.second_moment import SecondMoment
 
@@ -101,7 +102,7 @@ def symmetric_eigenvalues(factor: Tensor, vectors: bool) -> tuple[Tensor, Tensor
         NonFiniteError: the factor holds NaN or infinity.
     """
     factor = factor.double()
-    if not torch.isfinite(factor).all():
+    if has_values(factor) and not torch.isfinite(factor).all():
         raise NonFiniteError(
             "a curvature factor is not finite: the network's outputs or gradients overflowed"
         )

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kfac.checks import has_values
 from kfac.errors import NonFiniteError
 
 Likelihood = Literal["classification", "regression"]
@@ -114,6 +115,8 @@ def check_outputs(f: Tensor, y: Tensor, likelihood: Likelihood) -> None:
         raise ValueError(
             f"targets are on {y.device} and outputs on {f.device}; move the targets with .to(device)"
         )
+    if not has_values(f):
+        return
     if not torch.isfinite(f).all():
         raise NonFiniteError("the network's outputs are not finite; curvature would be meaningless")
     if likelihood == "classification":

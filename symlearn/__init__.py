@@ -10,6 +10,7 @@ __kfac_rules__ = "symlearn.curvature"  # where kfac finds the rules of our layer
 _PUBLIC = {  # name -> module; imported on first use, so that `symlearn --help` stays quick
     "Config": "symlearn.config",
     "Evidence": "symlearn.evidence",
+    "Estimate": "symlearn.costs",
     "FitResult": "symlearn.fitting",
     "GroupAction": "symlearn.layers.group_action",
     "HyperObjective": "symlearn.hyper_gradient",
@@ -24,6 +25,8 @@ _PUBLIC = {  # name -> module; imported on first use, so that `symlearn --help` 
     "equivarify": "symlearn.layers.equivarify",
     "equivarify_layers": "symlearn.layers.equivarify",
     "equivariance_error": "symlearn.analysis.equivariance",
+    "estimate": "symlearn.costs",
+    "estimate_experiment": "symlearn.costs",
     "evidence_gradients": "symlearn.hyper_gradient",
     "fit": "symlearn.fitting",
     "hyperparameters_of": "symlearn.declared",

@@ -26,6 +26,7 @@ from symlearn.analysis.report import build_report, calibration
 from symlearn.config import Config, checked
 from symlearn.coverage import check_coverage, undeclared
 from symlearn.data import Preprocessing, augment
+from symlearn.dry_fit import expect_room, sizes_of
 from symlearn.phases import Phase, PhaseRun
 from symlearn.run_folder import CHECKPOINT, CHECKPOINT_SCHEMA, CONFIG, MODEL, RunFolder
 from symlearn.schedule import plan
@@ -367,7 +368,7 @@ def fit(
         info: what the report says about the data.
 
     Raises:
-        ValueError: data that do not fit the network, an unusable folder.
+        ValueError: data that do not fit the network, a fit that does not fit into memory, an unusable folder.
         TrainingStoppedError: a value is not finite or a layer collapsed; the last checkpoint is kept.
     """
     chosen = checked(config) if isinstance(config, dict) else config or Config()
@@ -377,6 +378,7 @@ def fit(
     test_pairs = None if test is None else as_tensors(test, device, dtype)
     chosen = chosen.resolved(len(train_pairs[0]))
     check_fits(model.to(device), train_pairs, chosen)
+    expect_room(model, sizes_of(chosen, train_pairs, test_pairs, checkpoints=out is not None), device)
     folder = None
     if out is not None and not isinstance(out, RunFolder):
         folder = RunFolder.open(out) if resume else RunFolder.create(out)

@@ -123,13 +123,18 @@ def resident_mebibytes(peak: bool) -> float:
     return largest / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes
 
 
+def forget_peak() -> None:
+    """Let the largest resident set start anew from the present one, where Linux can."""
+    reset = Path("/proc/self/clear_refs")
+    if reset.exists():
+        reset.write_text("5")
+
+
 def peak_mebibytes(prepare: Prepare) -> float:
     """Rise of this process' largest resident set while the side runs twice, in MiB."""
     side = prepare()
     before = resident_mebibytes(peak=False)
-    reset = Path("/proc/self/clear_refs")
-    if reset.exists():
-        reset.write_text("5")  # forget how large the preparation was
+    forget_peak()
     side()
     side()
     return resident_mebibytes(peak=True) - before

@@ -30,7 +30,7 @@ Axes: batch, c, h, w, classes, group, d_out, d_in, params, draw.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -44,7 +44,7 @@ from symlearn.coverage import diagonal_blocks, seen, trainable
 from symlearn.training import Pairs, batches
 
 TYPE_2_UP_TO = 40  # classes; beyond, the columns that the fit drew have to do
-MEMORY = 2**28  # bytes that the gradients of one chunk of data may take
+MEMORY = 2**26  # bytes that the gradients of one chunk of data may take
 Link = Literal["probit", "mc"]
 
 
@@ -103,6 +103,16 @@ def _fisher_type(model: nn.Module, data: Pairs, config: Config) -> FisherType:
     with torch.no_grad():
         classes = model.eval()(data[0][:1]).shape[1]
     return "type-2" if classes <= TYPE_2_UP_TO else config.curvature.fisher_type
+
+
+def bytes_a_datum(classes: int, sizes: Sequence[int]) -> int:
+    """What the gradients of one datum take: their coordinates by class, and once more those of one tensor.
+
+    Args:
+        classes: number of outputs.
+        sizes: numbers of entries of the parameters with a posterior.
+    """
+    return 8 * ((classes + 2) * sum(sizes) + classes * max(sizes))
 
 
 def predictive_of(
@@ -182,7 +192,7 @@ class LaplacePredictive:
         """
         with torch.no_grad():
             classes = self.model(x[:1]).shape[1]
-        held = 8 * (classes + 3) * sum(p.numel() for p in self.parameters.values())
+        held = bytes_a_datum(classes, [p.numel() for p in self.parameters.values()])
         parts = [self._chunk(part) for part in x.split(max(MEMORY // held, 1))]
         return torch.cat([mean for mean, _ in parts]), torch.cat([covariance for _, covariance in parts])
 

@@ -266,9 +266,9 @@ def test_estimate(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (code, err) == (0, "") and not list(tmp_path.iterdir())
     for name in ("parameters", "weights", "curvature factors", "memory at once", "a step", "the whole fit"):
         assert any(line.startswith(name) for line in out.splitlines()), name
-    monkeypatch.setattr("symlearn.estimate.available_bytes", lambda _: 1000)
+    monkeypatch.setattr("symlearn.costs.available_bytes", lambda _: 1000)
     code, out, _ = command("estimate", "--limit", 100, "--alpha", 2, "--paths", "fc")
-    assert code == 0 and "not enough memory" in out and "--alpha" in out and "a step" not in out
+    assert code == 0 and "not enough memory" in out and "f-fc in place of fc" in out and "a step" not in out
 
 
 def test_a_fit_that_stops(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,17 @@ OPTIONS = {
         ["--learn is 'noise'", "'anchors', 'both', 'all', 'generator' or 'shared-generator'"],
     ),
     "no such choice": (["--selection", "best"], ["--selection is 'best'", "'search', 'gradient' or 'none'"]),
+    "parameters left out by a wrong name": (
+        ["--left-out", "head.2.bias,nothing"],
+        ["curvature.left_out names 'nothing'", "no parameter of the network"],
+    ),
+    "a path's diagonal by a wrong name": (
+        ["--diagonal", "layers.0.paths.conv.weigth"],
+        [
+            "curvature.diagonal names 'layers.0.paths.conv.weigth'",
+            "did you mean 'layers.0.paths.conv.weight'",
+        ],
+    ),
     "no such device": (["--device", "tpu"], ["--device is 'tpu'", "'cpu' or 'cuda'"]),
     "unknown option": (["--epocs", "3"], ["--epocs", "did you mean --epochs", "symlearn fit --help"]),
     "option without value": (["--paths"], ["--paths"]),
