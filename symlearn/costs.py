@@ -17,11 +17,12 @@ from torch import nn
 from kfac.modes import evaluated
 from symlearn.config import Config, checked
 from symlearn.coverage import check_coverage, undeclared
-from symlearn.dry_fit import EVALUATED, FitSizes, factor_shapes, memory_of, outputs_of, sizes_of
+from symlearn.dry_fit import EVALUATED, FitSizes, memory_of, outputs_of, sizes_of
 from symlearn.dry_run import shadow_of
 from symlearn.fitting import Data, as_tensors, check_fits, usable_device
 from symlearn.memory import Memory, available_bytes, needed_and_free, paths_of
 from symlearn.phases import Phase
+from symlearn.room import factor_shapes
 from symlearn.runs import load, network_of
 from symlearn.schedule import plan
 from symlearn.search import possible_changes, strictest_start

@@ -19,7 +19,6 @@ Axes: batch, c, h, w, params, classes.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,23 +28,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfac import KroneckerFactors, compute_factors, project_factors
-from kfac.calls import recorded_calls
 from kfac.factors import KroneckerBlock
-from kfac.modes import evaluated
-from kfac.owners import find_owners
 from symlearn.analysis.predictive import MEMORY, bytes_a_datum, last_layer
 from symlearn.config import Config
-from symlearn.coverage import diagonal_blocks, seen, undeclared
+from symlearn.coverage import seen, undeclared
 from symlearn.declared import hyperparameters_of, tracked
 from symlearn.dry_run import Shadow, shadow_of
-from symlearn.memory import Curvature, Memory, available_bytes, needed_and_free, paths_of
+from symlearn.memory import Curvature, Memory
 from symlearn.schedule import plan
 from symlearn.structure import relaxed_layers
+from symlearn.training import curvature_options
 
 FLOAT64 = 8
 EVALUATED = 500  # images a pass of an evaluation
 SCREENED = 2 * 37  # float64 values an eigenvalue while precisions are tried; see `search.best_gain`
-PLENTY = 4  # times the rough count that must be free for no closer look
 PASSES = 64  # batches of a curvature pass that are run at most, until rows of inputs are summed
 
 
@@ -190,16 +186,9 @@ def step_bytes(shadow: Shadow, given: FitSizes) -> int:
     return bytes_of([x, y]) + max(rise, temporaries)
 
 
-def curvature_options(shadow: Shadow, given: FitSizes) -> dict[str, Any]:
-    """The configuration's arguments of `compute_factors`."""
-    curvature = given.config.curvature
-    return {
-        "fisher_type": curvature.fisher_type,
-        "mc_samples": curvature.mc_samples,
-        "weight_sharing": curvature.weight_sharing,
-        "group_factors": curvature.group_factors,
-        "fallback": diagonal_blocks(shadow.model, curvature),
-    }
+def options_of(shadow: Shadow, given: FitSizes) -> dict[str, Any]:
+    """The configuration's arguments of `compute_factors`; shapes have no seed."""
+    return {**curvature_options(shadow.model, given.config), "seed": None}
 
 
 def curvature_of(shadow: Shadow, given: FitSizes) -> Curvature:
@@ -207,7 +196,7 @@ def curvature_of(shadow: Shadow, given: FitSizes) -> Curvature:
     config = given.config
     size = min(config.curvature.batch_size, given.train)
     x, y = batch_of(shadow, given, size)
-    options = curvature_options(shadow, given)
+    options = options_of(shadow, given)
     with shadow.counted(x, y) as live, seen(shadow.model, config.curvature):
         factors = compute_factors(
             shadow.model, [(x, y)] * passes(shadow, given), config.data.likelihood, **options
@@ -234,9 +223,7 @@ def passes(shadow: Shadow, given: FitSizes) -> int:
         return 1
     x, y = batch_of(shadow, given, 2)
     with shadow.running(), seen(shadow.model, config.curvature):
-        factors = compute_factors(
-            shadow.model, [(x, y)], config.data.likelihood, **curvature_options(shadow, given)
-        )
+        factors = compute_factors(shadow.model, [(x, y)], config.data.likelihood, **options_of(shadow, given))
     kept = [
         block.inputs.size
         for block in factors.values()
@@ -268,7 +255,7 @@ def hyper_bytes(shadow: Shadow, given: FitSizes) -> int:
     size = config.curvature.batch_size
     loader = list(zip(x.split(size), y.split(size), strict=True))
     values = [d.value for d in declared.values()]
-    options = curvature_options(shadow, given)
+    options = options_of(shadow, given)
     likelihood = config.data.likelihood
     local = config.evidence.gradient == "local"
     with shadow.counted(x, y) as live, seen(shadow.model, config.curvature):
@@ -320,86 +307,3 @@ def forward_bytes(shadow: Shadow, given: FitSizes, count: int) -> int:
     with shadow.counted(x, y) as live, torch.no_grad():
         shadow.model.eval()(x)
         return live.peak
-
-
-def expect_room(model: nn.Module, given: FitSizes, device: torch.device) -> None:
-    """Refuse a fit that the machine has no memory for; data and network are there already.
-
-    A closer look is taken only where a rough count, far above what fits hold, is no fraction of what is free.
-
-    Raises:
-        ValueError: bytes needed, bytes free, and what to change.
-    """
-    free = available_bytes(device)
-    if free is None or PLENTY * rough_bytes(model, given) < free:
-        return
-    try:
-        memory = memory_of(model, given)
-    except ValueError as error:
-        warnings.warn(f"{error}, so its memory is not predicted", stacklevel=3)
-        return
-    if memory.rise > free:
-        told = needed_and_free(memory, memory.rise, free, given.config, paths_of(model))
-        raise ValueError(f"the fit does not fit into memory: {told}")
-
-
-def rough_bytes(model: nn.Module, given: FitSizes) -> int:
-    """A count above what a fit of these sizes holds: parameters, outputs and factors, many times each."""
-    like = next(model.parameters())
-    image = torch.zeros(1, *given.image, dtype=like.dtype, device=like.device)
-    config = given.config
-    batch = max(config.training.batch_size, config.curvature.batch_size, EVALUATED)
-    parameters = sum(p.numel() for p in model.parameters())
-    factors = sum(groups * d * d for groups, d in factor_shapes(model, image))
-    outputs = outputs_of_one(model, image) + image.numel()
-    candidates = 10 * config.evidence.proposals if config.evidence.selection == "search" else 0
-    counted = (
-        (50 + candidates) * parameters + 20 * factors + 60 * outputs * min(batch, given.train + given.test)
-    )
-    return FLOAT64 * counted + 2 * MEMORY
-
-
-def factor_shapes(model: nn.Module, image: Tensor, shared: bool = False) -> list[tuple[int, int]]:
-    """(group, d) of every factor `[group, d, d]`: A of every weight, B of every tensor.
-
-    Args:
-        model: the network.
-        image: one, `[1, c, h, w]`.
-        shared: whether groups that count as places share their B.
-    """
-    owners, _, _ = find_owners(model, "diagonal")
-    with evaluated(model), torch.enable_grad(), recorded_calls(owners, 1) as calls:
-        model(image)
-    found: dict[tuple[str, object], list[tuple[int, int]]] = {}
-    for call in calls:
-        owner, rule = call.owner, call.owner.rule
-        g = torch.empty(call.y_shape, dtype=image.dtype, device=image.device)
-        if owner.weight and rule.exact:
-            found[owner.weight, None] = [(1, rule.weight_rows(owner.module, call.x, g).shape[-1])]
-        elif owner.weight:
-            a_groups, _, _, d_in = rule.input_rows(owner.module, call.x).shape
-            b_groups, _, _, d_out = rule.output_rows(owner.module, g).shape
-            one = shared and rule.groups_are_places
-            found[owner.weight, rule.order] = [(a_groups, d_in), (1 if one else b_groups, d_out)]
-        if owner.bias:
-            found[owner.bias, None] = [(1, rule.bias_rows(owner.module, g).shape[-1])]
-    return [shape for shapes in found.values() for shape in shapes]
-
-
-def outputs_of_one(model: nn.Module, image: Tensor) -> int:
-    """Numbers that the modules without children put out for one image."""
-    total = 0
-
-    def count(_: nn.Module, __: object, y: object) -> None:
-        nonlocal total
-        total += y.numel() if isinstance(y, Tensor) else 0
-
-    leaves = [module for module in model.modules() if not list(module.children())]
-    handles = [module.register_forward_hook(count) for module in leaves]
-    try:
-        with evaluated(model), torch.no_grad():
-            model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return total

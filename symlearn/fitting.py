@@ -26,8 +26,9 @@ from symlearn.analysis.report import build_report, calibration
 from symlearn.config import Config, checked
 from symlearn.coverage import check_coverage, undeclared
 from symlearn.data import Preprocessing, augment
-from symlearn.dry_fit import expect_room, sizes_of
+from symlearn.dry_fit import sizes_of
 from symlearn.phases import Phase, PhaseRun
+from symlearn.room import expect_room
 from symlearn.run_folder import CHECKPOINT, CHECKPOINT_SCHEMA, CONFIG, MODEL, RunFolder
 from symlearn.schedule import plan
 from symlearn.search import Proposal, SearchRound, describe, strictest_start

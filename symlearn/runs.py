@@ -24,11 +24,12 @@ from symlearn.analysis.filters import filters_of
 from symlearn.config import Config, read_config
 from symlearn.coverage import check_coverage
 from symlearn.data import SOURCES, TASKS, DataSplits, load_data
-from symlearn.dry_fit import expect_room, sizes_of
+from symlearn.dry_fit import sizes_of
 from symlearn.fitting import DataInfo, FitResult, Progress, fit, usable_device
 from symlearn.layers.registry import parse_paths
 from symlearn.networks import NETWORKS, configured_model, default_network
 from symlearn.results import read_learned, read_report, write_results
+from symlearn.room import expect_room
 from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
 
 Announce = Callable[["Prepared"], None]

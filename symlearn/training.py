@@ -256,16 +256,16 @@ def train_epoch(
     return mean, correct / (steps * size) if classification else None
 
 
-def curvature_options(state: FitState) -> dict[str, Any]:
+def curvature_options(model: nn.Module, config: Config) -> dict[str, Any]:
     """The configuration's arguments of `kfac.compute_factors`."""
-    curvature = state.config.curvature
+    curvature = config.curvature
     return {
         "fisher_type": curvature.fisher_type,
         "mc_samples": curvature.mc_samples,
         "weight_sharing": curvature.weight_sharing,
         "group_factors": curvature.group_factors,
-        "seed": state.config.training.seed,
-        "fallback": diagonal_blocks(state.model, curvature),
+        "seed": config.training.seed,
+        "fallback": diagonal_blocks(model, curvature),
     }
 
 
@@ -274,7 +274,8 @@ def training_factors(state: FitState, data: Pairs) -> KroneckerFactors:
     curvature = state.config.curvature
     loader = batches(data, curvature.batch_size)
     with seen(state.model, curvature):
-        return compute_factors(state.model, loader, state.config.data.likelihood, **curvature_options(state))
+        options = curvature_options(state.model, state.config)
+        return compute_factors(state.model, loader, state.config.data.likelihood, **options)
 
 
 def curvature_of(state: FitState, data: Pairs) -> EvidenceModel:
@@ -302,7 +303,7 @@ def step_declared(state: FitState, data: Pairs) -> None:
             state.sigma_noise,
             scale,
             state.config.curvature.batch_size,
-            curvature_options(state),
+            curvature_options(state.model, state.config),
         )
         try:
             with seen(state.model, state.config.curvature):

@@ -53,6 +53,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "symlearn.analysis.report",
     ),
     ("symlearn.dry_fit",),
+    ("symlearn.room",),
     ("symlearn.fitting",),
     ("symlearn.analysis.reading",),
     ("symlearn.analysis.wording",),

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 import symlearn
 from symlearn.config import Config
-from symlearn.dry_fit import rough_bytes, sizes_of
+from symlearn.dry_fit import hyper_bytes, memory_of, sizes_of
 from symlearn.dry_run import LiveBytes, shadow_of
 from symlearn.fitting import fit
 from symlearn.memory import Curvature, Memory, advice
+from symlearn.room import rough_bytes
+from symlearn.training import step_declared
 from symlearn.units import duration, size
 
 
@@ -86,6 +88,18 @@ def test_the_prediction_is_what_a_fit_holds(case: str) -> None:
     assert live.peak == pytest.approx(memory.rise, rel=0.25), memory.stages
 
 
+@pytest.mark.parametrize("estimator", ["full", "local"])
+def test_gradients_of_hyperparameters(estimator: str) -> None:
+    data = tiny_fits.bars(60, "quadrant", size=16)
+    model = tiny_fits.small_network("s-fc")
+    state = tiny_fits.state_of(model, data, gradient=estimator, gradient_images=40, curvature_batch_size=20)
+    given = sizes_of(state.config, data, None, checkpoints=False)
+    expected = hyper_bytes(shadow_of(model, (1, 16, 16)), given)
+    with LiveBytes([*data, *model.parameters(), *model.buffers()]) as live:
+        step_declared(state, data)
+    assert live.peak == pytest.approx(expected, rel=0.25)
+
+
 def test_the_network_is_left_as_it_is() -> None:
     model = cnn()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -133,7 +147,7 @@ def test_a_network_that_makes_tensors_of_its_own(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError, match=r"does not run on shapes alone \(.*\)") as error:
         symlearn.estimate(ReadsValues(), data, None, {}, seconds=False)
     assert "\n" not in str(error.value)
-    monkeypatch.setattr("symlearn.dry_fit.available_bytes", lambda _: 1000)
+    monkeypatch.setattr("symlearn.room.available_bytes", lambda _: 1000)
     options = {"training": {"epochs": 1}, "evidence": {"selection": "none"}}
     with pytest.warns(UserWarning, match="so its memory is not predicted"):
         fit(ReadsValues(), data, None, options)
@@ -142,7 +156,7 @@ def test_a_network_that_makes_tensors_of_its_own(monkeypatch: pytest.MonkeyPatch
 def test_a_fit_that_does_not_fit_is_refused_before_it_starts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr("symlearn.dry_fit.available_bytes", lambda _: 10_000)
+    monkeypatch.setattr("symlearn.room.available_bytes", lambda _: 10_000)
     words = r"does not fit into memory: about .* [kM]B are needed and 10.0 kB are free; use .*"
     with pytest.raises(ValueError, match=words) as error:
         fit(symlearn.relax(cnn(), (1, 8, 8)), tiny_fits.directions(60), None, out=tmp_path / "run")
@@ -154,7 +168,7 @@ def test_the_rough_count_is_above_the_closer_one() -> None:
     for model in (cnn(), symlearn.relax(cnn(), (1, 8, 8), "fc"), tiny_fits.linear_model(4)):
         for options in CASES.values():
             given = sizes_of(tiny_fits.options(**options).resolved(200), train, train, checkpoints=True)
-            memory = symlearn.dry_fit.memory_of(model, given)
+            memory = memory_of(model, given)
             assert rough_bytes(model, given) > memory.peak
 
 
@@ -215,7 +229,7 @@ def test_numbers_for_people() -> None:
 
 
 def test_a_run_that_does_not_fit_makes_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    monkeypatch.setattr("symlearn.dry_fit.available_bytes", lambda _: 10_000)
+    monkeypatch.setattr("symlearn.room.available_bytes", lambda _: 10_000)
     with pytest.raises(ValueError, match="does not fit into memory"):
         symlearn.run_experiment(Config().with_options(limit=100, alpha=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -114,7 +114,7 @@ def test_the_rest_of_the_evidence_is_that_of_a_network_with_constants() -> None:
     frozen = state("left_out")
     for name, p in frozen.model.named_parameters():
         p.requires_grad_(name not in FREE)
-    options = {**curvature_options(frozen), "fallback": None}
+    options = {**curvature_options(frozen.model, frozen.config), "fallback": None}
     constants = kfac.compute_factors(frozen.model, [data], "classification", **options)
     found = training_factors(state("left_out"), data)
     assert found.names == constants.names
