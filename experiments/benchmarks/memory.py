@@ -210,4 +210,4 @@ if __name__ == "__main__":
             f"{'' if kept else '   MISSED'}",
             flush=True,
         )
-    write("memory", {"bound": CLOSE, "mebibytes": {name: rows[name] for name in CASES if name in rows}})
+        write("memory", {"bound": CLOSE, "mebibytes": {name: rows[name] for name in CASES if name in rows}})
