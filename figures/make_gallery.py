@@ -23,6 +23,7 @@ from symlearn.reproduction import share
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "experiments" / "layerwise" / "results"
+BANKS = HERE.parent / "experiments" / "unfolded" / "results"
 TASKS = ("quadrant-digit", "quadrant")
 MARKS = {
     "learned": ("o", "#222222", "learned, by search"),
@@ -95,6 +96,38 @@ def shares_by_data(content: dict, path: str, title: str) -> Figure:
     return figure
 
 
+def removals(content: dict, labels: list[str], title: str) -> Figure:
+    """Change of log evidence when a path is removed from a layer: a panel a row, a dot a seed."""
+    figure = Figure(figsize=(10, 3.2), dpi=100, layout="constrained")
+    panels = figure.subplots(1, len(labels), sharex=True, sharey=True)
+    for axes, label in zip(panels, labels, strict=True):
+        tried = [
+            p
+            for row in content["rows"]
+            if row["label"] == label
+            for p in row["proposals"]
+            if (p["round"], p["action"]) == (0, "remove")
+        ]
+        layers, paths = (sorted({p[key] for p in tried}) for key in ("layer", "path"))
+        for side, path in zip((0.15, -0.15), paths, strict=True):
+            own = [p for p in tried if p["path"] == path]
+            axes.scatter(
+                [p["delta_log_evidence"] for p in own],
+                [layers.index(p["layer"]) + side for p in own],
+                color=path_colour(path),
+                label=f"without {path}",
+            )
+        axes.axvline(0, color="#999999", linewidth=1, zorder=0)
+        axes.set_yticks(range(len(layers)), [name.replace("layers.", "layer ") for name in layers])
+        axes.set_title(label, loc="left")
+        axes.set_xlabel("Δ log evidence [nats]")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].invert_yaxis()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
 def main() -> None:
     """Write every picture."""
     rows = json.loads((RESULTS / "quadrant_digits.json").read_text(encoding="utf-8"))["rows"]
@@ -114,6 +147,11 @@ def main() -> None:
     turned = json.loads((RESULTS / "turned_digits.small.json").read_text(encoding="utf-8"))
     shares_by_data(turned, "gconv-p4", "Group convolutions on upright and on turned images").savefig(
         HERE / "gconv-shares.png"
+    )
+    banks = json.loads((BANKS / "rotated_banks.small.json").read_text(encoding="utf-8"))
+    chosen = [label for label in banks["published"] if "gradients" not in label]
+    removals(banks, chosen, "What the evidence loses without a bank of filters, a dot a seed").savefig(
+        HERE / "bank-removals.png"
     )
     for task in ("class", "quarter-turns"):
         report = json.loads((RESULTS / f"turned-{task}.report.json").read_text(encoding="utf-8"))
