@@ -273,10 +273,11 @@ class Collector:
 
 
 def seeded_generator(model: nn.Module, seed: int | None) -> torch.Generator | None:
-    """A generator on the model's device, or None for torch's global one."""
-    if seed is None:
+    """A generator on the model's device, or None for torch's global one; shapes alone have none."""
+    device = next(model.parameters()).device
+    if seed is None or device.type == "meta":
         return None
-    return torch.Generator(device=next(model.parameters()).device).manual_seed(seed)
+    return torch.Generator(device=device).manual_seed(seed)
 
 
 def compute_factors(

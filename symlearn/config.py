@@ -180,6 +180,11 @@ class CurvatureConfig(Table):
     group_factors: Literal["grouped", "shared"] = Field(
         "shared", description="whether F-FC's channels have factors of their own"
     )
+    eigenvalues: Literal["kronecker", "corrected", "partial-traces"] = Field(
+        "kronecker",
+        description="of the curvature: its Kronecker factors' own, corrected in their basis (EKFAC, one more "
+        "pass), or corrected in the basis of the exact blocks' partial traces (two more, the sharpest)",
+    )
     batch_size: PositiveInt = Field(500, description="images a batch of a curvature pass")
     diagonal: Names = Field(
         (), description="parameters whose curvature is the exact diagonal of their block, for want of a rule"

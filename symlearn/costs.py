@@ -19,14 +19,17 @@ from symlearn.config import Config, checked
 from symlearn.coverage import check_coverage, undeclared
 from symlearn.dry_fit import EVALUATED, FitSizes, memory_of, outputs_of, sizes_of
 from symlearn.dry_run import shadow_of
-from symlearn.fitting import Data, as_tensors, check_fits, usable_device
+from symlearn.fit_checks import check_fits
+from symlearn.fitting import Data, as_tensors, usable_device
 from symlearn.memory import Memory, available_bytes, needed_and_free, paths_of
+from symlearn.pairs import Pairs
 from symlearn.phases import Phase
 from symlearn.room import factor_shapes
 from symlearn.runs import load, network_of
 from symlearn.schedule import plan
 from symlearn.search import possible_changes, strictest_start
-from symlearn.training import FitState, Pairs, evaluate, train_epoch, training_factors
+from symlearn.training import FitState, evaluate, train_epoch
+from symlearn.training_curvature import curvature_of, training_factors
 from symlearn.units import duration, size
 
 MEASURED_STEPS = 2
@@ -280,7 +283,9 @@ def measured(state: FitState, train: Pairs, test: Pairs | None) -> Measured:
     batch = min(curvature.batch_size, len(x))
     if undeclared(state.model, curvature):  # a fit without evidence
         return Measured(len(x), step, evaluation, 0.0)
-    factors = timed(lambda: training_factors(state, (x[:batch], y[:batch])))
+    sharp = curvature.eigenvalues != "kronecker"  # then eigenvectors of every batch count, which is too much
+    first: Pairs = (x[:batch], y[:batch])
+    factors = timed(lambda: (curvature_of if sharp else training_factors)(state.model, state.config, first))
     shapes = factor_shapes(state.model, x[:1], curvature.group_factors == "shared")
     update = factors * len(x) / batch + eigenvalue_seconds(shapes)
     return Measured(len(x), step, evaluation, update)

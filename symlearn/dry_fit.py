@@ -37,7 +37,7 @@ from symlearn.dry_run import Shadow, shadow_of
 from symlearn.memory import Curvature, Memory
 from symlearn.schedule import plan
 from symlearn.structure import relaxed_layers
-from symlearn.training import curvature_options
+from symlearn.training_curvature import SPECTRA, curvature_options
 
 FLOAT64 = 8
 EVALUATED = 500  # images a pass of an evaluation
@@ -186,24 +186,19 @@ def step_bytes(shadow: Shadow, given: FitSizes) -> int:
     return bytes_of([x, y]) + max(rise, temporaries)
 
 
-def options_of(shadow: Shadow, given: FitSizes) -> dict[str, Any]:
-    """The configuration's arguments of `compute_factors`; shapes have no seed."""
-    return {**curvature_options(shadow.model, given.config), "seed": None}
-
-
 def curvature_of(shadow: Shadow, given: FitSizes) -> Curvature:
     """Run a curvature pass and the eigenvalues on shapes."""
     config = given.config
     size = min(config.curvature.batch_size, given.train)
     x, y = batch_of(shadow, given, size)
-    options = options_of(shadow, given)
+    options = curvature_options(shadow.model, config)
     with shadow.counted(x, y) as live, seen(shadow.model, config.curvature):
         factors = compute_factors(
             shadow.model, [(x, y)] * passes(shadow, given), config.data.likelihood, **options
         )
         held, most = live.now, live.peak
         live.mark()
-        eigen = factors.eigendecompose()
+        eigen = SPECTRA[config.curvature.eigenvalues](shadow.model, config, (x, y), factors)
         params = sum(len(values) for values in eigen.eigenvalues.values())
         decomposed = live.peak - held
     return Curvature(
@@ -222,8 +217,9 @@ def passes(shadow: Shadow, given: FitSizes) -> int:
     if count == 1:
         return 1
     x, y = batch_of(shadow, given, 2)
+    options = curvature_options(shadow.model, config)
     with shadow.running(), seen(shadow.model, config.curvature):
-        factors = compute_factors(shadow.model, [(x, y)], config.data.likelihood, **options_of(shadow, given))
+        factors = compute_factors(shadow.model, [(x, y)], config.data.likelihood, **options)
     kept = [
         block.inputs.size
         for block in factors.values()
@@ -255,7 +251,7 @@ def hyper_bytes(shadow: Shadow, given: FitSizes) -> int:
     size = config.curvature.batch_size
     loader = list(zip(x.split(size), y.split(size), strict=True))
     values = [d.value for d in declared.values()]
-    options = options_of(shadow, given)
+    options = curvature_options(shadow.model, given.config)
     likelihood = config.data.likelihood
     local = config.evidence.gradient == "local"
     with shadow.counted(x, y) as live, seen(shadow.model, config.curvature):

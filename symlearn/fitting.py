@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from symlearn.analysis.calibration import scores
@@ -24,15 +24,17 @@ from symlearn.analysis.equivariance import equivariance_report
 from symlearn.analysis.predictive import predictive_of
 from symlearn.analysis.report import build_report, calibration
 from symlearn.config import Config, checked
-from symlearn.coverage import check_coverage, undeclared
+from symlearn.coverage import undeclared
 from symlearn.data import Preprocessing, augment
 from symlearn.dry_fit import sizes_of
+from symlearn.fit_checks import check_fits
+from symlearn.pairs import Pairs
 from symlearn.phases import Phase, PhaseRun
 from symlearn.room import expect_room
 from symlearn.run_folder import CHECKPOINT, CHECKPOINT_SCHEMA, CONFIG, MODEL, RunFolder
 from symlearn.schedule import plan
 from symlearn.search import Proposal, SearchRound, describe, strictest_start
-from symlearn.training import Augment, FitState, Pairs, evaluate, update_evidence
+from symlearn.training import Augment, FitState, evaluate, update_evidence
 
 SAVE_EVERY = 5.0  # seconds between checkpoints within a stage
 Data = Dataset[Any] | Pairs | DataLoader[Any]
@@ -408,29 +410,3 @@ def usable_device(config: Config) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' was asked for, but this machine has no CUDA device; use device 'cpu'")
     return device
-
-
-def check_fits(model: nn.Module, data: Pairs, config: Config) -> None:
-    """Run one image through the network, so that a misfit is said before anything starts.
-
-    Raises:
-        ValueError: targets that do not fit the outputs; see `check_coverage` too.
-    """
-    x, y = data
-    check_coverage(model, config.curvature, config.evidence.selection != "none")
-    model.eval()
-    with torch.no_grad():
-        f: Tensor = model(x[:1])
-    if config.data.likelihood == "regression":
-        if not y.is_floating_point() or y.reshape(len(y), -1).shape[1] != f.shape[1]:
-            raise ValueError(
-                f"regression needs real targets [n, {f.shape[1]}], got {y.dtype} {list(y.shape)}"
-            )
-        return
-    if y.is_floating_point() or y.dim() != 1:
-        raise ValueError(f"classification needs integer labels [n], got {y.dtype} {list(y.shape)}")
-    if int(y.min()) < 0 or int(y.max()) >= f.shape[1]:
-        raise ValueError(
-            f"labels run from {int(y.min())} to {int(y.max())}, but the network has {f.shape[1]} outputs; "
-            "build it with classes=… to match"
-        )

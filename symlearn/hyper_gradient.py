@@ -27,9 +27,9 @@ from kfac.loss_hessian import Likelihood, log_likelihood
 from kfac.modes import evaluated
 from symlearn.declared import Hyperparameter, tracked
 from symlearn.evidence import Evidence, EvidenceModel, squared_norms
+from symlearn.pairs import Pairs, batches
 
 Estimator = Literal["full", "local"]
-Pairs = tuple[Tensor, Tensor]
 
 
 class NonFiniteGradientError(ValueError):
@@ -69,8 +69,7 @@ class HyperObjective:
     curvature: dict[str, Any] = field(default_factory=dict)
 
     def _batches(self) -> list[Pairs]:
-        x, y = (part.split(self.batch_size) for part in self.data)
-        return list(zip(x, y, strict=True))
+        return list(batches(self.data, self.batch_size))
 
     def _factors(self, how: dict[str, bool]) -> KroneckerFactors:
         options: dict[str, Any] = {**self.curvature, **how}

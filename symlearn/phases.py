@@ -10,8 +10,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from symlearn.pairs import Pairs
 from symlearn.structure import layer_paths
-from symlearn.training import Augment, FitState, Pairs, TrainingStoppedError, train_epoch, update_evidence
+from symlearn.training import Augment, FitState, TrainingStoppedError, train_epoch, update_evidence
 
 PATIENCE = 4  # evidence updates' time that hyperparameters wait after a collapse
 

@@ -36,16 +36,15 @@ import torch
 import torch.nn.functional as F
 
 from kfac import DiagonalBlock, KroneckerBlock
+from symlearn.pairs import Pairs, batches
 from symlearn.phases import Phase, PhaseRun
 from symlearn.structure import layer_paths, relaxed_layers
 from symlearn.training import (
     Augment,
     FitState,
-    Pairs,
     TrainingStoppedError,
-    batches,
-    training_factors,
 )
+from symlearn.training_curvature import training_factors
 
 QUIET = 0.1  # output scale of a path on trial: the function hardly changes, yet both factors of F-FC live
 
@@ -127,7 +126,7 @@ def screen(state: FitState, changes: list[Proposal], data: Pairs) -> list[Propos
     touched = {p: apply(trial, p, output_scale=0.0) for p in changes if p.action == "add"}
     gains: dict[Proposal, float] = {}
     if touched:
-        factors = training_factors(trial, data)
+        factors = training_factors(trial.model, trial.config, data)
         gradients = log_likelihood_gradients(trial, data)
         noise = state.sigma_noise**2 if state.config.data.likelihood == "regression" else 1.0
         for proposal, names in touched.items():

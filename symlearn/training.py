@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,18 +22,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kfac import KroneckerFactors, NonFiniteError, compute_factors
+from kfac import NonFiniteError
 from symlearn.batch_statistics import settle_batch_statistics
 from symlearn.config import Config
-from symlearn.coverage import diagonal_blocks, seen
-from symlearn.evidence import EvidenceModel, squared_norms
+from symlearn.coverage import seen
 from symlearn.hyper_gradient import HyperObjective, NonFiniteGradientError, evidence_gradients, subset
 from symlearn.hyperparameters import Hyperparameters
 from symlearn.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
+from symlearn.pairs import Pairs, batches
 from symlearn.prior import PriorPrecision
+from symlearn.training_curvature import curvature_of, curvature_options
 
 FALL, SHRUNK, PATIENT = 0.05, 0.5, 6  # see `WarmUp`
-Pairs = tuple[Tensor, Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -187,12 +187,6 @@ class FitState:
         self.hyper.forget(names)
 
 
-def batches(data: Pairs, size: int) -> Iterator[Pairs]:
-    """The data in order, `size` at a time."""
-    for start in range(0, len(data[0]), size):
-        yield data[0][start : start + size], data[1][start : start + size]
-
-
 def mean_loss(f: Tensor, y: Tensor, state: FitState) -> Tensor:
     """Mean negative log-likelihood of a batch, up to constants."""
     if state.config.data.likelihood == "regression":
@@ -256,34 +250,6 @@ def train_epoch(
     return mean, correct / (steps * size) if classification else None
 
 
-def curvature_options(model: nn.Module, config: Config) -> dict[str, Any]:
-    """The configuration's arguments of `kfac.compute_factors`."""
-    curvature = config.curvature
-    return {
-        "fisher_type": curvature.fisher_type,
-        "mc_samples": curvature.mc_samples,
-        "weight_sharing": curvature.weight_sharing,
-        "group_factors": curvature.group_factors,
-        "seed": config.training.seed,
-        "fallback": diagonal_blocks(model, curvature),
-    }
-
-
-def training_factors(state: FitState, data: Pairs) -> KroneckerFactors:
-    """Kronecker factors over `data` at the present weights, as the configuration asks for them."""
-    curvature = state.config.curvature
-    loader = batches(data, curvature.batch_size)
-    with seen(state.model, curvature):
-        options = curvature_options(state.model, state.config)
-        return compute_factors(state.model, loader, state.config.data.likelihood, **options)
-
-
-def curvature_of(state: FitState, data: Pairs) -> EvidenceModel:
-    """Curvature over the training set at the present weights, as a function of the hyperparameters."""
-    factors = training_factors(state, data)
-    return EvidenceModel(factors, squared_norms(state.model), state.config.data.likelihood)
-
-
 def step_declared(state: FitState, data: Pairs) -> None:
     """Step what the layers declare up the evidence, on a seeded subset of the data.
 
@@ -327,7 +293,7 @@ def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = T
     if step_hyperparameters:
         step_declared(state, data)
     try:
-        model = curvature_of(state, data)
+        model = curvature_of(state.model, state.config, data)
     except NonFiniteError as error:
         raise TrainingStoppedError(f"in epoch {state.epoch} {error}; lower lr or check the data") from None
     if step_hyperparameters:

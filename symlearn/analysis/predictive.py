@@ -41,7 +41,7 @@ from kfac import EigenFactors, KroneckerFactors, compute_factors, correct_eigenv
 from kfac.loss_hessian import FisherType
 from symlearn.config import Config, CurvatureConfig
 from symlearn.coverage import diagonal_blocks, seen, trainable
-from symlearn.training import Pairs, batches
+from symlearn.pairs import Pairs, batches
 
 TYPE_2_UP_TO = 40  # classes; beyond, the columns that the fit drew have to do
 MEMORY = 2**26  # bytes that the gradients of one chunk of data may take

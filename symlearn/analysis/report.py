@@ -16,8 +16,9 @@ import torch
 
 from symlearn.analysis.calibration import scores
 from symlearn.analysis.effective_parameters import layer_reports
+from symlearn.pairs import Pairs, batches
 from symlearn.structure import relaxed_layers
-from symlearn.training import FitState, Pairs, batches, evaluate
+from symlearn.training import FitState, evaluate
 
 if TYPE_CHECKING:
     from symlearn.search import Proposal

@@ -29,8 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from symlearn.fitting import Data, FitResult, as_tensors
+from symlearn.pairs import Pairs
 from symlearn.structure import effective_type_of, layer_paths, relaxed_layers
-from symlearn.training import FitState, Pairs, curvature_of, training_factors
+from symlearn.training_curvature import curvature_of, training_factors
 from symlearn.transfer.plain import plain_copy
 
 MEASURED = 256  # images that outputs are compared on
@@ -192,7 +193,7 @@ def local_changes(result: FitResult, data: Pairs) -> dict[tuple[str, str], float
     paths = removable(result.model)
     if not paths:
         return {}
-    factors = training_factors(FitState(result.model, result.config, len(data[0])), data)
+    factors = training_factors(result.model, result.config, data)
     weights = dict(result.model.named_parameters())
     noise = result.sigma_noise**2 if result.config.data.likelihood == "regression" else 1.0
 
@@ -228,8 +229,8 @@ def without(model: nn.Module, layer: str, path: str) -> nn.Module:
 
 def evidence_of(model: nn.Module, result: FitResult, data: Pairs) -> float:
     """The log marginal likelihood of a network at the result's precisions."""
-    state = FitState(model, result.config, len(data[0]))
-    return float(curvature_of(state, data).terms(result.prior_precision, result.sigma_noise).total)
+    evidence = curvature_of(model, result.config, data)
+    return float(evidence.terms(result.prior_precision, result.sigma_noise).total)
 
 
 def weights_in_use(model: nn.Module) -> int:

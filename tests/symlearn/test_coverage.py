@@ -22,7 +22,8 @@ from symlearn.fitting import Fit, fit
 from symlearn.hyper_gradient import HyperObjective, evidence_gradients
 from symlearn.phases import collapsed_layers
 from symlearn.search import possible_changes, screen, strictest_start
-from symlearn.training import FitState, curvature_of, curvature_options, training_factors, update_evidence
+from symlearn.training import FitState, update_evidence
+from symlearn.training_curvature import curvature_of, curvature_options, training_factors
 
 MODES = ("diagonal", "left_out")
 FREE = ("token", "place.weight")
@@ -100,7 +101,7 @@ def test_a_diagonal_is_part_of_the_evidence_and_what_is_left_out_is_not() -> Non
     covered = {name for name, _ in network().named_parameters()} - set(FREE)
     for mode, names in (("diagonal", covered | set(FREE)), ("left_out", covered)):
         one = state(mode)
-        model = curvature_of(one, data)
+        model = curvature_of(one.model, one.config, data)
         assert set(model.names) == names, mode
         before = one.prior.floats()
         update_evidence(one, data)
@@ -116,7 +117,8 @@ def test_the_rest_of_the_evidence_is_that_of_a_network_with_constants() -> None:
         p.requires_grad_(name not in FREE)
     options = {**curvature_options(frozen.model, frozen.config), "fallback": None}
     constants = kfac.compute_factors(frozen.model, [data], "classification", **options)
-    found = training_factors(state("left_out"), data)
+    left_out = state("left_out")
+    found = training_factors(left_out.model, left_out.config, data)
     assert found.names == constants.names
     assert all(torch.equal(found.to_dense(n), constants.to_dense(n)) for n in found.names)
 
