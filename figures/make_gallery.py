@@ -18,12 +18,14 @@ from symlearn.analysis.plots import (
     lengthscales,
     path_colour,
     proposals,
+    reliability_diagram,
 )
 from symlearn.reproduction import share
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "experiments" / "layerwise" / "results"
 BANKS = HERE.parent / "experiments" / "unfolded" / "results"
+LAPLACE = HERE.parent / "experiments" / "laplace" / "results"
 TASKS = ("quadrant-digit", "quadrant")
 MARKS = {
     "learned": ("o", "#222222", "learned, by search"),
@@ -147,6 +149,10 @@ def main() -> None:
     turned = json.loads((RESULTS / "turned_digits.small.json").read_text(encoding="utf-8"))
     shares_by_data(turned, "gconv-p4", "Group convolutions on upright and on turned images").savefig(
         HERE / "gconv-shares.png"
+    )
+    predicted = json.loads((LAPLACE / "digits.json").read_text(encoding="utf-8"))["rows"][0]["reliability"]
+    reliability_diagram({"MAP": predicted["map"], "Laplace, last layer": predicted["last-layer"]}).savefig(
+        HERE / "reliability-digits.png"
     )
     banks = json.loads((BANKS / "rotated_banks.small.json").read_text(encoding="utf-8"))
     chosen = [label for label in banks["published"] if "gradients" not in label]

@@ -15,8 +15,8 @@ same test images:
 
     python experiments/laplace/predictives.py [--data digits] [--data-root DIR] [--seeds 0 1 2]
 
-It writes results/<data>.json (a row a fit, with the reliability of map and last-layer) and, beside it, the
-reliability diagram of the first seed of each selection; the table is printed.
+It writes results/<data>.json, a row a fit, with the reliability of map and last-layer (drawn by
+figures/make_gallery.py), and prints the table.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from torch import Tensor
 import symlearn
 from symlearn import reproduction
 from symlearn.analysis.calibration import reliability, scores
-from symlearn.analysis.plots import reliability_diagram
 from symlearn.analysis.predictive import (
     LaplacePredictive,
     averaged_softmax,
@@ -51,7 +50,7 @@ HERE = Path(__file__).resolve().parent
 TEMPERATURES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.0)
 SMALL: dict[str, dict[str, Any]] = {
     "digits": {},
-    "mnist": {"limit": 2000, "test_limit": 2000, "alpha": 4, "epochs": 40},
+    "mnist": {"size": 16, "limit": 2000, "test_limit": 2000, "epochs": 100},
 }
 
 
@@ -175,12 +174,6 @@ def main() -> None:
         "rows": rows,
     }
     (asked.out / f"{name}.json").write_text(to_json(content) + "\n", encoding="utf-8")
-    for selection in asked.selections:
-        row = next(row for row in rows if row["selection"] == selection)
-        figure = reliability_diagram(
-            {"MAP": row["reliability"]["map"], "Laplace": row["reliability"]["last-layer"]}
-        )
-        figure.savefig(asked.out / f"{name}-{selection}.png")
     print(table(rows))
 
 
