@@ -10,10 +10,12 @@ import torch
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Run on one thread, and give the others back afterwards: toy sizes only lose by them."""
+    """Run on one thread, processes of a test's own too, and give the others back: toy sizes lose by them."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
     torch.set_num_threads(threads)
 
 

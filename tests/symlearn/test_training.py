@@ -25,6 +25,7 @@ from tiny_fits import (
 from torch import Tensor
 
 import symlearn.training as training
+import symlearn.training_curvature as training_curvature
 from kfac import compute_factors
 from symlearn.evidence import log_marginal_likelihood
 from symlearn.phases import PhaseRun
@@ -56,7 +57,7 @@ class TestAugmentation:
             used.append(generator)
             return x + 100.0
 
-        monkeypatch.setattr(training, "compute_factors", watched)
+        monkeypatch.setattr(training_curvature, "compute_factors", watched)
         run(state, PhaseRun(phase(3)), data, augment=shifted)
         assert len(seen) == 3 and all(torch.equal(x, data[0]) and torch.equal(y, data[1]) for x, y in seen)
         assert len(trained) == 12 and all(float(x.mean()) > 50 for x in trained)

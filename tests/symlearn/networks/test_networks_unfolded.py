@@ -85,7 +85,20 @@ def test_equivariance_report_measures_codes() -> None:
         assert max(worst[:exact]) < 1e-5 and min(worst[exact:], default=1.0) > 1e-3, worst
 
 
-TINY = ("--limit", "120", "--epochs", "4", "--alpha", "12", "--burn-in", "2", "--frequency", "1")
+TINY = (
+    "--limit",
+    "120",
+    "--test-limit",
+    "60",
+    "--epochs",
+    "4",
+    "--alpha",
+    "12",
+    "--burn-in",
+    "2",
+    "--frequency",
+    "1",
+)
 
 
 @pytest.mark.parametrize("selection", ["gradient", "search"])
