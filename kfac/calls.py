@@ -42,8 +42,10 @@ def recorded_calls(owners: list[Owner], batch: int, keep_graph: bool = False) ->
     """Record every use of the owners' modules while the context is open."""
     calls: list[Call] = []
 
-    def hook(owner: Owner) -> Callable[..., None]:
-        def record(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor) -> None:
+    def hook(owner: Owner) -> Callable[..., Tensor | None]:
+        def record(
+            _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor
+        ) -> Tensor | None:
             x = args[0] if args else next(iter(kwargs.values()))
             if x.shape[0] != batch:
                 raise ValueError(
@@ -52,6 +54,8 @@ def recorded_calls(owners: list[Owner], batch: int, keep_graph: bool = False) ->
                 )
             kept = x if keep_graph else x.detach()
             calls.append(Call(owner, kept, get_gradient_edge(y), x._version, y.shape))
+            # What overwrites a view gives it another history, which the edge is no part of.
+            return y.clone() if y._is_view() else None
 
         return record
 

@@ -37,7 +37,7 @@ from symlearn.dry_run import Shadow, shadow_of
 from symlearn.memory import Curvature, Memory
 from symlearn.schedule import plan
 from symlearn.structure import relaxed_layers
-from symlearn.training_curvature import SPECTRA, curvature_options
+from symlearn.training_curvature import curvature_options, spectra
 
 FLOAT64 = 8
 EVALUATED = 500  # images a pass of an evaluation
@@ -198,7 +198,7 @@ def curvature_of(shadow: Shadow, given: FitSizes) -> Curvature:
         )
         held, most = live.now, live.peak
         live.mark()
-        eigen = SPECTRA[config.curvature.eigenvalues](shadow.model, config, (x, y), factors)
+        eigen = spectra(shadow.model, config, (x, y), factors)
         params = sum(len(values) for values in eigen.eigenvalues.values())
         decomposed = live.peak - held
     return Curvature(

@@ -69,20 +69,33 @@ def in_partial_traces(
     return corrected(model, config, data, basis)
 
 
-SPECTRA: dict[str, Callable[[nn.Module, Config, Pairs, KroneckerFactors], EigenFactors]] = {
-    "kronecker": lambda model, config, data, factors: factors.eigendecompose(),
+CORRECTIONS: dict[str, Callable[[nn.Module, Config, Pairs, KroneckerFactors], EigenFactors]] = {
     "corrected": in_own_basis,
     "partial-traces": in_partial_traces,
 }
+
+
+def spectra(
+    model: nn.Module, config: Config, data: Pairs, factors: KroneckerFactors, vectors: bool = False
+) -> EigenFactors:
+    """Eigenvalues as the configuration asks for them; corrected ones always with their vectors.
+
+    Raises:
+        ValueError: eigenvalues are to be corrected of a weight that is used in several roles.
+    """
+    choice = config.curvature.eigenvalues
+    if choice == "kronecker":
+        return factors.eigendecompose(vectors)
+    with seen(model, config.curvature):
+        return CORRECTIONS[choice](model, config, data, factors)
 
 
 def curvature_of(model: nn.Module, config: Config, data: Pairs) -> EvidenceModel:
     """Curvature over the training set at the present weights, as a function of the hyperparameters.
 
     Raises:
-        ValueError: eigenvalues are to be corrected of a weight that is used in several roles.
+        ValueError: as `spectra`.
     """
     factors = training_factors(model, config, data)
-    with seen(model, config.curvature):
-        eigen = SPECTRA[config.curvature.eigenvalues](model, config, data, factors)
+    eigen = spectra(model, config, data, factors)
     return EvidenceModel(factors, squared_norms(model), config.data.likelihood, eigen)

@@ -64,6 +64,7 @@ def build_report(
             "method": config.evidence.selection,
             "proposals": [asdict(p) for p in proposals],
         },
+        "eigenvalues": config.curvature.eigenvalues,
         "diagonal": list(config.curvature.diagonal),
         "left_out": list(config.curvature.left_out),
         "layers": layer_reports(

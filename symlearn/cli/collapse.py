@@ -45,9 +45,11 @@ def as_text(report: CollapseReport, change: float | None, out: Path) -> str:
     """What was kept and dropped, and what it cost."""
     lines = [f"{'layer':24s} {'path':24s} {'effective':>10s} {'share':>7s} {'evidence without':>17s}  "]
     for fate in report.paths:
+        gamma = "–" if fate.effective_parameters is None else f"{fate.effective_parameters:.1f}"
+        share = "–" if fate.share is None else f"{fate.share:.1%}"
         delta = "" if fate.delta_log_evidence is None else f"{fate.delta_log_evidence:+.1f} nats"
         lines.append(
-            f"{fate.layer:24s} {fate.path:24s} {fate.effective_parameters:10.1f} {fate.share:7.1%} "
+            f"{fate.layer:24s} {fate.path:24s} {gamma:>10s} {share:>7s} "
             f"{delta:>17s}  {'kept' if fate.kept else 'dropped'}"
         )
     before, after = report.parameters

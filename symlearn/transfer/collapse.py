@@ -28,10 +28,11 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from symlearn.coverage import undeclared
 from symlearn.fitting import Data, FitResult, as_tensors
 from symlearn.pairs import Pairs
 from symlearn.structure import effective_type_of, layer_paths, relaxed_layers
-from symlearn.training_curvature import curvature_of, training_factors
+from symlearn.training_curvature import curvature_of, spectra, training_factors
 from symlearn.transfer.plain import plain_copy
 
 MEASURED = 256  # images that outputs are compared on
@@ -47,17 +48,17 @@ class PathFate:
     Attributes:
         layer: the layer's name.
         path: the path's name.
-        effective_parameters: gamma.
+        effective_parameters: gamma; None where no curvature was to be had, and every path is kept.
         share: of the layer's gamma.
         delta_log_evidence: of removing it alone, in nats; None for a layer's only path, and where there were
-            no data.
+            no data or no curvature.
         kept: whether the plain network has it.
     """
 
     layer: str
     path: str
-    effective_parameters: float
-    share: float
+    effective_parameters: float | None
+    share: float | None
     delta_log_evidence: float | None
     kept: bool
 
@@ -120,8 +121,11 @@ def collapse(
         raise ValueError("the result is of another network; give the model that was fitted, or result.model")
     like = next(learned.parameters())
     data = result.train if data is None else as_tensors(data, like.device, like.dtype)
-    changes = {} if result.train is None else changes_of(result, result.train)
-    fates = path_fates(result, changes, negligible)
+    if undeclared(result.model, result.config.curvature):
+        fates = all_kept(result.model)
+    else:
+        changes = {} if result.train is None else changes_of(result, result.train)
+        fates = path_fates(result, changes, negligible)
     kept = copy.deepcopy(learned)
     for name, layer in relaxed_layers(kept).items():
         layer.set_active([fate.path for fate in fates if fate.layer == name and fate.kept])
@@ -176,6 +180,15 @@ def path_fates(
     return fates
 
 
+def all_kept(model: nn.Module) -> list[PathFate]:
+    """Every path that is switched on, where no curvature is to be had."""
+    return [
+        PathFate(name, path, None, None, None, kept=True)
+        for name, layer in relaxed_layers(model).items()
+        for path in layer.active
+    ]
+
+
 def removable(model: nn.Module) -> dict[tuple[str, str], tuple[str, ...]]:
     """Tensor names of every path that shares its layer with another, by layer and path."""
     layers = relaxed_layers(model)
@@ -194,14 +207,14 @@ def local_changes(result: FitResult, data: Pairs) -> dict[tuple[str, str], float
     if not paths:
         return {}
     factors = training_factors(result.model, result.config, data)
+    eigen = spectra(result.model, result.config, data, factors, vectors=True)
     weights = dict(result.model.named_parameters())
     noise = result.sigma_noise**2 if result.config.data.likelihood == "regression" else 1.0
 
     def ratio(name: str) -> float:
-        block, delta = factors[name], result.prior_precision[name]
-        eigen = block.eigendecompose(vectors=True)
-        u = eigen.coordinates(block.to_groups(weights[name].detach()))
-        spectrum = eigen.eigenvalues / noise
+        block, delta = eigen.blocks[name], result.prior_precision[name]
+        u = block.coordinates(factors[name].to_groups(weights[name].detach()))
+        spectrum = block.eigenvalues / noise
         return float(0.5 * (torch.log1p(spectrum / delta) - (spectrum + delta) * u.square()).sum())
 
     return {key: sum(map(ratio, names)) for key, names in paths.items()}

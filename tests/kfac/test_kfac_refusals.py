@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from toys import batch_of, mlp, seeded
 
 import kfac
+from symlearn.layers import FactoredLinear2d, GroupConv2d, LiftingConv2d
 
 
 class UsesWeightOutside(nn.Module):
@@ -275,6 +278,29 @@ def test_harmless_operations_in_place_change_nothing() -> None:
     for name, block in kfac.compute_factors(model, [(X, Y)], "classification").items():
         other = kfac.compute_factors(plain, [(X, Y)], "classification")[name]
         assert torch.equal(block.to_dense(), other.to_dense())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: FactoredLinear2d(1, 2, 4, 2),
+        lambda: LiftingConv2d(1, 2),
+        lambda: nn.Sequential(LiftingConv2d(1, 2), GroupConv2d(2, 2, variant="separable")),
+    ],
+    ids=["f-fc", "lifting", "separable"],
+)
+def test_a_view_may_be_overwritten_in_place(layer: Callable[[], nn.Module]) -> None:
+    """Layers whose outputs are views of what they computed, followed by a ReLU in place."""
+    torch.manual_seed(0)
+    body, x = layer().double(), torch.randn(3, 1, 4, 4, dtype=torch.float64)
+    head = nn.Linear(body(x)[0].numel(), 3).double()
+    found, wanted = (
+        kfac.compute_factors(nn.Sequential(body, relu, nn.Flatten(), head), [(x, Y[:3])], "classification")
+        for relu in (nn.ReLU(inplace=True), nn.ReLU())
+    )
+    assert found.names == wanted.names
+    for name, block in found.items():
+        assert torch.equal(block.to_dense(), wanted[name].to_dense()), name
 
 
 class StaysInTrainMode(nn.BatchNorm1d):

@@ -192,3 +192,43 @@ class TestUsersNetwork:
             True
         ]
         assert not plain.first.convolution.weight.requires_grad
+
+
+class Scaled(nn.Module):
+    """A convolution, a parameter of its own, a head; the convolution's output is overwritten in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 2, 3, stride=2, padding=1), nn.Linear(32, 3)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[batch, 1, 8, 8] -> [batch, 3]`."""
+        return self.head(torch.relu_(self.conv(x)).flatten(1) * self.scale)
+
+
+def scaled(**changes: object) -> FitResult:
+    """A fit of it, relaxed; `scale` has no curvature rule."""
+    torch.manual_seed(0)
+    relaxed = symlearn.relax(Scaled(), (1, 8, 8))
+    return symlearn.fit(relaxed, directions(60), None, options(**{"epochs": 3, **changes}))
+
+
+def test_without_curvature_every_path_is_kept() -> None:
+    result = scaled(selection="none")
+    plain = symlearn.collapse(result.model, result)
+    fates = plain.collapse_report.paths
+    assert [(f.path, f.kept, f.effective_parameters, f.delta_log_evidence) for f in fates] == [
+        ("conv", True, None, None),
+        ("f-fc", True, None, None),
+    ]
+    assert plain.collapse_report.relative_change < 1e-5
+
+
+@pytest.mark.parametrize("eigenvalues", ["kronecker", "corrected"])
+@pytest.mark.parametrize("removal", ["local", "measured"])
+def test_outputs_overwritten_in_place(removal: str, eigenvalues: str) -> None:
+    """ReLU in place after a sum of paths: the fit, the removal of paths and the plain network go through."""
+    result = scaled(selection="gradient", left_out=("scale",), eigenvalues=eigenvalues)
+    plain = symlearn.collapse(result.model, result, removal=removal)
+    assert all(fate.delta_log_evidence is not None for fate in plain.collapse_report.paths)
