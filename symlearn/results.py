@@ -70,10 +70,13 @@ def write_results(
         ValueError: a file cannot be written.
     """
     folder.write_text(FILTERS, to_json(filters))
+    from symlearn.analysis.page import pngs
+
     figures = run_figures_of(report, metrics, filters)
-    _write_figures(folder, figures)
+    drawn = pngs(figures)  # the slow part, for the files and for the page
+    _write_figures(folder, drawn)
     environment = folder.read_json(ENVIRONMENT) if folder.file(ENVIRONMENT).is_file() else None
-    folder.write_text(PAGE, page_of(report, metrics, figures, config, environment))
+    folder.write_text(PAGE, page_of(report, metrics, figures, config, environment, drawn))
     folder.write_text(REPORT, to_json(report))
 
 
@@ -92,11 +95,13 @@ def page_of(
     figures: Mapping[str, Figure],
     config: Config,
     environment: Mapping[str, Any] | None,
+    drawn: Mapping[str, bytes] | None = None,
 ) -> str:
     """The run's HTML page."""
     from symlearn.analysis.page import html_page
 
-    return html_page(report, metrics, figures, config.model_dump(exclude_none=True), environment)
+    tables = config.model_dump(exclude_none=True)
+    return html_page(report, metrics, figures, tables, environment, drawn)
 
 
 def draw_figures(folder: RunFolder) -> list[Path]:
@@ -105,8 +110,10 @@ def draw_figures(folder: RunFolder) -> list[Path]:
     Raises:
         ValueError: the run has not finished, its report is damaged, or a file cannot be written.
     """
+    from symlearn.analysis.page import pngs
+
     figures = run_figures_of(read_report(folder), folder.metrics(), read_filters(folder))
-    return _write_figures(folder, figures)
+    return _write_figures(folder, pngs(figures))
 
 
 def read_page(folder: RunFolder) -> str:
@@ -188,12 +195,10 @@ def read_learned(folder: RunFolder) -> Learned:
     return Learned(model.eval(), preprocessing, tuple(saved["class_names"]), precision, sigma_noise, config)
 
 
-def _write_figures(folder: RunFolder, figures: Mapping[str, Figure]) -> list[Path]:
-    from symlearn.analysis.page import png
-
+def _write_figures(folder: RunFolder, drawn: Mapping[str, bytes]) -> list[Path]:
     place = folder.subfolder(FIGURES)
     paths = []
-    for name, figure in figures.items():
+    for name, image in drawn.items():
         paths.append(place / f"{name}.png")
-        write_atomically(paths[-1], png(figure))
+        write_atomically(paths[-1], image)
     return paths

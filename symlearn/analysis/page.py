@@ -48,12 +48,15 @@ def html_page(
     figures: Mapping[str, Figure],
     config: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
+    drawn: Mapping[str, bytes] | None = None,
 ) -> str:
     """The whole page as one self-contained HTML document.
 
     `figures` by stem, in order of display (`plots.run_figures`); `config` and `environment` are nested
-    tables such as `config.toml` and `environment.json` hold, left out where None.
+    tables such as `config.toml` and `environment.json` hold, left out where None; `drawn` are the figures'
+    PNG images, drawn here if not given.
     """
+    images = pngs(figures) if drawn is None else drawn
     return _template().render(
         subject=subject(report),
         verdict=verdict(report),
@@ -75,7 +78,7 @@ def html_page(
         figures=[
             {
                 "name": name.replace("-", " "),
-                "data": base64.b64encode(png(figure)).decode("ascii"),
+                "data": base64.b64encode(images[name]).decode("ascii"),
                 "alt": figure.get_label() or name,
                 "caption": CAPTIONS.get(name, ""),
                 "width": round(100 * figure.get_figwidth()),
@@ -94,11 +97,14 @@ def html_page(
     )
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG image."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
-    return buffer.getvalue()
+def pngs(figures: Mapping[str, Figure]) -> dict[str, bytes]:
+    """The figures as PNG images."""
+    images = {}
+    for name, figure in figures.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+        images[name] = buffer.getvalue()
+    return images
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
