@@ -21,7 +21,7 @@ from symlearn.dry_fit import EVALUATED, FitSizes, memory_of, outputs_of, sizes_o
 from symlearn.dry_run import shadow_of
 from symlearn.fit_checks import check_fits
 from symlearn.fitting import Data, as_tensors, usable_device
-from symlearn.memory import Memory, available_bytes, needed_and_free, paths_of
+from symlearn.memory import Memory, available_bytes, fewer_weights, needed_and_free, paths_of
 from symlearn.pairs import Pairs
 from symlearn.phases import Phase
 from symlearn.room import factor_shapes
@@ -61,6 +61,7 @@ class Estimate:
         given: what is fitted: numbers of images, their shape.
         outputs: of the network.
         paths: that its layers have.
+        fewer: how the network would have fewer weights, in words.
         parameters: of the network, all paths.
         memory: bytes.
         available: bytes the machine has left, or None where it does not say.
@@ -72,6 +73,7 @@ class Estimate:
     given: FitSizes
     outputs: int
     paths: tuple[str, ...]
+    fewer: str
     parameters: int
     memory: Memory
     available: int | None
@@ -94,7 +96,7 @@ class Estimate:
         lines = [f"{name:<{names}}  {value:>{values}}  {note}".rstrip() for name, value, note in rows]
         if not self.fits:
             free = self.available or 0
-            told = needed_and_free(self.memory, self.needed, free, self.config, self.paths)
+            told = needed_and_free(self.memory, self.needed, free, self.config, self.fewer)
             lines += ["", f"not enough memory: {told}"]
         return "\n".join(lines)
 
@@ -204,6 +206,7 @@ def estimated(
         given,
         outputs_of(shadow_of(model, given.image), given),
         paths_of(model),
+        fewer_weights(model),
         sum(p.numel() for p in model.parameters()),
         memory,
         available_bytes(device),

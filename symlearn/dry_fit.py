@@ -282,7 +282,9 @@ def prediction_bytes(shadow: Shadow, given: FitSizes, curved: bool) -> int:
     most = forward_bytes(shadow, given, min(EVALUATED, max(given.test, 1)))
     if not (curved and given.test and given.config.data.likelihood == "classification"):
         return most
-    names = last_layer(shadow.model, given.config.curvature)
+    x, _ = batch_of(shadow, given, 2)
+    with shadow.running():
+        names = last_layer(shadow.model, x, given.config.curvature)
     sizes = [p.numel() for name, p in shadow.model.named_parameters() if name in names]
     classes = outputs_of(shadow, given)
     held = bytes_a_datum(classes, sizes)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from symlearn.config import Config
+from symlearn.layers.relaxed_conv import CONV, RelaxedConv2d
 from symlearn.structure import relaxed_layers
 from symlearn.units import size
 
@@ -115,21 +116,21 @@ class Memory:
         return self.peak - self.data - self.model
 
 
-def advice(memory: Memory, config: Config, paths: tuple[str, ...]) -> str:
+def advice(memory: Memory, config: Config, fewer: str) -> str:
     """What to change for less memory, by what takes most of it.
 
     Args:
         memory: of the fit.
         config: of the fit.
-        paths: that its layers have.
+        fewer: how the network would have fewer weights; see `fewer_weights`.
     """
     working = max(memory.stages.values())
     if memory.data > max(working, memory.weights):
         return "use a subset of the data (limit, test_limit)"
     if memory.weights > working or memory.largest == "checkpoint":
-        return fewer_weights(paths)
+        return fewer
     if memory.largest == "steps":
-        return "use a smaller batch_size" if memory.activations > memory.copies else fewer_weights(paths)
+        return "use a smaller batch_size" if memory.activations > memory.copies else fewer
     if memory.largest == "hyperparameters":
         return "use fewer gradient_images, or gradient 'local'"
     if memory.largest == "predictions":
@@ -141,15 +142,23 @@ def advice(memory: Memory, config: Config, paths: tuple[str, ...]) -> str:
     if trials or curvature.activations > max(curvature.factors, curvature.eigen):
         exact = config.curvature.fisher_type == "type-2"
         return "use a smaller curvature_batch_size" + (", or fisher_type 'mc'" if exact else "")
-    return fewer_weights(paths)
+    return fewer
 
 
-def fewer_weights(paths: tuple[str, ...]) -> str:
-    """The leaner form of the first path that has one, or a narrower network."""
+def fewer_weights(model: nn.Module) -> str:
+    """The leaner form of the first path that has one, or a narrower network; of what `relax` made, fewer.
+
+    There the convolutions are the user's own, so they keep their form and there is no alpha to set.
+    """
+    layers = relaxed_layers(model).values()
+    users = any(isinstance(layer, RelaxedConv2d) for layer in layers)
+    alpha = layers or isinstance(getattr(model, "alpha", None), int)
+    narrower = "use a narrower network" + (" (a smaller alpha)" if alpha else "")
+    otherwise = "relax fewer layers (only=[...])" if users else narrower
     for path, leaner in LEANER.items():
-        if path in paths:
-            return f"use {leaner} in place of {path}, or a narrower network (a smaller alpha)"
-    return "use a narrower network (a smaller alpha)"
+        if path in paths_of(model) and not (users and path == CONV):
+            return f"use {leaner} in place of {path}, or {otherwise.removeprefix('use ')}"
+    return otherwise
 
 
 def paths_of(model: nn.Module) -> tuple[str, ...]:
@@ -157,9 +166,9 @@ def paths_of(model: nn.Module) -> tuple[str, ...]:
     return tuple(dict.fromkeys(p for layer in relaxed_layers(model).values() for p in layer.path_names))
 
 
-def needed_and_free(memory: Memory, needed: int, free: int, config: Config, paths: tuple[str, ...]) -> str:
+def needed_and_free(memory: Memory, needed: int, free: int, config: Config, fewer: str) -> str:
     """One line: bytes needed, bytes free, what to change."""
-    return f"about {size(needed)} are needed and {size(free)} are free; {advice(memory, config, paths)}"
+    return f"about {size(needed)} are needed and {size(free)} are free; {advice(memory, config, fewer)}"
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -15,7 +15,7 @@ from kfac.modes import evaluated
 from kfac.owners import find_owners
 from symlearn.analysis.predictive import MEMORY
 from symlearn.dry_fit import EVALUATED, FLOAT64, FitSizes, memory_of
-from symlearn.memory import available_bytes, needed_and_free, paths_of
+from symlearn.memory import available_bytes, fewer_weights, needed_and_free
 
 PLENTY = 4  # times the rough count that must be free for no closer look
 
@@ -37,7 +37,7 @@ def expect_room(model: nn.Module, given: FitSizes, device: torch.device) -> None
         warnings.warn(f"{error}, so its memory is not predicted", stacklevel=3)
         return
     if memory.rise > free:
-        told = needed_and_free(memory, memory.rise, free, given.config, paths_of(model))
+        told = needed_and_free(memory, memory.rise, free, given.config, fewer_weights(model))
         raise ValueError(f"the fit does not fit into memory: {told}")
 
 

@@ -86,7 +86,7 @@ def one_fit(options: dict[str, Any]) -> dict[str, Any]:
     model, delta = result.model, result.prior_precision
     factors = predictive_factors(model, train, config)
     spectra = corrected_spectra(model, factors, train, config)
-    head = LaplacePredictive(model, factors, delta, names=last_layer(model))
+    head = LaplacePredictive(model, factors, delta, names=last_layer(model, train[0]))
     plain = LaplacePredictive(model, factors, delta)
     ekfac = LaplacePredictive(model, factors, delta, eigen=spectra)
     outputs = {name: p.outputs(test[0]) for name, p in (("head", head), ("plain", plain), ("ekfac", ekfac))}

@@ -38,7 +38,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
 from kfac import EigenFactors, KroneckerFactors, compute_factors, correct_eigenvalues
+from kfac.calls import recorded_calls
 from kfac.loss_hessian import FisherType
+from kfac.modes import evaluated
+from kfac.owners import find_owners
 from symlearn.config import Config, CurvatureConfig
 from symlearn.coverage import diagonal_blocks, seen, trainable
 from symlearn.pairs import Pairs, batches
@@ -91,12 +94,29 @@ def corrected_spectra(
         )
 
 
-def last_layer(model: nn.Module, curvature: CurvatureConfig | None = None) -> list[str]:
-    """Names of the trainable parameters of the module that comes last, of those with a curvature rule."""
+def last_layer(model: nn.Module, x: Tensor, curvature: CurvatureConfig | None = None) -> list[str]:
+    """Names of the trainable parameters of the module that runs last, of those with a curvature rule.
+
+    Args:
+        model: the network.
+        x: images `[batch, c, h, w]`, of which the first goes through; the order of registration says nothing.
+        curvature: whose declared parameters do not count.
+
+    Raises:
+        ValueError: no module with a rule ran.
+    """
     declared = set() if curvature is None else {*curvature.diagonal, *curvature.left_out}
-    names = [name for name, p in model.named_parameters() if p.requires_grad and name not in declared]
-    module = names[-1].rpartition(".")[0]
-    return [name for name in names if name.rpartition(".")[0] == module]
+    owners, _, _ = find_owners(model, "diagonal")
+    names = [[name for name in (o.weight, o.bias) if name and name not in declared] for o in owners]
+    with evaluated(model), torch.enable_grad(), recorded_calls(owners, 1) as calls:
+        model(x[:1])
+    by_module = dict(zip((o.module for o in owners), names, strict=True))
+    for call in reversed(calls):
+        if by_module[call.owner.module]:
+            return by_module[call.owner.module]
+    raise ValueError(
+        "no layer of which kfac has a curvature rule ran, so none is the last; name parameters instead"
+    )
 
 
 def _fisher_type(model: nn.Module, data: Pairs, config: Config) -> FisherType:
@@ -131,7 +151,7 @@ def predictive_of(
         prior_precision: delta by parameter name.
         sigma_noise: the learned noise (regression only).
     """
-    names = None if config.data.likelihood == "regression" else last_layer(model, config.curvature)
+    names = None if config.data.likelihood == "regression" else last_layer(model, data[0], config.curvature)
     factors = predictive_factors(model, data, config, names)
     return LaplacePredictive(model, factors, prior_precision, sigma_noise)
 

@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from kfac.modes import evaluated
 from symlearn.layers.path_sum import Change, PathSum, seeded
 from symlearn.layers.registry import PathOptions, PathShape, path_kind
 from symlearn.layers.sizes import Size, expect_map, pair
@@ -56,7 +57,7 @@ class RelaxedConv2d(PathSum):
     ) -> None:
         expect_added(added)
         size = pair(in_size)
-        with torch.no_grad():
+        with torch.no_grad(), evaluated(conv):  # hooks of a user's may change state in training
             out = conv(conv.weight.new_zeros(1, conv.in_channels, *size)).shape[-2:]
         shape = PathShape(
             conv.in_channels, conv.out_channels, size, (out[0], out[1]), options or PathOptions()

@@ -2,7 +2,8 @@
 
 The network's classes, its residual sums and functional calls stay as they are; only modules that are plain
 `nn.Conv2d` are exchanged for `RelaxedConv2d` around them. Its input size is the one the module saw when one
-image of zeros went through.
+image went through. The copy's outputs for that image are compared with the network's; where they are others,
+layers are exchanged one by one and those under which it changes are left.
 
 Axes: batch, c, h, w.
 """
@@ -10,18 +11,17 @@ Axes: batch, c, h, w.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from kfac.modes import evaluated
 from symlearn.layers.path_sum import PathSum
 from symlearn.layers.registry import PathOptions
 from symlearn.layers.relaxed_conv import RelaxedConv2d, expect_added
+from symlearn.transfer.one_image import fault, first_pass, image_for, one_line
 
 
 @dataclass(frozen=True)
@@ -58,25 +58,25 @@ def relax(
         options: what the paths leave to the user.
 
     Raises:
-        ValueError: a path that cannot be added, an input the network does not take, a name that is no
-            convolution, a network in which no convolution can be relaxed.
+        ValueError: a path that cannot be added, what is no network or cannot be copied, an input the network
+            does not take, a name that is no convolution, outputs that differ from pass to pass, a network in
+            which no convolution can be relaxed.
     """
     added = tuple(paths.split("+")) if isinstance(paths, str) else tuple(paths)
     expect_added(added)
-    if isinstance(model, DataParallel | DistributedDataParallel):
-        raise ValueError(f"relax takes the network within {type(model).__name__}; give model.module")
-    if len(input_shape) != 3 or any(not isinstance(n, int) or n < 1 for n in input_shape):
+    expect_network(model)
+    if not isinstance(input_shape, Sequence) or len(input_shape) != 3:
+        raise ValueError(f"input_shape is [c, h, w] of one image, got {input_shape!r}; give three numbers")
+    if any(not isinstance(n, int) or n < 1 for n in input_shape):
         raise ValueError(f"input_shape is [c, h, w] of one image, got {list(input_shape)}")
     chosen = None if only is None else {only} if isinstance(only, str) else set(only)
-    copied = copy.deepcopy(model)
-    for module in copied.modules():
-        if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
+    copied = duplicate(model)
     found = {name: m for name, m in copied.named_modules() if isinstance(m, nn.Conv2d)}
     unknown = (chosen or set()) - set(found)
     if unknown:
         raise ValueError(f"{sorted(unknown)} name no convolution; choose from {', '.join(found)}")
-    sizes = sizes_seen(copied, list(found.values()), input_shape)
+    image = image_for(copied, input_shape)
+    wanted, sizes = first_pass(copied, image, found.values())
     left = {
         name: reason
         for name, conv in found.items()
@@ -88,9 +88,12 @@ def relax(
         if name not in left
     }
     copied = exchanged(copied, {found[name]: layer for name, layer in relaxed.items()})
-    for name in uncalled(model, copied, relaxed, input_shape):
-        copied = exchanged(copied, {relaxed.pop(name): found[name]})
-        left[name] = "the network calls it by another way than its modules, so paths beside it would not run"
+    if fault(copied, image, wanted, relaxed.values()) is not None:
+        copied = exchanged(copied, {layer: found[name] for name, layer in relaxed.items()})
+        exchanges = {name: (found[name], layer) for name, layer in relaxed.items()}
+        copied, against = one_at_a_time(copied, image, wanted, exchanges)
+        left |= against
+        relaxed = {name: layer for name, layer in relaxed.items() if name not in against}
     if not relaxed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left.items())
         raise ValueError(f"no convolution can be relaxed ({reasons or 'the network has none'})")
@@ -98,77 +101,83 @@ def relax(
     return copied
 
 
+def expect_network(model: nn.Module) -> None:
+    """Refuse what is no network, and wrappers that spread one over devices.
+
+    Raises:
+        ValueError: what to give instead.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"relax takes a network, an nn.Module, got {type(model).__name__}; give the network")
+    for name, module in model.named_modules():
+        if isinstance(module, DataParallel | DistributedDataParallel):
+            kind = type(module).__name__
+            instead = f"put its .module in place of {name!r}" if name else "give model.module"
+            raise ValueError(f"relax takes the network within {kind}; {instead}")
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """A copy of the network with ordinary activations in place of in-place ones.
+
+    Raises:
+        ValueError: the network cannot be copied.
+    """
+    try:
+        copied = copy.deepcopy(model)
+    except Exception as error:  # noqa: BLE001, whatever a user's code raises
+        raise ValueError(
+            f"the network cannot be copied ({one_line(error)}); where hooks compute its weights, as "
+            "nn.utils.weight_norm's do, use those of nn.utils.parametrizations, or remove them"
+        ) from None
+    for module in copied.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+    return copied
+
+
 def exchanged(model: nn.Module, parts: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """The network with parts exchanged, in place, wherever they stand but within a layer of paths."""
-    for module in list(model.modules()):
-        for key, child in module._modules.items():
-            if child is not None and child in parts and not isinstance(module, nn.ModuleDict | PathSum):
-                module._modules[key] = parts[child]
+    """The network with parts exchanged, in place, wherever they stand now; not within what they become."""
+    slots = [
+        (module, key, child)
+        for module in model.modules()
+        for key, child in module._modules.items()
+        if child is not None and child in parts
+    ]
+    for module, key, child in slots:
+        module._modules[key] = parts[child]
     return parts.get(model, model)
 
 
-def uncalled(
-    model: nn.Module, relaxed: nn.Module, layers: Mapping[str, nn.Module], input_shape: Sequence[int]
-) -> list[str]:
-    """The relaxed layers that one image does not reach.
+def one_at_a_time(
+    model: nn.Module,
+    image: Tensor,
+    wanted: list[Any],
+    exchanges: Mapping[str, tuple[nn.Module, nn.Module]],
+) -> tuple[nn.Module, dict[str, str]]:
+    """The network with the parts exchanged under which it stays what it was; the reasons against the others.
+
+    Args:
+        model: the network, none of them exchanged.
+        image: that is put through.
+        wanted: what the network puts out for it.
+        exchanges: old and new part by name.
 
     Raises:
-        ValueError: the relaxed network fails, or its outputs are not the network's.
+        ValueError: the network puts out something else each time, with nothing exchanged.
     """
-    called: set[nn.Module] = set()
-    hooks = [m.register_forward_pre_hook(lambda module, _: called.add(module)) for m in layers.values()]
-    like = next(model.parameters(), torch.zeros(()))
-    x = torch.linspace(-1, 1, math.prod(input_shape), dtype=like.dtype, device=like.device)
-    x = x.reshape(1, *input_shape)
-    try:
-        with torch.no_grad(), evaluated(model), evaluated(relaxed):
-            wanted, found = model(x), relaxed(x)
-    except Exception as error:  # noqa: BLE001, whatever a user's code raises
+    if fault(model, image, wanted, ()) is not None:
         raise ValueError(
-            f"the network does not run with relaxed layers ({one_line(error)}); it may read a convolution's "
-            "attributes: leave that one out by only=[...]"
-        ) from None
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if isinstance(wanted, Tensor) and not torch.allclose(found, wanted, rtol=1e-4, atol=1e-5):
-        raise ValueError(
-            "the relaxed network's outputs are not the network's; leave layers out by only=[...]"
+            "the network's outputs for one image differ from pass to pass, so its relaxed copy cannot be "
+            "compared with it; make eval mode repeatable under torch.manual_seed"
         )
-    return [name for name, layer in layers.items() if layer not in called]
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
-def sizes_seen(
-    model: nn.Module, convolutions: list[nn.Conv2d], input_shape: Sequence[int]
-) -> dict[nn.Module, list[tuple[int, int]]]:
-    """The sizes (h, w) of a convolution's inputs in one pass, one a call.
-
-    Raises:
-        ValueError: the network does not take the input.
-    """
-    sizes: dict[nn.Module, list[tuple[int, int]]] = {conv: [] for conv in convolutions}
-
-    def note(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        x = args[0] if args else next(iter(named.values()))
-        sizes[module].append((x.shape[-2], x.shape[-1]))
-
-    hooks = [conv.register_forward_pre_hook(note, with_kwargs=True) for conv in convolutions]
-    like = next(model.parameters(), torch.zeros(()))
-    try:
-        with torch.no_grad(), evaluated(model):
-            model(torch.zeros(1, *input_shape, dtype=like.dtype, device=like.device))
-    except Exception as error:  # noqa: BLE001, whatever a user's code raises
-        shape = ", ".join(map(str, input_shape))
-        raise ValueError(f"the network takes no input [1, {shape}] ({one_line(error)})") from None
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sizes
+    against = {}
+    for name, (old, new) in exchanges.items():
+        model = exchanged(model, {old: new})
+        reason = fault(model, image, wanted, [new])
+        if reason is not None:
+            model = exchanged(model, {new: old})
+            against[name] = reason
+    return model, against
 
 
 def why_not(
@@ -185,6 +194,8 @@ def why_not(
         return f"a {type(conv).__name__}, not an nn.Conv2d, may do something else with its weights"
     if any(isinstance(m, PathSum) and conv in m.modules() for m in model.modules()):
         return "already a path of a relaxed layer"
+    if "weight" not in conv._parameters:
+        return "its weight is computed by a hook, and is no parameter of it"
     own = {id(p) for p in conv.parameters()}
     shared = [
         other

@@ -15,7 +15,7 @@ from symlearn.config import Config
 from symlearn.dry_fit import hyper_bytes, memory_of, sizes_of
 from symlearn.dry_run import LiveBytes, shadow_of
 from symlearn.fitting import fit
-from symlearn.memory import Curvature, Memory, advice
+from symlearn.memory import Curvature, Memory, advice, fewer_weights
 from symlearn.room import rough_bytes
 from symlearn.training import step_declared
 from symlearn.units import duration, size
@@ -174,47 +174,57 @@ def test_the_rough_count_is_above_the_closer_one() -> None:
 
 SMALL = Memory(1, 1, 3, 1, Curvature(1, 1, 1, 1), 1, 0, 0, 0, 0, 1, 0, "meta")
 ADVICE = {
-    "factors of fc": (
-        replace(SMALL, curvature=Curvature(90, 50, 5, 9)),
-        "sketch",
-        ("fc",),
-        "f-fc in place of fc",
-    ),
-    "factors of f-fc": (
-        replace(SMALL, curvature=Curvature(9, 5, 5, 90)),
-        "sketch",
-        ("conv", "f-fc"),
-        "s-fc in place of f-fc",
-    ),
-    "nothing leaner": (replace(SMALL, curvature=Curvature(90, 5, 5, 9)), "sketch", ("s-fc",), "narrower"),
+    "factors": (replace(SMALL, curvature=Curvature(90, 50, 5, 9)), "sketch", "fewer weights"),
+    "eigenvalues": (replace(SMALL, curvature=Curvature(9, 5, 5, 90)), "sketch", "fewer weights"),
     "many columns": (
         replace(SMALL, curvature=Curvature(9, 5, 90, 9)),
         "type-2",
-        ("fc",),
         "smaller curvature_batch_size, or fisher_type 'mc'",
     ),
-    "one column": (
-        replace(SMALL, curvature=Curvature(9, 5, 90, 9)),
-        "mc",
-        (),
-        "smaller curvature_batch_size",
-    ),
-    "data": (replace(SMALL, data=900), "mc", (), "subset of the data (limit"),
-    "weights": (replace(SMALL, model=900), "mc", ("fc",), "f-fc in place of fc"),
-    "steps": (replace(SMALL, activations=900), "mc", (), "smaller batch_size"),
-    "copies": (replace(SMALL, copies=900, activations=9), "mc", (), "narrower"),
-    "trials": (replace(SMALL, trials=900), "mc", (), "fewer proposals"),
-    "a trial's curvature": (replace(SMALL, trial_curvature=900), "mc", (), "curvature_batch_size"),
-    "test": (replace(SMALL, predictions=900), "mc", (), "test_limit"),
-    "declared": (replace(SMALL, hyperparameters=900), "mc", (), "gradient_images"),
+    "one column": (replace(SMALL, curvature=Curvature(9, 5, 90, 9)), "mc", "smaller curvature_batch_size"),
+    "data": (replace(SMALL, data=900), "mc", "subset of the data (limit"),
+    "weights": (replace(SMALL, model=900), "mc", "fewer weights"),
+    "steps": (replace(SMALL, activations=900), "mc", "smaller batch_size"),
+    "copies": (replace(SMALL, copies=900, activations=9), "mc", "fewer weights"),
+    "trials": (replace(SMALL, trials=900), "mc", "fewer proposals"),
+    "a trial's curvature": (replace(SMALL, trial_curvature=900), "mc", "curvature_batch_size"),
+    "test": (replace(SMALL, predictions=900), "mc", "test_limit"),
+    "declared": (replace(SMALL, hyperparameters=900), "mc", "gradient_images"),
 }
 
 
 @pytest.mark.parametrize("case", ADVICE)
 def test_advice_follows_what_takes_most(case: str) -> None:
-    memory, fisher_type, paths, words = ADVICE[case]
-    told = advice(memory, Config().with_options(fisher_type=fisher_type), paths)
+    memory, fisher_type, words = ADVICE[case]
+    told = advice(memory, Config().with_options(fisher_type=fisher_type), "use fewer weights")
     assert words in told and ("'mc'" in told) == (fisher_type == "type-2")
+
+
+NARROWER = "narrower network (a smaller alpha)"
+FEWER = {
+    "ours, fc": (lambda: tiny_fits.small_network("fc+conv"), f"use f-fc in place of fc, or a {NARROWER}"),
+    "ours, f-fc": (
+        lambda: tiny_fits.small_network("f-fc+conv"),
+        f"use s-fc in place of f-fc, or a {NARROWER}",
+    ),
+    "ours, conv": (lambda: tiny_fits.small_network("conv"), f"use s-conv in place of conv, or a {NARROWER}"),
+    "ours, s-fc": (lambda: tiny_fits.small_network("s-fc"), f"use a {NARROWER}"),
+    "relaxed, fc": (
+        lambda: symlearn.relax(cnn(2), (1, 8, 8), "fc"),
+        "use f-fc in place of fc, or relax fewer layers (only=[...])",
+    ),
+    "relaxed, s-fc": (
+        lambda: symlearn.relax(cnn(2), (1, 8, 8), "s-fc"),
+        "relax fewer layers (only=[...])",
+    ),
+    "a user's": (cnn, "use a narrower network"),
+}
+
+
+@pytest.mark.parametrize("case", FEWER)
+def test_fewer_weights_are_named_by_what_the_network_has(case: str) -> None:
+    build, words = FEWER[case]
+    assert fewer_weights(build()) == words
 
 
 def test_numbers_for_people() -> None:

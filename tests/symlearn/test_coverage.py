@@ -244,8 +244,9 @@ def test_an_added_map_without_effect_is_no_collapse() -> None:
 
 
 def test_the_last_layer_is_one_with_a_rule() -> None:
-    model = nn.Sequential(nn.Linear(2, 3), nn.Embedding(4, 3))
-    assert last_layer(model, Config().with_options(left_out=["1.weight"]).curvature) == ["0.weight", "0.bias"]
+    model = nn.Sequential(nn.Linear(2, 3), nn.PReLU())
+    curvature = Config().with_options(left_out=["1.weight"]).curvature
+    assert last_layer(model, torch.zeros(2, 2), curvature) == ["0.weight", "0.bias"]
 
 
 REFUSED = {

@@ -153,7 +153,7 @@ def test_corrected_spectra_and_a_last_layer() -> None:
     factors = kfac.compute_factors(model, [(x, y)], "classification")
     eigen = corrected_spectra(model, factors, (x, y), Config())
     delta = dict.fromkeys(factors.names, 1.0)
-    last = last_layer(model)
+    last = last_layer(model, x)
     assert last == ["7.weight", "7.bias"]
     whole = LaplacePredictive(model, factors, delta, eigen=eigen).outputs(x)[1]
     head = LaplacePredictive(model, factors, delta, eigen=eigen, names=last).outputs(x)[1]
@@ -169,6 +169,28 @@ def test_corrected_spectra_and_a_last_layer() -> None:
         LaplacePredictive(model, factors, delta, names=["9.weight"])
     with pytest.raises(ValueError, match="temperature must be zero or more, got -1"):
         LaplacePredictive(model, factors, delta, temperature=-1)
+
+
+def test_the_last_layer_is_the_one_that_runs_last() -> None:
+    class HeadFirst(nn.Module):
+        """Defines its head before the layer that runs before it."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.body, self.unused = nn.Linear(4, 3), nn.Linear(5, 4), nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            """`[batch, 5] -> [batch, 3]`."""
+            return self.head(self.body(x).tanh())
+
+    model, x = HeadFirst().double(), toys.batch_of((5,), 4)[0]
+    assert last_layer(model, x) == ["head.weight", "head.bias"]
+    model.head.weight.requires_grad_(False)
+    assert last_layer(model, x) == ["head.bias"] and model.training
+    declared = Config().with_options(left_out=["head.bias"]).curvature
+    assert last_layer(model, x, declared) == ["body.weight", "body.bias"]
+    with pytest.raises(ValueError, match=r"no layer .* ran, so none is the last"):
+        last_layer(nn.Flatten(), x)
 
 
 def test_switched_off_paths_and_strides_are_handled() -> None:

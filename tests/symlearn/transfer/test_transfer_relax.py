@@ -9,10 +9,13 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.nn.utils import prune, spectral_norm
 
 import symlearn
 from symlearn.layers.relaxed_conv import RelaxedConv2d
 from symlearn.structure import relaxed_layers
+from symlearn.transfer.one_image import outputs_of
+from symlearn.transfer.relax import Relaxation
 
 
 class Residual(nn.Module):
@@ -124,20 +127,119 @@ class TestRelax:
         assert relaxation.relaxed == ("b",)
         assert "by another way" in relaxation.left["a"]
 
-    def test_networks_that_read_a_convolutions_weight_are_refused(self) -> None:
+    def test_convolutions_whose_weight_is_read_are_left(self) -> None:
         class Reading(nn.Module):
-            """A convolution that is called, and whose weight is read besides."""
+            """Convolutions that are called; the first one's weight is read besides."""
+
+            def __init__(self, count: int) -> None:
+                super().__init__()
+                self.convs = nn.ModuleList([nn.Conv2d(1, 1, 3) for _ in range(count)])
+
+            def forward(self, x: Tensor) -> Tensor:
+                """Scaled by the first weight's size."""
+                scale = self.convs[0].weight.abs().sum()
+                for conv in self.convs:
+                    x = conv(x)
+                return x * scale
+
+        relaxation = symlearn.relax(Reading(3), (1, 9, 9)).relaxation
+        assert relaxation.relaxed == ("convs.1", "convs.2")
+        assert "does not run with paths beside it" in relaxation.left["convs.0"]
+        with pytest.raises(
+            ValueError, match=r"no convolution can be relaxed \(convs\.0: .*no attribute"
+        ) as caught:
+            symlearn.relax(Reading(1), (1, 9, 9))
+        assert "\n" not in str(caught.value)
+
+    def test_networks_that_look_at_types_keep_their_outputs(self) -> None:
+        class Typed(nn.Module):
+            """Sends what comes from an `nn.Conv2d` through a tanh, and puts out a dictionary."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3)
+
+            def forward(self, x: Tensor) -> dict[str, tuple[Tensor]]:
+                """One after the other."""
+                x = self.a(x).tanh() if isinstance(self.a, nn.Conv2d) else self.a(x)
+                return {"out": (self.b(x),)}
+
+        relaxation = symlearn.relax(Typed(), (1, 9, 9)).relaxation
+        assert relaxation.relaxed == ("b",)
+        assert "outputs are others" in relaxation.left["a"]
+
+    def test_convolutions_in_a_dictionary_are_relaxed(self) -> None:
+        class Keyed(nn.Module):
+            """Convolutions called by their keys."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.m = nn.ModuleDict({"a": nn.Conv2d(1, 2, 3), "b": nn.Conv2d(2, 1, 3)})
+
+            def forward(self, x: Tensor) -> Tensor:
+                """One after the other."""
+                return self.m["b"](self.m["a"](x))
+
+        relaxed = symlearn.relax(Keyed(), (1, 9, 9))
+        assert relaxed.relaxation == Relaxation(("m.a", "m.b"), {})
+        assert list(relaxed_layers(relaxed)) == ["m.a", "m.b"]
+
+    @pytest.mark.parametrize("body", ["overwrites", "draws"])
+    def test_passes_are_compared_on_the_same_image_and_draws(self, body: str) -> None:
+        class Own(nn.Module):
+            """A network that overwrites its input, or draws in eval mode too."""
 
             def __init__(self) -> None:
                 super().__init__()
                 self.conv = nn.Conv2d(1, 1, 3)
 
             def forward(self, x: Tensor) -> Tensor:
-                """Scaled by the weight's size."""
-                return self.conv(input=x) * self.conv.weight.abs().sum()
+                """With noise, or of a shifted image."""
+                if body == "draws":
+                    return self.conv(x + torch.randn_like(x))
+                x -= 0.5
+                return self.conv(x)
 
-        with pytest.raises(ValueError, match=r"does not run with relaxed layers .*only=\[\.\.\.\]"):
-            symlearn.relax(Reading(), (1, 9, 9))
+        model = Own()
+        assert symlearn.relax(model, (1, 9, 9)).relaxation.relaxed == ("conv",)
+        state = torch.get_rng_state()
+        outputs_of(model, torch.zeros(1, 1, 9, 9))
+        assert torch.equal(state, torch.get_rng_state())
+
+    def test_a_network_that_never_repeats_itself_is_refused(self) -> None:
+        class Counting(nn.Module):
+            """Adds the number of passes so far."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv, self.passes = nn.Conv2d(1, 1, 3), 0
+
+            def forward(self, x: Tensor) -> Tensor:
+                """Shifted by the count."""
+                self.passes += 1
+                return self.conv(x) + self.passes
+
+        with pytest.raises(ValueError, match=r"differ from pass to pass, .* make eval mode repeatable"):
+            symlearn.relax(Counting(), (1, 9, 9))
+
+    def test_weights_that_a_hook_computes(self) -> None:
+        normed = spectral_norm(nn.Conv2d(1, 2, 3))
+        relaxation = symlearn.relax(nn.Sequential(normed, nn.Conv2d(2, 2, 3)), (1, 9, 9)).relaxation
+        assert relaxation.relaxed == ("1",)
+        assert relaxation.left == {"0": "its weight is computed by a hook, and is no parameter of it"}
+        pruned = nn.Conv2d(1, 2, 3)
+        prune.l1_unstructured(pruned, "weight", 0.5)
+        with pytest.raises(
+            ValueError, match=r"cannot be copied .* where hooks compute its weights"
+        ) as caught:
+            symlearn.relax(nn.Sequential(pruned, nn.Conv2d(2, 2, 3)), (1, 9, 9))
+        assert "\n" not in str(caught.value)
+
+    def test_building_a_layer_leaves_the_convolutions_state(self) -> None:
+        normed = spectral_norm(nn.Conv2d(1, 2, 3))
+        vector = normed.weight_u.clone()
+        RelaxedConv2d(normed, 6, ("f-fc",))
+        assert torch.equal(vector, normed.weight_u) and normed.training
 
     def test_frozen_weights_stay_frozen(self) -> None:
         model, shape = users("residual")
@@ -169,6 +271,7 @@ class TestRelax:
             ({"paths": ()}, "one or more"),
             ({"paths": "f-fc+f-fc"}, "one or more different"),
             ({"input_shape": (1, 12)}, "input_shape is [c, h, w]"),
+            ({"input_shape": 8}, "input_shape is [c, h, w] of one image, got 8"),
             ({"input_shape": (2, 12, 10)}, "takes no input [1, 2, 12, 10]"),
             ({"only": ["nowhere"]}, "name no convolution"),
         ],
@@ -184,3 +287,7 @@ class TestRelax:
             symlearn.relax(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2))
         with pytest.raises(ValueError, match=r"give model\.module"):
             symlearn.relax(nn.DataParallel(nn.Conv2d(1, 1, 3)), (1, 8, 8))
+        with pytest.raises(ValueError, match=r"within DataParallel; put its \.module in place of '0'"):
+            symlearn.relax(nn.Sequential(nn.DataParallel(nn.Conv2d(1, 1, 3))), (1, 8, 8))
+        with pytest.raises(ValueError, match=r"an nn\.Module, got str"):
+            symlearn.relax("resnet18", (1, 8, 8))
