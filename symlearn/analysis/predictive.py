@@ -37,14 +37,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 
-from kfac import EigenFactors, KroneckerFactors, compute_factors, correct_eigenvalues
+from kfac import EigenFactors, KroneckerFactors
 from kfac.calls import recorded_calls
-from kfac.loss_hessian import FisherType
 from kfac.modes import evaluated
 from kfac.owners import find_owners
 from symlearn.config import Config, CurvatureConfig
-from symlearn.coverage import diagonal_blocks, seen, trainable
-from symlearn.pairs import Pairs, batches
+from symlearn.coverage import trainable
+from symlearn.pairs import Pairs
+from symlearn.training_curvature import spectra, training_factors
 
 TYPE_2_UP_TO = 40  # classes; beyond, the columns that the fit drew have to do
 MEMORY = 2**26  # bytes that the gradients of one chunk of data may take
@@ -62,36 +62,26 @@ def predictive_factors(
         config: of its fit.
         names: the parameters wanted; None takes all that are trainable and not left out.
     """
-    curvature = config.curvature
-    with seen(model, curvature), trainable(model, names):
-        return compute_factors(
-            model,
-            batches(data, curvature.batch_size),
-            config.data.likelihood,
-            _fisher_type(model, data, config),
-            curvature.mc_samples,
-            curvature.weight_sharing,
-            curvature.group_factors,
-            seed=config.training.seed,
-            fallback=diagonal_blocks(model, curvature),
-        )
+    with trainable(model, names):
+        return training_factors(model, with_exact_columns(model, config, data), data)
 
 
 def corrected_spectra(
     model: nn.Module, factors: KroneckerFactors, data: Pairs, config: Config
 ) -> EigenFactors:
-    """EKFAC's spectra of `predictive_factors`, by a second pass over the training set."""
-    curvature = config.curvature
+    """Corrected spectra of `predictive_factors`: as the fit corrected them, or else in their own basis."""
+    chosen = with_exact_columns(model, config, data)
+    if chosen.curvature.eigenvalues == "kronecker":
+        chosen = chosen.with_options(eigenvalues="corrected")
     with trainable(model, factors.names):
-        return correct_eigenvalues(
-            model,
-            batches(data, curvature.batch_size),
-            config.data.likelihood,
-            factors.eigendecompose(vectors=True),
-            _fisher_type(model, data, config),
-            curvature.mc_samples,
-            config.training.seed,
-        )
+        return spectra(model, chosen, data, factors)
+
+
+def with_exact_columns(model: nn.Module, config: Config, data: Pairs) -> Config:
+    """The configuration with every column of the loss Hessian, where there are few classes."""
+    with torch.no_grad():
+        classes = model.eval()(data[0][:1]).shape[1]
+    return config.with_options(fisher_type="type-2") if classes <= TYPE_2_UP_TO else config
 
 
 def last_layer(model: nn.Module, x: Tensor, curvature: CurvatureConfig | None = None) -> list[str]:
@@ -117,12 +107,6 @@ def last_layer(model: nn.Module, x: Tensor, curvature: CurvatureConfig | None = 
     raise ValueError(
         "no layer of which kfac has a curvature rule ran, so none is the last; name parameters instead"
     )
-
-
-def _fisher_type(model: nn.Module, data: Pairs, config: Config) -> FisherType:
-    with torch.no_grad():
-        classes = model.eval()(data[0][:1]).shape[1]
-    return "type-2" if classes <= TYPE_2_UP_TO else config.curvature.fisher_type
 
 
 def bytes_a_datum(classes: int, sizes: Sequence[int]) -> int:
@@ -153,7 +137,9 @@ def predictive_of(
     """
     names = None if config.data.likelihood == "regression" else last_layer(model, data[0], config.curvature)
     factors = predictive_factors(model, data, config, names)
-    return LaplacePredictive(model, factors, prior_precision, sigma_noise)
+    sharper = config.curvature.eigenvalues != "kronecker"
+    eigen = corrected_spectra(model, factors, data, config) if sharper else None
+    return LaplacePredictive(model, factors, prior_precision, sigma_noise, eigen)
 
 
 class LaplacePredictive:

@@ -10,6 +10,7 @@ from toys import digits, train
 
 import kfac
 import symlearn
+from symlearn.analysis.predictive import predictive_of
 from symlearn.config import Config
 from symlearn.networks import build_model
 from symlearn.training_curvature import curvature_of
@@ -77,3 +78,14 @@ def test_what_has_no_corrected_eigenvalues_is_refused_before_the_fit() -> None:
     assert_refused(lambda: symlearn.fit(banks, data, None, tables), "several roles")
     sparse = build_model("s-fc+conv", network="small", size=8, classes=4, alpha=1, learn=("lengthscale",))
     assert_refused(lambda: symlearn.fit(sparse, data, None, tables), "model.learn to 'nothing'")
+
+
+def test_predictions_use_the_eigenvalues_of_the_fit(network: torch.nn.Module) -> None:
+    """The last layer's posterior covariance changes with the choice."""
+    data, delta = digits(60), dict.fromkeys([name for name, _ in network.named_parameters()], 1.0)
+    covariances = {
+        choice: predictive_of(network, data, config(choice), delta).outputs(data[0][:5])[1]
+        for choice in CHOICES
+    }
+    for choice in CHOICES[1:]:
+        assert not torch.allclose(covariances[choice], covariances["kronecker"], rtol=1e-3), choice
