@@ -8,9 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from kfac.modes import evaluated
+
+
+def one_line(error: Exception) -> str:
+    """What an error of other people's code says, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def has_values(tensor: Tensor) -> bool:
@@ -63,12 +69,13 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
     """The model's outputs.
 
     Raises:
-        ValueError: the input's type or device is not the parameters', and the model does not take it.
+        ValueError: the model does not take the input, for its type, its device or its shape, or returns
+            something else than a tensor.
     """
     try:
-        return model(x)
+        f = model(x)
     except RuntimeError as error:
-        parameter = next(model.parameters())
+        parameter = next(model.parameters(), x)
         if x.device != parameter.device:
             raise ValueError(
                 f"the inputs are on {x.device} and the model is on {parameter.device}; move one of them with "
@@ -79,7 +86,18 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
                 f"the inputs are {x.dtype} and the model's parameters {parameter.dtype}; convert one of them "
                 "with .to(dtype)"
             ) from error
-        raise
+        if isinstance(error, torch.OutOfMemoryError) or not has_values(x):
+            raise
+        raise ValueError(
+            f"the model does not run on inputs {list(x.shape)} ({one_line(error)}); give it inputs of the "
+            "shape it was built for"
+        ) from error
+    if not isinstance(f, Tensor):
+        raise ValueError(
+            f"the model must return a tensor [batch, classes], got a {type(f).__name__}; return the outputs "
+            "alone"
+        )
+    return f
 
 
 @contextmanager

@@ -107,8 +107,10 @@ class DatumGradients:
                 roles.setdefault(owner.weight, set()).add(owner.rule.order)
         several = sorted(name for name, orders in roles.items() if len(orders) > 1)
         if several:
+            others = len(several) - 1
+            them = f"{several[0]} and {others} more are" if others else f"{several[0]} is"
             raise ValueError(
-                f"{', '.join(several)} is used in several roles, whose gradients lie differently in a basis; "
+                f"{them} used in several roles, whose gradients lie differently in a basis; "
                 "keep the Kronecker eigenvalues"
             )
 

@@ -16,13 +16,13 @@ from torch import nn
 
 from kfac.modes import evaluated
 from symlearn.config import Config, checked
-from symlearn.coverage import check_coverage, undeclared
+from symlearn.coverage import check_coverage, has_evidence
 from symlearn.dry_fit import EVALUATED, FitSizes, memory_of, outputs_of, sizes_of
 from symlearn.dry_run import shadow_of
-from symlearn.fit_checks import check_fits
-from symlearn.fitting import Data, as_tensors, usable_device
+from symlearn.fit_checks import check_fits, dtype_of
+from symlearn.fitting import as_tensors, usable_device
 from symlearn.memory import Memory, available_bytes, fewer_weights, needed_and_free, paths_of
-from symlearn.pairs import Pairs
+from symlearn.pairs import Data, Pairs
 from symlearn.phases import Phase
 from symlearn.room import factor_shapes
 from symlearn.runs import load, network_of
@@ -113,7 +113,7 @@ def estimate(
 
     Args:
         model: any network that `fit` takes.
-        train: a data set, (x, y) tensors `[n, c, h, w]` and `[n]`, or a loader.
+        train: a data set, (x, y) tensors or arrays `[n, c, h, w]` and `[n]`, or a loader.
         test: the same, or None.
         config: a `Config`, or tables as in config.toml; None takes the defaults.
         seconds: whether to run a few steps of a copy, and tell the time of the fit from them.
@@ -124,12 +124,12 @@ def estimate(
     """
     chosen = checked(config) if isinstance(config, dict) else config or Config()
     device = usable_device(chosen)
-    dtype = next(model.parameters()).dtype
+    dtype = dtype_of(model)
     pairs = as_tensors(train, device, dtype)
     test_pairs = None if test is None else as_tensors(test, device, dtype)
     chosen = chosen.resolved(len(pairs[0]))
     with evaluated(model):
-        check_fits(model, pairs, chosen)
+        check_fits(model, pairs, test_pairs, chosen)
     return estimated(model, lambda: copy.deepcopy(model), pairs, test_pairs, chosen, seconds, held=True)
 
 
@@ -284,7 +284,7 @@ def measured(state: FitState, train: Pairs, test: Pairs | None) -> Measured:
         some: Pairs = (test[0][:EVALUATED], test[1][:EVALUATED])
         evaluation = timed(lambda: evaluate(state, some)) * len(test[0]) / len(some[0])
     batch = min(curvature.batch_size, len(x))
-    if undeclared(state.model, curvature):  # a fit without evidence
+    if not has_evidence(state.model, curvature):
         return Measured(len(x), step, evaluation, 0.0)
     sharp = curvature.eigenvalues != "kronecker"  # then eigenvectors of every batch count, which is too much
     first: Pairs = (x[:batch], y[:batch])

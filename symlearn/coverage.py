@@ -63,6 +63,12 @@ def undeclared(model: nn.Module, curvature: CurvatureConfig) -> list[str]:
     return [name for name in uncovered(model) if name not in declared]
 
 
+def has_evidence(model: nn.Module, curvature: CurvatureConfig) -> bool:
+    """Whether a fit computes any evidence, be it only at its end: of what is trained and not left out."""
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    return not undeclared(model, curvature) and bool(trained - set(curvature.left_out))
+
+
 def check_coverage(model: nn.Module, curvature: CurvatureConfig, selects: bool) -> None:
     """Refuse declarations that name nothing, and parameters that the evidence could not see.
 

@@ -31,7 +31,7 @@ from kfac import KroneckerFactors, compute_factors, project_factors
 from kfac.factors import KroneckerBlock
 from symlearn.analysis.predictive import MEMORY, bytes_a_datum, last_layer
 from symlearn.config import Config
-from symlearn.coverage import seen, undeclared
+from symlearn.coverage import has_evidence, seen
 from symlearn.declared import hyperparameters_of, tracked
 from symlearn.dry_run import Shadow, shadow_of
 from symlearn.memory import Curvature, Memory
@@ -83,7 +83,7 @@ def memory_of(model: nn.Module, given: FitSizes) -> Memory:
     """
     config = given.config
     shadow = shadow_of(model, given.image)
-    curved = not undeclared(model, config.curvature)
+    curved = has_evidence(model, config.curvature)
     moments = 2 if config.training.optimizer == "adam" else 1
     whole = bytes_of([*shadow.model.parameters(), *shadow.model.buffers()])
     trained = trained_bytes(shadow.model)

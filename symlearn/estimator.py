@@ -11,6 +11,8 @@ Axes: n, c, h, w, classes, outputs.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -43,9 +45,10 @@ def image_shape_of(shape: tuple[int, ...], asked: tuple[int, ...] | None) -> tup
     """
     each = shape[1:]
     if asked is not None:
-        c_h_w = (1, *asked) if len(asked) == 2 else tuple(asked)
-        if len(c_h_w) != 3 or any(side < 1 for side in c_h_w):
-            raise ValueError(f"image_shape is (h, w) or (c, h, w), got {asked}")
+        sides = tuple(asked) if isinstance(asked, Iterable) else ()
+        if len(sides) not in (2, 3) or not all(isinstance(side, Integral) and side > 0 for side in sides):
+            raise ValueError(f"image_shape is (h, w) or (c, h, w), whole numbers above 0, got {asked!r}")
+        c_h_w = (1, *sides) if len(sides) == 2 else sides
         c, h, w = c_h_w
         if each not in ((c * h * w,), c_h_w, (h, w, c), *([(h, w)] if c == 1 else [])):
             raise ValueError(f"X has images of shape {each}, which are not image_shape {asked}")
@@ -63,6 +66,20 @@ def image_shape_of(shape: tuple[int, ...], asked: tuple[int, ...] | None) -> tup
         f"X has shape {shape}; expected [n, h, w], [n, h, w, c] or [n, c, h, w] with c 1 or 3, or "
         "[n, features]; give image_shape for other channels"
     )
+
+
+def array_of(images: Sequence[Any]) -> Array:
+    """A list of images, or of lists, as one array.
+
+    Raises:
+        ValueError: they differ in shape.
+    """
+    try:
+        return np.asarray(images)
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        raise ValueError("X is a list of images that differ in shape; bring them to one size") from None
 
 
 class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
@@ -100,6 +117,8 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         """Raw images `[n, c, h, w]` float32, and y as it was checked."""
         numeric = self._numeric_targets()
         shape = None
+        if isinstance(X, list | tuple):
+            X = array_of(X)
         if getattr(X, "ndim", 2) > 2:
             X = check_array(X, dtype=np.float32, allow_nd=True, input_name="X")
             shape = image_shape_of(X.shape, self.image_shape)
@@ -129,7 +148,8 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         """The fit's configuration.
 
         Raises:
-            ValueError: an option that is a parameter of the estimator, or of data, which it is given.
+            ValueError: options that are no dictionary, or one that is a parameter of the estimator, or of
+                data, which it is given.
         """
         own = {
             "paths": self.paths,
@@ -140,6 +160,8 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
             "seed": seed,
             "likelihood": likelihood,
         }
+        if self.options is not None and not isinstance(self.options, Mapping):
+            raise ValueError(f"options is a dictionary such as {{'lr': 0.005}} or None, got {self.options!r}")
         options = dict(self.options or {})
         wrong = sorted(set(options) & {*own, *DataConfig.model_fields})
         if wrong:

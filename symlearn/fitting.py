@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 from symlearn.analysis.calibration import scores
 from symlearn.analysis.codes import code_sparsity
@@ -24,11 +23,11 @@ from symlearn.analysis.equivariance import equivariance_report
 from symlearn.analysis.predictive import predictive_of
 from symlearn.analysis.report import build_report, calibration
 from symlearn.config import Config, checked
-from symlearn.coverage import undeclared
+from symlearn.coverage import has_evidence
 from symlearn.data import Preprocessing, augment
 from symlearn.dry_fit import sizes_of
-from symlearn.fit_checks import check_fits
-from symlearn.pairs import Pairs
+from symlearn.fit_checks import check_fits, dtype_of
+from symlearn.pairs import Data, Pairs, pair_of
 from symlearn.phases import Phase, PhaseRun
 from symlearn.room import expect_room
 from symlearn.run_folder import CHECKPOINT, CHECKPOINT_SCHEMA, CONFIG, MODEL, RunFolder
@@ -37,7 +36,6 @@ from symlearn.search import Proposal, SearchRound, describe, strictest_start
 from symlearn.training import Augment, FitState, evaluate, update_evidence
 
 SAVE_EVERY = 5.0  # seconds between checkpoints within a stage
-Data = Dataset[Any] | Pairs | DataLoader[Any]
 
 
 @dataclass(frozen=True)
@@ -100,24 +98,19 @@ class FitResult:
 
 
 def as_tensors(data: Data, device: torch.device, dtype: torch.dtype = torch.float32) -> Pairs:
-    """A data set, a loader or a pair of tensors as (x, y) on a device.
+    """A data set, a loader or a pair of tensors or arrays as (x, y) on a device.
 
     Images and real targets come out in the given dtype, labels as int64.
 
     Raises:
-        ValueError: no data, values that are not finite, or x and y of different lengths.
+        ValueError: no data, values that are not finite, or x and y of different lengths; see `pair_of` too.
     """
-    if isinstance(data, tuple):
-        x, y = data
-    elif isinstance(data, DataLoader):
-        parts = list(data)
-        x, y = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-    elif hasattr(data, "tensors"):
-        x, y = data.tensors
-    else:
-        items = [data[i] for i in range(len(data))]  # type: ignore[arg-type]
-        x = torch.stack([torch.as_tensor(item[0]) for item in items])
-        y = torch.stack([torch.as_tensor(item[1]) for item in items])
+    x, y = pair_of(data)
+    if x.dim() < 2 or y.dim() < 1:
+        raise ValueError(
+            f"expected images [n, c, h, w] and targets [n], got {list(x.shape)} and {list(y.shape)}; "
+            "give every image an axis of its own"
+        )
     if len(x) != len(y) or not len(x):
         raise ValueError(f"expected as many targets as images and at least one, got {len(x)} and {len(y)}")
     if not torch.isfinite(x).all():
@@ -312,7 +305,7 @@ class Fit:
 
     def _finish(self) -> FitResult:
         state = self.state
-        curved = not undeclared(self.model, self.config.curvature)
+        curved = has_evidence(self.model, self.config.curvature)
         if self.config.evidence.selection == "none" and curved:
             update_evidence(state, self.train, step_hyperparameters=False)
         self.model.eval()
@@ -362,7 +355,7 @@ def fit(
     Args:
         model: a network of relaxed layers (`build_model`), or any network with rules in kfac. Its weights
             are used up; the learned network is the result's `model`, which a search may have copied.
-        train: a data set, (x, y) tensors `[n, c, h, w]` and `[n]`, or a loader; read into memory.
+        train: a data set, (x, y) tensors or arrays `[n, c, h, w]` and `[n]`, or a loader; read into memory.
         test: the same; recorded, never used to choose anything.
         config: a `Config`, or tables as in config.toml; None takes the defaults.
         out: a folder to keep config, metrics, checkpoints and the model in.
@@ -376,11 +369,11 @@ def fit(
     """
     chosen = checked(config) if isinstance(config, dict) else config or Config()
     device = usable_device(chosen)
-    dtype = next(model.parameters()).dtype
+    dtype = dtype_of(model)
     train_pairs = as_tensors(train, device, dtype)
     test_pairs = None if test is None else as_tensors(test, device, dtype)
     chosen = chosen.resolved(len(train_pairs[0]))
-    check_fits(model.to(device), train_pairs, chosen)
+    check_fits(model.to(device), train_pairs, test_pairs, chosen)
     expect_room(model, sizes_of(chosen, train_pairs, test_pairs, checkpoints=out is not None), device)
     folder = None
     if out is not None and not isinstance(out, RunFolder):

@@ -14,6 +14,7 @@ from kfac.calls import recorded_calls
 from kfac.modes import evaluated
 from kfac.owners import find_owners
 from symlearn.analysis.predictive import MEMORY
+from symlearn.coverage import has_evidence
 from symlearn.dry_fit import EVALUATED, FLOAT64, FitSizes, memory_of
 from symlearn.memory import available_bytes, fewer_weights, needed_and_free
 
@@ -48,7 +49,8 @@ def rough_bytes(model: nn.Module, given: FitSizes) -> int:
     config = given.config
     batch = max(config.training.batch_size, config.curvature.batch_size, EVALUATED)
     parameters = sum(p.numel() for p in model.parameters())
-    factors = sum(groups * d * d for groups, d in factor_shapes(model, image))
+    curved = has_evidence(model, config.curvature)
+    factors = sum(groups * d * d for groups, d in factor_shapes(model, image)) if curved else 0
     outputs = outputs_of_one(model, image) + image.numel()
     candidates = 10 * config.evidence.proposals if config.evidence.selection == "search" else 0
     counted = (

@@ -12,11 +12,13 @@ processes out of one folder.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
 import os
 import platform
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,11 +52,28 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        kept = "; the earlier file is intact" if path.exists() else ""
+        with suppress(OSError):
+            temporary.unlink()
+        kept = "; the earlier file is intact" if os.path.exists(path) else ""
         raise ValueError(
-            f"could not write {path}: {error.strerror or error}{kept}; make room and resume"
+            f"could not write {path}: {error.strerror or error}{kept}; {advice(error, path)}"
         ) from None
+
+
+def advice(error: OSError, path: Path) -> str:
+    """What to do about a file that could not be written."""
+    if error.errno == errno.ENOENT:
+        return f"create the folder {path.parent} or choose another place"
+    if error.errno in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+    ):
+        return "choose another place"
+    return "make room and resume"
 
 
 def finite_json(value: Any) -> Any:
@@ -290,7 +309,8 @@ class RunFolder:
                 os.fsync(file.fileno())  # a checkpoint must never count lines that a power cut can take
         except OSError as error:
             raise ValueError(
-                f"could not write {self.file(METRICS)}: {error.strerror or error}; make room and resume"
+                f"could not write {self.file(METRICS)}: {error.strerror or error}; "
+                f"{advice(error, self.file(METRICS))}"
             ) from None
 
 

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfac import NonFiniteError
+from kfac.checks import explained_backward
 from symlearn.batch_statistics import settle_batch_statistics
 from symlearn.config import Config
 from symlearn.coverage import seen
@@ -209,6 +210,7 @@ def train_epoch(
 
     Raises:
         TrainingStoppedError: the loss or a weight is not finite.
+        ValueError: an operation in place destroyed what the backward pass needs.
     """
     x, y = data
     size = min(state.config.training.batch_size, len(x))
@@ -229,7 +231,8 @@ def train_epoch(
         f = state.model(xb)
         loss = mean_loss(f, yb, state)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with explained_backward():
+            loss.backward()
         state.optimizer.step()
         total += loss.detach()
         if state.config.data.likelihood == "classification":

@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kfac.checks import one_line, run
+from kfac.modes import evaluated
 from symlearn.run_folder import to_json, write_atomically
 
 KEY = "symlearn"
@@ -46,6 +48,19 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+@contextmanager
+def explained(what: str, remedy: str) -> Iterator[None]:
+    """Say in one line what an exporter or a reader says in many.
+
+    Raises:
+        ValueError: whatever they raised.
+    """
+    try:
+        yield
+    except Exception as error:  # each has kinds of its own
+        raise ValueError(f"{what} ({one_line(error)}); nothing was written, {remedy}") from error
 
 
 def exported(plain: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
@@ -122,21 +137,28 @@ def export(
         about: what travels in the file as JSON.
 
     Raises:
-        ValueError: an unknown format, fewer than two images, a file that cannot be written, outputs that
-            differ by more than 1e-4.
+        ValueError: an unknown format, fewer than two images, images that the network does not take, a network
+            that cannot be written in this format or not be run from it, a file that cannot be written,
+            outputs that differ by more than 1e-4.
     """
     if file_format not in FORMATS:
         raise ValueError(f"unknown format {file_format!r}; choose from {', '.join(FORMATS)}")
     if len(images) < 2:
         raise ValueError(f"expected two images or more to compare outputs on, got {len(images)}")
     write, read = FORMATS[file_format]
-    with quiet():
-        content = write(plain, images, to_json(about or {}))
-        change = None
+    about_text = to_json(about or {})
+    with quiet(), evaluated(plain):
+        wanted = None
         if read is not None:
             with torch.no_grad():
-                wanted = plain(images)
-            gap = (read(content, images).to(wanted) - wanted).abs().max()
+                wanted = run(plain, images)
+        with explained(f"torch cannot write the network as {file_format}", "try another format"):
+            content = write(plain, images, about_text)
+        change = None
+        if read is not None and wanted is not None:
+            with explained(f"the {file_format} file does not run", "try .float() or another format"):
+                found = read(content, images).to(wanted)
+            gap = (found - wanted).abs().max()
             change = float(gap / wanted.abs().max().clamp_min(torch.finfo(wanted.dtype).tiny))
             if not change <= TOLERANCE:
                 raise ValueError(

@@ -173,6 +173,19 @@ def test_wrong_data_are_refused_in_one_line(case: str) -> None:
     assert_one_line(error)
 
 
+def test_inputs_and_outputs_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"does not run on inputs \[2, 7\] \(RuntimeError: .*shapes"
+    ) as error:
+        kfac.compute_factors(mlp(), [batch_of((7,), 4)], "classification")
+    assert_one_line(error)
+    with pytest.raises(ValueError, match=r"must return a tensor .*, got a tuple") as error:
+        kfac.compute_factors(
+            nn.LSTM(5, 3).double(), [batch_of((5,), 4)], "classification", fallback="diagonal"
+        )
+    assert_one_line(error)
+
+
 def test_outputs_with_places_are_refused() -> None:
     x, y = batch_of((2, 5), 4)
     with pytest.raises(ValueError, match=r"must return \[batch, classes\], got shape \(4, 2, 3\)") as error:

@@ -71,7 +71,7 @@ class TestClassifier:
 
     def test_images_may_be_flat_or_have_a_channel(self, fitted: SymmetryClassifier, digits: Any) -> None:
         X = digits[0]
-        for form in (X.reshape(200, 64), X[:, None], X[..., None]):
+        for form in (X.reshape(200, 64), X[:, None], X[..., None], X.tolist(), list(X)):
             np.testing.assert_array_equal(fitted.predict_proba(form), fitted.predict_proba(X))
 
     def test_report_plot_and_collapse(self, fitted: SymmetryClassifier, digits: Any) -> None:
@@ -113,6 +113,9 @@ class TestClassifier:
             ({"options": {"rate": 1}}, "unknown option 'rate'"),
             ({"options": {"seed": 1, "data": "mnist"}}, "options may not hold data, seed"),
             ({"image_shape": (3, 5)}, "are not image_shape (3, 5)"),
+            ({"image_shape": 8}, "image_shape is (h, w) or (c, h, w), whole numbers above 0, got 8"),
+            ({"image_shape": "88"}, "image_shape is (h, w) or (c, h, w), whole numbers above 0, got '88'"),
+            ({"options": "lr=3"}, "options is a dictionary such as {'lr': 0.005} or None, got 'lr=3'"),
         ],
     )
     def test_wrong_parameters(self, changes: dict[str, Any], fragment: str, digits: Any) -> None:
@@ -122,6 +125,10 @@ class TestClassifier:
     def test_images_of_another_size(self, fitted: SymmetryClassifier) -> None:
         with pytest.raises(ValueError, match=r"\(1, 9, 9\), but those of the fit were \(1, 8, 8\)"):
             fitted.predict(np.zeros((2, 9, 9)))
+
+    def test_a_list_of_images_of_several_sizes(self) -> None:
+        with pytest.raises(ValueError, match="differ in shape; bring them to one size"):
+            SymmetryClassifier(**QUICK).fit([np.zeros((8, 8)), np.zeros((9, 9))], [0, 1])
 
     def test_options_of_the_paths_reach_the_network(self, digits: Any) -> None:
         few = {**QUICK, "epochs": 1, "options": {"anchors": 0.3, "batch_size": 50}}

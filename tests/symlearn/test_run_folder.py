@@ -30,6 +30,27 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a.json": b"before"}
 
 
+def test_advice_follows_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(
+        ValueError, match=r"No such file or directory; create the folder .*no or choose another"
+    ):
+        write_atomically(tmp_path / "no" / "a.json", b"")
+    with pytest.raises(ValueError, match=r"Not a directory; choose another place$"):
+        write_atomically(tmp_path / "file" / "a.json", b"")
+    with pytest.raises(
+        ValueError, match=r"Is a directory; the earlier file is intact; choose another place$"
+    ):
+        write_atomically(tmp_path, b"")
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(ValueError, match=r"Permission denied; choose another place$"):
+        RunFolder(tmp_path).append_metrics([{"epoch": 1}])
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
 def test_metrics_on_a_really_full_disk(tmp_path: Path) -> None:
     (tmp_path / METRICS).symlink_to("/dev/full")

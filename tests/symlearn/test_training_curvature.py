@@ -75,7 +75,11 @@ def test_what_has_no_corrected_eigenvalues_is_refused_before_the_fit() -> None:
     data = tiny_fits.directions(20)
     tables = config("corrected", epochs=1, selection="gradient")
     banks = build_model("free", network="unfolded", size=8, classes=4, alpha=2)
-    assert_refused(lambda: symlearn.fit(banks, data, None, tables), "several roles")
+    for selection in ("gradient", "none"):  # which needs the curvature at its end
+        chosen = config("corrected", epochs=1, selection=selection)
+        said = "layers.0.paths.free.analysis.weight and 3 more are used in several roles"
+        for begin in (symlearn.fit, symlearn.estimate):
+            assert_refused(lambda begin=begin, chosen=chosen: begin(banks, data, None, chosen), said)  # type: ignore[misc]
     sparse = build_model("s-fc+conv", network="small", size=8, classes=4, alpha=1, learn=("lengthscale",))
     assert_refused(lambda: symlearn.fit(sparse, data, None, tables), "model.learn to 'nothing'")
 

@@ -1,0 +1,53 @@
+"""What cannot be written as a file, or not run from it: one line, and no file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from oracles import assert_refused
+from tiny_fits import linear_model
+from torch import Tensor, nn
+
+from symlearn.transfer.export import export
+
+X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Branching(nn.Module):
+    """Its graph depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, 1, 8, 8] -> [batch, 3]`."""
+        f = self.linear(x.flatten(1))
+        return 2 * f if f.sum() > 0 else f
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("file_format", ["pt2", "onnx"])
+def test_wrong_images_and_networks(file_format: str, tmp_path: Path) -> None:
+    linear, path = linear_model(3), tmp_path / "network"
+    assert_refused(lambda: export(linear, X.double(), path, file_format), "inputs are torch.float64")
+    assert_refused(lambda: export(linear, X[..., :5], path, file_format), "not run on inputs [4, 1, 8, 5]")
+    words = f"torch cannot write the network as {file_format} (GuardOnDataDependentSymNode"
+    assert_refused(lambda: export(Branching(), X, path, file_format), words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnxruntime_has_no_convolution_in_double_precision(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten()).double()
+    words = "nothing was written, try .float() or another format"
+    assert_refused(lambda: export(network, X.double(), tmp_path / "network", "onnx"), words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_network_keeps_its_mode(tmp_path: Path) -> None:
+    network = linear_model(3).train()
+    export(network, X, tmp_path / "network.pt2", "pt2")
+    assert network.training
