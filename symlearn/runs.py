@@ -22,10 +22,10 @@ from torch import nn
 
 from symlearn.analysis.filters import filters_of
 from symlearn.config import Config, read_config
-from symlearn.coverage import check_coverage
 from symlearn.data import SOURCES, TASKS, DataSplits, load_data
 from symlearn.dry_fit import sizes_of
-from symlearn.fitting import DataInfo, FitResult, Progress, fit, usable_device
+from symlearn.fit_checks import check_fits
+from symlearn.fitting import DataInfo, FitResult, Progress, as_tensors, fit, usable_device
 from symlearn.layers.registry import parse_paths
 from symlearn.networks import NETWORKS, configured_model, default_network
 from symlearn.results import read_learned, read_report, write_results
@@ -87,7 +87,8 @@ def prepare(config: Config) -> Prepared:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         model = network_of(config, splits)
-    check_coverage(model, config.curvature, config.evidence.selection != "none")
+        here = torch.device("cpu")
+        check_fits(model, as_tensors(splits.train, here), as_tensors(splits.test, here), config)
     sizes = sizes_of(config, splits.train.tensors, splits.test.tensors, checkpoints=True)
     expect_room(model, sizes, usable_device(config))
     return Prepared(config.with_options(alpha=getattr(model, "alpha", None)), splits, model)

@@ -15,15 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from kfac.checks import one_line
 from kfac.modes import evaluated
 
 SEED = 0
 Size = tuple[int, int]
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def image_for(model: nn.Module, shape: Sequence[int]) -> Tensor:

@@ -204,6 +204,14 @@ def test_output_folders(command: Command, tmp_path: Path, map_run: Path) -> None
     refused(command, map_run, ["fit", *QUICK, "--out", map_run], ["is not empty", "--resume --out"])
 
 
+def test_a_refused_fit_leaves_no_folder(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    small = ("--paths", "s-fc+conv", "--limit", "50", "--eigenvalues", "corrected", "--out", out)
+    code, _, told = command("fit", *small)
+    assert code == 2 and "model.learn to 'nothing'" in told
+    assert not out.exists()
+
+
 def test_a_folder_in_use(command: Command, unfinished_copy: Path, tmp_path: Path) -> None:
     other = RunFolder(unfinished_copy)
     other.acquire()
