@@ -42,7 +42,7 @@ from symlearn.transfer.export import export
 HERE = Path(__file__).resolve().parent
 Pairs = tuple[Tensor, Tensor]
 SCALES: dict[str, dict[str, Any]] = {
-    "smoke": {"limit": 200, "cnn_epochs": 3, "epochs": 4, "images": 8, "seeds": [0]},
+    "smoke": {"limit": 100, "cnn_epochs": 3, "epochs": 4, "images": 8, "seeds": [0]},
     "small": {"limit": None, "cnn_epochs": 60, "epochs": 60, "images": 64, "seeds": [0, 1, 2]},
     "paper": {"limit": None, "cnn_epochs": 200, "epochs": 160, "images": 512, "seeds": [0, 1, 2]},
 }
