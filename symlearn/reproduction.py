@@ -307,7 +307,8 @@ def table(content: Mapping[str, Any]) -> str:
                 spread([-r["log_marginal_likelihood"] / r["train_examples"] for r in runs], 3)
                 if runs[0]["log_marginal_likelihood"] is not None
                 else "–",
-                ", ".join(f"{path} {value:.0%}" for path, value in total.items()) or "–",
+                ", ".join(f"{path} {value:.0%}" for path, value in total.items() if any(total.values()))
+                or "–",
                 told,
             ]
         )
