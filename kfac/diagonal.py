@@ -7,7 +7,7 @@ Axes: batch, column, classes, params.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
@@ -30,24 +30,31 @@ def exact_diagonals(
     size = max(MEMORY // sum(p.numel() * p.element_size() for p in values.values()), 1)
     sums = {name: p.new_zeros(p.numel()) for name, p in values.items()}
     for part, cotangents in zip(x.split(size), columns.split(size, 1), strict=True):
-        for gradients in _by_datum(model, values, part, cotangents):
+        _, pull_back = gradients_by_datum(model, values, part)
+        for column in cotangents:
+            gradients = pull_back(column)
             sums = {name: total + gradients[name].square().sum(0).flatten() for name, total in sums.items()}
     return sums
 
 
-def _by_datum(
-    model: nn.Module, values: dict[str, Tensor], x: Tensor, columns: Tensor
-) -> Iterator[dict[str, Tensor]]:
-    """Gradients `[batch, *shape]` by name, for every column."""
+def gradients_by_datum(
+    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, known: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Callable[[Tensor], dict[str, Tensor]]]:
+    """Outputs `[batch, classes]`, and what maps a cotangent of theirs to every datum's own gradients.
 
-    def outputs(parameters: dict[str, Tensor]) -> Tensor:
+    Args:
+        model: in `eval` mode.
+        parameters: values by name, whose gradients `[batch, *shape]` are wanted.
+        x: data `[batch, ...]`.
+        known: values of other parameters; None takes the model's own.
+    """
+
+    def outputs(copies: dict[str, Tensor]) -> Tensor:
         def output(own: dict[str, Tensor], datum: Tensor) -> Tensor:
-            result: Tensor = functional_call(model, own, (datum.unsqueeze(0),))[0]
+            result: Tensor = functional_call(model, {**(known or {}), **own}, (datum.unsqueeze(0),))[0]
             return result
 
-        return vmap(output)(parameters, x)
+        return vmap(output)(copies, x)
 
-    own = {name: p.expand(len(x), *p.shape) for name, p in values.items()}
-    pull_back = vjp(outputs, own)[1]
-    for column in columns:
-        yield pull_back(column)[0]
+    f, pull_back, *_ = vjp(outputs, {name: p.expand(len(x), *p.shape) for name, p in parameters.items()})
+    return f, lambda cotangent: pull_back(cotangent)[0]

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from kfac.modes import evaluated
-from symlearn.config import Config, checked
+from symlearn.config import Config
 from symlearn.coverage import check_coverage, has_evidence
 from symlearn.dry_fit import EVALUATED, FitSizes, memory_of, outputs_of, sizes_of
 from symlearn.dry_run import shadow_of
-from symlearn.fit_checks import check_fits, dtype_of
-from symlearn.fitting import as_tensors, usable_device
+from symlearn.fit_checks import check_fits
+from symlearn.fitting import inputs_of, usable_device
 from symlearn.memory import Memory, available_bytes, fewer_weights, needed_and_free, paths_of
 from symlearn.pairs import Data, Pairs
 from symlearn.phases import Phase
@@ -122,12 +122,7 @@ def estimate(
         ValueError: whatever `fit` would refuse except for memory; a network that does not run without
             values.
     """
-    chosen = checked(config) if isinstance(config, dict) else config or Config()
-    device = usable_device(chosen)
-    dtype = dtype_of(model)
-    pairs = as_tensors(train, device, dtype)
-    test_pairs = None if test is None else as_tensors(test, device, dtype)
-    chosen = chosen.resolved(len(pairs[0]))
+    chosen, pairs, test_pairs = inputs_of(model, train, test, config)
     with evaluated(model):
         check_fits(model, pairs, test_pairs, chosen)
     return estimated(model, lambda: copy.deepcopy(model), pairs, test_pairs, chosen, seconds, held=True)

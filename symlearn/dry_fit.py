@@ -35,6 +35,7 @@ from symlearn.coverage import has_evidence, seen
 from symlearn.declared import hyperparameters_of, tracked
 from symlearn.dry_run import Shadow, shadow_of
 from symlearn.memory import Curvature, Memory
+from symlearn.pairs import batches
 from symlearn.schedule import plan
 from symlearn.structure import relaxed_layers
 from symlearn.training_curvature import curvature_options, spectra
@@ -248,8 +249,7 @@ def hyper_bytes(shadow: Shadow, given: FitSizes) -> int:
         return 0
     images = min(config.evidence.gradient_images, given.train)
     x, y = batch_of(shadow, given, images)
-    size = config.curvature.batch_size
-    loader = list(zip(x.split(size), y.split(size), strict=True))
+    loader = list(batches((x, y), config.curvature.batch_size))
     values = [d.value for d in declared.values()]
     options = curvature_options(shadow.model, given.config)
     likelihood = config.data.likelihood

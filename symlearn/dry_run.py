@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from kfac.checks import one_line
+
 
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors that operations put out while the context is open.
@@ -147,8 +149,7 @@ def shadow_of(model: nn.Module, image: Iterable[int]) -> Shadow:
     try:
         return tried(shadow, shape)
     except Exception as error:  # noqa: BLE001
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ValueError(f"the network does not run on shapes alone ({reason})") from None
+        raise ValueError(f"the network does not run on shapes alone ({one_line(error)})") from None
 
 
 def tried(shadow: Shadow, image: tuple[int, ...]) -> Shadow:

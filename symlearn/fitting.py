@@ -345,7 +345,7 @@ def fit(
     test: Data | None = None,
     config: Config | dict[str, Any] | None = None,
     *,
-    out: str | Path | RunFolder | None = None,
+    out: str | Path | None = None,
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
     info: DataInfo | None = None,
@@ -367,30 +367,68 @@ def fit(
         ValueError: data that do not fit the network, a fit that does not fit into memory, an unusable folder.
         TrainingStoppedError: a value is not finite or a layer collapsed; the last checkpoint is kept.
     """
-    chosen = checked(config) if isinstance(config, dict) else config or Config()
-    device = usable_device(chosen)
-    dtype = dtype_of(model)
-    train_pairs = as_tensors(train, device, dtype)
-    test_pairs = None if test is None else as_tensors(test, device, dtype)
-    chosen = chosen.resolved(len(train_pairs[0]))
-    check_fits(model.to(device), train_pairs, test_pairs, chosen)
-    expect_room(model, sizes_of(chosen, train_pairs, test_pairs, checkpoints=out is not None), device)
-    folder = None
-    if out is not None and not isinstance(out, RunFolder):
-        folder = RunFolder.open(out) if resume else RunFolder.create(out)
-        folder.acquire()
-    elif isinstance(out, RunFolder):
-        folder = out
+    chosen, train_pairs, test_pairs = ready_inputs(model, train, test, config, out is not None)
+    if out is None:
+        return run_fit(model, train_pairs, test_pairs, chosen, progress=progress, info=info)
+    folder = RunFolder.open(out) if resume else RunFolder.create(out)
+    folder.acquire()
     try:
-        if folder is not None and not resume:
+        if not resume:
             folder.write_text(CONFIG, chosen.to_toml())
-        running = Fit(model, train_pairs, test_pairs, chosen, folder, progress, info or DataInfo())
-        if resume:
-            running.resume()
-        return running.run()
+        return run_fit(model, train_pairs, test_pairs, chosen, folder, resume, progress, info)
     finally:
-        if folder is not None and folder is not out:
-            folder.release()
+        folder.release()
+
+
+def run_fit(
+    model: nn.Module,
+    train: Pairs,
+    test: Pairs | None,
+    config: Config,
+    folder: RunFolder | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    info: DataInfo | None = None,
+) -> FitResult:
+    """Fit what has been checked: network and data on one device, a folder that is held; see `fit`."""
+    running = Fit(model, train, test, config, folder, progress, info or DataInfo())
+    if resume:
+        running.resume()
+    return running.run()
+
+
+def ready_inputs(
+    model: nn.Module,
+    train: Data,
+    test: Data | None,
+    config: Config | dict[str, Any] | None,
+    checkpoints: bool,
+) -> tuple[Config, Pairs, Pairs | None]:
+    """`inputs_of`, with the network on the same device, checked together with the room for the fit.
+
+    Raises:
+        ValueError: see `inputs_of`, `check_fits` and `expect_room`.
+    """
+    chosen, train_pairs, test_pairs = inputs_of(model, train, test, config)
+    device = train_pairs[0].device
+    check_fits(model.to(device), train_pairs, test_pairs, chosen)
+    expect_room(model, sizes_of(chosen, train_pairs, test_pairs, checkpoints), device)
+    return chosen, train_pairs, test_pairs
+
+
+def inputs_of(
+    model: nn.Module, train: Data, test: Data | None, config: Config | dict[str, Any] | None
+) -> tuple[Config, Pairs, Pairs | None]:
+    """The configuration with its schedules worked out, and the data on its device in the network's type.
+
+    Raises:
+        ValueError: a configuration, a device, a network or data that no fit can use.
+    """
+    chosen = checked(config) if isinstance(config, dict) else config or Config()
+    device, dtype = usable_device(chosen), dtype_of(model)
+    pairs = as_tensors(train, device, dtype)
+    test_pairs = None if test is None else as_tensors(test, device, dtype)
+    return chosen.resolved(len(pairs[0])), pairs, test_pairs
 
 
 def usable_device(config: Config) -> torch.device:

@@ -51,7 +51,7 @@ def rough_bytes(model: nn.Module, given: FitSizes) -> int:
     parameters = sum(p.numel() for p in model.parameters())
     curved = has_evidence(model, config.curvature)
     factors = sum(groups * d * d for groups, d in factor_shapes(model, image)) if curved else 0
-    outputs = outputs_of_one(model, image) + image.numel()
+    outputs = numbers_put_out(model, image) + image.numel()
     candidates = 10 * config.evidence.proposals if config.evidence.selection == "search" else 0
     counted = (
         (50 + candidates) * parameters + 20 * factors + 60 * outputs * min(batch, given.train + given.test)
@@ -86,7 +86,7 @@ def factor_shapes(model: nn.Module, image: Tensor, shared: bool = False) -> list
     return [shape for shapes in found.values() for shape in shapes]
 
 
-def outputs_of_one(model: nn.Module, image: Tensor) -> int:
+def numbers_put_out(model: nn.Module, image: Tensor) -> int:
     """Numbers that the modules without children put out for one image."""
     total = 0
 

@@ -23,13 +23,11 @@ from torch import nn
 from symlearn.analysis.filters import filters_of
 from symlearn.config import Config, read_config
 from symlearn.data import SOURCES, TASKS, DataSplits, load_data
-from symlearn.dry_fit import sizes_of
-from symlearn.fit_checks import check_fits
-from symlearn.fitting import DataInfo, FitResult, Progress, as_tensors, fit, usable_device
+from symlearn.fitting import DataInfo, FitResult, Progress, ready_inputs, run_fit, usable_device
 from symlearn.layers.registry import parse_paths
 from symlearn.networks import NETWORKS, configured_model, default_network
+from symlearn.pairs import Pairs
 from symlearn.results import read_learned, read_report, write_results
-from symlearn.room import expect_room
 from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
 
 Announce = Callable[["Prepared"], None]
@@ -42,12 +40,15 @@ class Prepared:
     Attributes:
         config: with network and schedules worked out, paths of files absolute.
         splits: the data, normalised.
-        model: the network at its seeded start.
+        model: the network at its seeded start, on the device of the fit.
+        train, test: the data as the fit takes them.
     """
 
     config: Config
     splits: DataSplits
     model: nn.Module
+    train: Pairs
+    test: Pairs | None
 
     @property
     def info(self) -> DataInfo:
@@ -87,11 +88,9 @@ def prepare(config: Config) -> Prepared:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         model = network_of(config, splits)
-        here = torch.device("cpu")
-        check_fits(model, as_tensors(splits.train, here), as_tensors(splits.test, here), config)
-    sizes = sizes_of(config, splits.train.tensors, splits.test.tensors, checkpoints=True)
-    expect_room(model, sizes, usable_device(config))
-    return Prepared(config.with_options(alpha=getattr(model, "alpha", None)), splits, model)
+        config, train, test = ready_inputs(model, splits.train, splits.test, config, checkpoints=True)
+    config = config.with_options(alpha=getattr(model, "alpha", None))
+    return Prepared(config, splits, model, train, test)
 
 
 def load(config: Config) -> tuple[Config, DataSplits]:
@@ -209,17 +208,8 @@ def _fit(
     folder.write_text(PREPROCESSING, to_json(prepared.splits.preprocessing.to_dict()))
     if announce is not None:
         announce(prepared)
-    splits = prepared.splits
-    result = fit(
-        prepared.model,
-        splits.train,
-        splits.test,
-        prepared.config,
-        out=folder,
-        resume=resume,
-        progress=progress,
-        info=prepared.info,
-    )
+    p = prepared
+    result = run_fit(p.model, p.train, p.test, p.config, folder, resume, progress, p.info)
     write_results(folder, result.report, result.metrics, filters_of(result.model), result.config)
     return result
 

@@ -31,14 +31,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
 
 from kfac import EigenFactors, KroneckerFactors
 from kfac.calls import recorded_calls
+from kfac.diagonal import gradients_by_datum
 from kfac.modes import evaluated
 from kfac.owners import find_owners
 from symlearn.config import Config, CurvatureConfig
@@ -204,22 +204,12 @@ class LaplacePredictive:
 
     def _chunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`outputs` of data whose gradients fit into memory: one backward pass a class for all of them."""
-
-        def outputs(parameters: dict[str, Tensor]) -> Tensor:
-            def output(own: dict[str, Tensor], datum: Tensor) -> Any:
-                return functional_call(self.model, {**self.known, **own}, (datum.unsqueeze(0),))[0]
-
-            return vmap(output)(parameters, x)
-
-        own = {name: p.expand(len(x), *p.shape) for name, p in self.parameters.items()}
-        pulled = vjp(outputs, own)
-        mean, pull_back = pulled[0], pulled[1]
+        mean, pull_back = gradients_by_datum(self.model, self.parameters, x, self.known)
         whitened: dict[str, list[Tensor]] = {name: [] for name in self.parameters}
         for c in range(mean.shape[1]):
             cotangent = torch.zeros_like(mean)
             cotangent[:, c] = 1
-            (jacobian,) = pull_back(cotangent)
-            for name, rows in jacobian.items():
+            for name, rows in pull_back(cotangent).items():
                 coordinates = self.eigen.blocks[name].coordinates(self.factors[name].to_groups(rows))
                 whitened[name].append(coordinates / self.precision[name].sqrt())
         covariance = torch.zeros(*mean.shape, mean.shape[1], dtype=torch.float64, device=mean.device)

@@ -28,7 +28,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from symlearn.coverage import undeclared
+from symlearn.coverage import trainable, undeclared
 from symlearn.fitting import Data, FitResult, as_tensors
 from symlearn.pairs import Pairs
 from symlearn.structure import effective_type_of, layer_paths, relaxed_layers
@@ -206,8 +206,9 @@ def local_changes(result: FitResult, data: Pairs) -> dict[tuple[str, str], float
     paths = removable(result.model)
     if not paths:
         return {}
-    factors = training_factors(result.model, result.config, data)
-    eigen = spectra(result.model, result.config, data, factors, vectors=True)
+    with trainable(result.model, {name for names in paths.values() for name in names}):
+        factors = training_factors(result.model, result.config, data)
+        eigen = spectra(result.model, result.config, data, factors, vectors=True)
     weights = dict(result.model.named_parameters())
     noise = result.sigma_noise**2 if result.config.data.likelihood == "regression" else 1.0
 
