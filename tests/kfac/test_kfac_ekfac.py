@@ -254,7 +254,7 @@ def evidence_precisions(model: nn.Module, batch: Batch) -> dict[str, float]:
 
 @pytest.mark.parametrize(
     ("kind", "ekfac", "partial_traces"),
-    [("f-fc", 0.6, 0.5), ("mixture", 0.7, 0.6)],
+    [("f-fc", 0.6, 0.5), ("mixture", 0.7, 0.6), ("zero-padded", 0.95, 0.75)],
 )
 def test_log_determinant_error_beside_shared_kfac(kind: str, ekfac: float, partial_traces: float) -> None:
     """At the precisions that the evidence learns, as a part of `shared` KFAC's error.
