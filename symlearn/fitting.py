@@ -33,6 +33,7 @@ from symlearn.room import expect_room
 from symlearn.run_folder import CHECKPOINT, CHECKPOINT_SCHEMA, CONFIG, MODEL, RunFolder
 from symlearn.schedule import plan
 from symlearn.search import Proposal, SearchRound, describe, strictest_start
+from symlearn.subnormals import subnormals_flushed
 from symlearn.training import Augment, FitState, evaluate, update_evidence
 
 SAVE_EVERY = 5.0  # seconds between checkpoints within a stage
@@ -394,7 +395,8 @@ def run_fit(
     running = Fit(model, train, test, config, folder, progress, info or DataInfo())
     if resume:
         running.resume()
-    return running.run()
+    with subnormals_flushed():
+        return running.run()
 
 
 def ready_inputs(

@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "symlearn.run_folder",
         "symlearn.data",
         "symlearn.units",
+        "symlearn.subnormals",
         "symlearn.dry_run",
         "symlearn.pairs",
     ),
