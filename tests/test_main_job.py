@@ -74,6 +74,20 @@ def test_no_law_is_forgotten(laws: dict[str, dict[str, Any]]) -> None:
     assert set(laws) == set(LAWS)
 
 
+def test_means_over_one_seed_are_that_seed(experiment: Any, rows: list[dict[str, Any]]) -> None:
+    one, mean = experiment.laws(rows), experiment.laws(experiment.means(rows))
+    assert mean == [{**law, "seed": "mean"} for law in one]
+
+
+def test_means_over_two_seeds(experiment: Any) -> None:
+    numbers = {"accuracy": 0.9, "nll": 0.1, "log_marginal_likelihood": -10.0}
+    row = {"network": "conv", "task": "quadrant", "seed": 0, **numbers, "effective_parameters": {"conv": 4.0}}
+    other = {**row, "seed": 1, "nll": 0.3, "effective_parameters": {"conv": 8.0}}
+    (mean,) = experiment.means([row, other, {**row, "network": "f-fc", "stopped": "why"}])
+    assert (mean["seed"], mean["nll"]) == ("mean", pytest.approx(0.2))
+    assert mean["effective_parameters"] == {"conv": 6.0}
+
+
 @pytest.mark.parametrize("text", LAWS)
 def test_law(text: str, laws: dict[str, dict[str, Any]]) -> None:
     numbers = {key: value for key, value in laws[text].items() if key not in ("law", "holds")}

@@ -1,9 +1,9 @@
 """An epoch of steps on the weights once paths are off: subnormal numbers rounded to zero, and not.
 
 `small` of F-FC + CONV on the digits, prior precisions of every F-FC path at their upper bound. Their weights
-are zero after a few steps and get no gradient any more; after some 800 steps Adam's first moments of them have
-decayed to the smallest float there is, and stay there. What that costs differs by processor: from nothing to
-several times the epoch.
+are zero after a few steps and get no gradient any more; after some 800 steps Adam's first moments of them
+have decayed to the smallest float there is, and stay there. What that costs differs by processor: from
+nothing to several times the epoch.
 
     python experiments/benchmarks/subnormals.py
 

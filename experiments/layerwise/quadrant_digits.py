@@ -12,12 +12,13 @@ Run it again with
 
     python experiments/layerwise/quadrant_digits.py [--seeds 0 1 2] [--workers 2]
 
-It writes results/quadrant_digits.json (a row a run), prints the table and says which of its laws hold. Runs
-that lie finished under --runs are read, not repeated.
+It writes results/quadrant_digits.json (a row a run), prints the table and says which of its laws hold, seed
+by seed and for the means over the seeds. Runs that lie finished under --runs are read, not repeated.
 """
 
 from __future__ import annotations
 
+import statistics
 import sys
 
 from digit_runs import HERE, TASKS, fc_share, keep_run, run_networks, table, write_results
@@ -39,13 +40,37 @@ PUBLISHED = {  # van der Ouderaa et al. 2023, Table 1: test accuracy in percent
 }
 
 
+def means(rows: list[dict]) -> list[dict]:
+    """The means over the seeds, as rows of a seed called "mean"; nothing of a network that ever stopped."""
+    runs: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        runs.setdefault((row["network"], row["task"]), []).append(row)
+    return [
+        {
+            "network": network,
+            "task": task,
+            "seed": "mean",
+            **{
+                key: statistics.mean(row[key] for row in same)
+                for key in ("accuracy", "nll", "log_marginal_likelihood")
+            },
+            "effective_parameters": {
+                path: statistics.mean(row["effective_parameters"][path] for row in same)
+                for path in same[0]["effective_parameters"]
+            },
+        }
+        for (network, task), same in runs.items()
+        if not any("stopped" in row for row in same)
+    ]
+
+
 def laws(rows: list[dict]) -> list[dict]:
     """What must hold for every seed, with the numbers that decide it."""
     cell = {(r["network"], r["task"], r["seed"]): r for r in rows if "stopped" not in r}
     seeds = sorted({r["seed"] for r in rows})
     found = []
 
-    def law(text: str, seed: int, holds: bool, numbers: dict) -> None:
+    def law(text: str, seed: int | str, holds: bool, numbers: dict) -> None:
         found.append({"law": text, "seed": seed, "holds": bool(holds), **numbers})
 
     for seed in seeds:
@@ -102,14 +127,13 @@ def main() -> int:
     """Run everything, write the JSON, print the table and the laws."""
     options, rows = run_networks(NETWORKS, __doc__.splitlines()[0], RESULTS)
     keep_run(options.runs, options.out.parent, "learned", options.seeds[0])
-    holds = laws(rows) if {"learned", "conv", "f-fc", "conv-map", "f-fc-map"} <= set(options.networks) else []
+    compared = {"learned", "conv", "f-fc", "conv-map", "f-fc-map"} <= set(options.networks)
+    holds, over_seeds = (laws(rows), laws(means(rows))) if compared else ([], [])
     print(table(rows))
-    for law in holds:
+    for law in [*holds, *over_seeds]:
         print("holds " if law["holds"] else "FAILS ", {k: v for k, v in law.items() if k != "holds"})
-    write_results(
-        options.out,
-        {"experiment": "quadrant digits", "published": PUBLISHED, "rows": rows, "laws": holds},
-    )
+    found = {"rows": rows, "laws": holds, "laws_over_seeds": over_seeds}
+    write_results(options.out, {"experiment": "quadrant digits", "published": PUBLISHED, **found})
     return 0 if all(law["holds"] for law in holds) else 1
 
 
