@@ -24,7 +24,10 @@ def flushes() -> bool:
 
 @contextmanager
 def subnormals_flushed() -> Iterator[None]:
-    """Round subnormal numbers to zero in this thread, where the processor can, and undo it afterwards."""
+    """Round subnormal numbers to zero where the processor can, and undo it for this thread afterwards.
+
+    Threads that it starts meanwhile keep the setting for as long as they live.
+    """
     before = flushes()
     torch.set_flush_denormal(True)
     try:

@@ -56,6 +56,7 @@ def _fit(config: Config | None, folder: Path) -> None:
     """Run or resume (no configuration), with progress; then print the results."""
     from symlearn.cli.display import display
     from symlearn.runs import resume_experiment, run_experiment
+    from symlearn.subnormals import subnormals_flushed
     from symlearn.training import TrainingStoppedError
 
     images = 0
@@ -68,7 +69,8 @@ def _fit(config: Config | None, folder: Path) -> None:
 
     finished = config is None and (folder / REPORT).is_file()
     try:
-        with display(lambda: images) as progress:
+        # entered before torch starts its threads, which take the setting over
+        with subnormals_flushed(), display(lambda: images) as progress:
             if config is None:
                 result = resume_experiment(folder, progress=progress, announce=announce)
             else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -58,3 +60,15 @@ def test_a_fit_flushes_and_leaves_no_trace(breaks: bool) -> None:
         fit(one_layer(), directions(), None, config, progress=watch)
     assert seen and all(seen), f"epochs that flushed: {seen}"
     assert not flushes(), "the fit left its setting behind"
+
+
+def test_threads_started_within_flush_too() -> None:
+    code = (
+        "import torch; from symlearn.subnormals import SMALLEST, subnormals_flushed\n"
+        "torch.set_num_threads(2)\n"
+        "with subnormals_flushed():\n"
+        "    shrunk = torch.full((1_000_000,), SMALLEST).mul(0.5)\n"
+        "print(int(torch.count_nonzero(shrunk.view(torch.int32))))"
+    )
+    left = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(left) == 0, f"{left.strip()} of 1,000,000 results are subnormal"
