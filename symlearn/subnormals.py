@@ -4,6 +4,10 @@ Paths that the evidence switches off shrink by a factor a step, and so do the mo
 gradient any more. On their way to zero they pass through the subnormal floats (below 1.2e-38), on which many
 processors compute ten to a hundred times slower; they contribute nothing to a result.
 
+Processors keep the setting by thread. Threads that torch starts later take it over, those that run already
+keep their own; so a process that trains on several threads should enter before its first large operation, as
+the command line does. Otherwise a part of every large tensor keeps its subnormals.
+
 Axes: none.
 """
 
