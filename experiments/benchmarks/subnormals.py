@@ -4,7 +4,9 @@ CONV alone in `small` on the digits, all prior precisions 10, after 60 epochs. U
 gradient any more: their weights shrink by the prior, and Adam's first moments of them by a tenth a step,
 until both are subnormal. What that costs differs by processor, from nothing to several times the epoch.
 
-    python experiments/benchmarks/subnormals.py
+    python experiments/benchmarks/subnormals.py --threads 1
+
+which is how fits of the experiments run; several threads that torch has already started keep their own setting.
 
 Axes: none.
 """
