@@ -6,7 +6,7 @@ until both are subnormal. What that costs differs by processor, from nothing to 
 
     python experiments/benchmarks/subnormals.py --threads 1
 
-which is how fits of the experiments run; several threads that torch has already started keep their own setting.
+on one thread, as the experiments fit: threads that torch has already started would keep their own setting.
 
 Axes: none.
 """
