@@ -84,7 +84,7 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
         if x.dtype != parameter.dtype:
             raise ValueError(
                 f"the inputs are {x.dtype} and the model's parameters {parameter.dtype}; convert one of them "
-                "with .to(dtype)"
+                "(.to(dtype), or .astype(dtype) of an array)"
             ) from error
         if isinstance(error, torch.OutOfMemoryError) or not has_values(x):
             raise

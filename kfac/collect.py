@@ -12,13 +12,14 @@ Axes: batch, group, place, d_in, d_out, column, classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from kfac.batches import Batches, batches_of
 from kfac.calls import Call, pull_back, recorded_calls
 from kfac.checks import explained_backward, has_values, prepared, run
 from kfac.diagonal import exact_diagonals
@@ -31,7 +32,6 @@ from kfac.second_moment import SecondMoment
 WeightSharing = Literal["expand", "reduce"]
 GroupFactors = Literal["grouped", "shared"]
 Role = Order | None  # how a use's rows lie in the parameter; None: whole gradients, datum by datum
-Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -297,8 +297,9 @@ def compute_factors(
 
     Args:
         model: maps x to outputs `[batch, classes]`; evaluated in `eval` mode, left in the mode it was in.
-        loader: batches (x, y); y are labels `[batch]` or regression targets `[batch, outputs]`. Factors of
-            regression are those of unit noise.
+        loader: batches (x, y) of tensors, arrays or lists, or one batch; y are labels `[batch]` of any
+            integer type or regression targets `[batch, outputs]`. Empty batches are passed over; see
+            `kfac.batches`. Factors of regression are those of unit noise.
         likelihood: "classification" (softmax) or "regression" (Gaussian).
         fisher_type: "type-2" (exact over the outputs), "mc" (sampled labels), "empirical" (observed labels),
             "sketch" (random-sign mixtures of the exact columns).
@@ -315,18 +316,16 @@ def compute_factors(
             `project_factors`.
 
     Raises:
-        ValueError: an uncovered parameter (named), outputs or targets of a wrong shape, non-finite outputs,
-            an empty loader, a weight used outside its module.
+        ValueError: an uncovered parameter (named), batches of another kind, outputs or targets of a wrong
+            shape, non-finite outputs, a loader without data, a weight used outside its module.
     """
     curvature = Curvature(likelihood, fisher_type, mc_samples, weight_sharing, group_factors, differentiable)
     with prepared(model):
         collector = Collector(
             model, curvature, fallback or {}, seeded_generator(model, seed), at_full_resolution
         )
-        for x, y in loader:
+        for x, y in batches_of(loader, model, likelihood):
             collector.add_batch(x, y)
-    if collector.n_data == 0:
-        raise ValueError("the loader gave no data; factors need at least one batch")
     return collector.factors()
 
 

@@ -21,8 +21,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from kfac.batches import Batches, batches_of
 from kfac.checks import prepared
-from kfac.collect import Batches, Curvature, seeded_generator
+from kfac.collect import Curvature, seeded_generator
 from kfac.datum_gradients import DatumGradients
 from kfac.eigen import EigenFactors
 from kfac.loss_hessian import FisherType, Likelihood
@@ -96,17 +97,14 @@ def correct_eigenvalues(
         lambda name, rows: rotated(rows, eigen.blocks[name].output_vectors),
     )
     sums = {name: torch.zeros_like(values) for name, values in eigen.eigenvalues.items()}
-    batches = 0
     with prepared(model):
-        for batches, (x, y) in enumerate(loader, 1):  # noqa: B007
+        for x, y in batches_of(loader, model, likelihood):
             columns, diagonals = gradients.of_batch(x, y)
             for name, diagonal in diagonals.items():
                 sums[name] += diagonal
             for rows in columns:
                 for name, (a, g) in rows.items():
                     sums[name] += squared_coordinates(a, g).flatten()
-    if not batches:
-        raise ValueError("the loader gave no data; the correction needs at least one batch")
     return EigenFactors(
         {name: replace(block, eigenvalues=sums[name]) for name, block in eigen.blocks.items()}
     )

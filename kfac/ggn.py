@@ -6,11 +6,16 @@ loss Hessian there (Schraudolph 2002). Memory grows as batch * classes * params:
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 
-from kfac.loss_hessian import Likelihood, square_root
+from kfac.batches import batch_of
+from kfac.checks import prepared, run
+from kfac.collect import Curvature
+from kfac.loss_hessian import Likelihood, check_outputs, square_root
 
 
 def output_jacobian(model: nn.Module, x: Tensor, name: str) -> Tensor:
@@ -30,17 +35,27 @@ def output_jacobian(model: nn.Module, x: Tensor, name: str) -> Tensor:
     return jacobian.reshape(jacobian.shape[0], jacobian.shape[1], -1)
 
 
-def ggn_block(model: nn.Module, batch: tuple[Tensor, Tensor], likelihood: Likelihood, name: str) -> Tensor:
-    """Exact GGN block `[params, params]` of the summed negative log-likelihood over `batch` (unit noise)."""
-    x, y = batch
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+def ggn_block(model: nn.Module, batch: Any, likelihood: Likelihood, name: str) -> Tensor:
+    """Exact GGN block `[params, params]` of the summed negative log-likelihood over `batch` (unit noise).
+
+    Args:
+        model: evaluated in `eval` mode, left in the mode it was in.
+        batch: (x, y), as for `compute_factors`.
+        likelihood: "classification" or "regression".
+        name: of the parameter.
+
+    Raises:
+        ValueError: an unknown name, an empty batch, or data and networks as for `compute_factors`.
+    """
+    Curvature(likelihood)
+    x, y = batch_of(batch, model, likelihood, "the batch")
+    if not len(x):
+        raise ValueError("the batch is empty; a block needs at least one datum")
+    with prepared(model):
         with torch.no_grad():
-            columns = square_root(model(x), y, likelihood)
+            f = run(model, x)
+        check_outputs(f, y, likelihood)
+        columns = square_root(f, y, likelihood)
         jacobian = output_jacobian(model, x, name)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     rooted = torch.einsum("kbc,bcp->kbp", columns, jacobian).flatten(0, 1)
     return rooted.mT @ rooted

@@ -99,6 +99,8 @@ class KfacGGN(GGNInterface):
             y: labels `[batch]` or targets `[batch, outputs]`.
             N: number of training data.
         """
+        if not len(y):
+            return self._nothing()
         seed = None if self.seed is None else self.seed + self.batches
         self.batches += 1
         if self.last_layer:
@@ -110,6 +112,14 @@ class KfacGGN(GGNInterface):
             return self._loss(factors), Kron(pairs)
         factors = self._factors(self.model, x, y, seed)
         return self._loss(factors), GroupedKron(factors)
+
+    def _nothing(self) -> tuple[Tensor, Kron]:
+        """Loss and sums of an empty batch."""
+        like = next(self.model.parameters())
+        if self.last_layer:
+            extractor: Any = self.model
+            return like.new_zeros(()), Kron.init_from_model(extractor.last_layer, like.device, like.dtype)
+        return like.new_zeros(()), GroupedKron(empty_factors(self.model, self.fallback or {}), empty=True)
 
     def _factors(self, model: nn.Module, x: Tensor, y: Tensor, seed: int | None) -> KroneckerFactors:
         return compute_factors(

@@ -78,7 +78,7 @@ def empirical_classification(f: Tensor, y: Tensor) -> Tensor:
 
 def empirical_regression(f: Tensor, y: Tensor) -> Tensor:
     """The residual f - y, `[1, batch, outputs]`."""
-    return (f - y.reshape(f.shape)).unsqueeze(0)
+    return (f - y.reshape(f.shape)).to(f.dtype).unsqueeze(0)
 
 
 EXACT: dict[str, Callable[[Tensor], Tensor]] = {
@@ -124,12 +124,17 @@ def check_outputs(f: Tensor, y: Tensor, likelihood: Likelihood) -> None:
             raise ValueError(
                 "classification needs at least two outputs (softmax of one is constant), got one"
             )
-        if y.shape != f.shape[:1] or y.is_floating_point():
-            raise ValueError(f"classification needs integer labels [batch], got {y.dtype} {tuple(y.shape)}")
+        if y.shape != f.shape[:1] or y.dtype != torch.int64:
+            raise ValueError(
+                f"classification needs integer labels [batch], got {y.dtype} {tuple(y.shape)}; give every "
+                "datum the number of its class, from 0"
+            )
         if len(y) and not (int(y.min()) >= 0 and int(y.max()) < f.shape[1]):
             raise ValueError(
                 f"labels run from {int(y.min())} to {int(y.max())}, but the network has {f.shape[1]} classes"
             )
+    elif y.dtype == torch.bool or y.is_complex():
+        raise ValueError(f"regression needs real targets, got {y.dtype}; convert them to numbers")
     elif y.reshape(len(y), -1).shape != f.shape:
         raise ValueError(f"regression targets {tuple(y.shape)} do not match the outputs {tuple(f.shape)}")
 

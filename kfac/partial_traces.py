@@ -18,8 +18,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from kfac.batches import Batches, batches_of
 from kfac.checks import prepared
-from kfac.collect import Batches, Curvature, seeded_generator
+from kfac.collect import Curvature, seeded_generator
 from kfac.datum_gradients import DatumGradients
 from kfac.eigen import (
     EigenBlock,
@@ -102,7 +103,7 @@ def partial_trace_basis(
     traces: dict[str, tuple[Tensor, Tensor]] = {}
     diagonals: dict[str, Tensor] = {}
     with prepared(model):
-        for x, y in loader:
+        for x, y in batches_of(loader, model, likelihood):
             columns, of_batch = gradients.of_batch(x, y)
             for name, diagonal in of_batch.items():
                 diagonals[name] = diagonals[name] + diagonal if name in diagonals else diagonal
@@ -112,8 +113,6 @@ def partial_trace_basis(
                     if name in traces:
                         inner, outer = traces[name][0] + inner, traces[name][1] + outer
                     traces[name] = inner, outer
-    if not traces and not diagonals:
-        raise ValueError("the loader gave no data; a basis needs at least one batch")
     unused = [name for name in parameters if name not in traces and name not in diagonals]
     if unused:
         raise ValueError(f"{', '.join(unused)} never influenced an output; freeze or remove what is not used")

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kfac.batches import tensor_of
+
 Pairs = tuple[Tensor, Tensor]
 Data = Dataset[Any] | Pairs | DataLoader[Any]
 EXPECTED = "expected (x, y), a data set of (image, target) items or a loader of such batches"
@@ -27,6 +29,8 @@ def batches(data: Pairs, size: int) -> Iterator[Pairs]:
 def pair_of(data: object) -> Pairs:
     """Images and targets, of a pair of tensors or arrays, a data set or a loader.
 
+    Empty batches of a loader are passed over.
+
     Raises:
         ValueError: data of another kind, or without numbers; images of different sizes.
     """
@@ -36,7 +40,8 @@ def pair_of(data: object) -> Pairs:
     if isinstance(data, tuple):
         raise ValueError(f"{EXPECTED}, got a tuple of {len(data)}")
     if isinstance(data, DataLoader):
-        return joined([parts(batch, f"batch {k}") for k, batch in enumerate(data)], torch.cat)
+        found = [parts(batch, f"batch {k}") for k, batch in enumerate(data)]
+        return joined([(x, y) for x, y in found if x.numel() or y.numel()], torch.cat)
     if hasattr(data, "tensors"):
         return pair_of(tuple(data.tensors))
     if isinstance(data, Mapping) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
@@ -66,13 +71,15 @@ def joined(found: list[Pairs], join: Any) -> Pairs:
     """Images and targets of all items or batches, stacked or put one after the other.
 
     Raises:
-        ValueError: there is none, or they differ in shape.
+        ValueError: there is none, they differ in shape, or a loader gives single items.
     """
     if not found:
         raise ValueError("expected as many targets as images and at least one, got 0 and 0")
     free = 0 if join is torch.stack else 1  # axes that may differ
     for k, pair in enumerate(found):
         for what, part, first in zip(("images", "targets"), pair, found[0], strict=True):
+            if part.dim() < free:
+                raise ValueError(f"{EXPECTED}, but the loader gives single {what}; give it a batch_size")
             if part.dim() != first.dim() or part.shape[free:] != first.shape[free:]:
                 raise ValueError(
                     f"{what} differ in shape: {list(first.shape)} at first, {list(part.shape)} at {k}; "
@@ -80,20 +87,3 @@ def joined(found: list[Pairs], join: Any) -> Pairs:
                 )
     x, y = (join(part) for part in zip(*found, strict=True))
     return x, y
-
-
-def tensor_of(values: object, what: str) -> Tensor:
-    """Numbers as a tensor; arrays share their memory with it where they can.
-
-    Raises:
-        ValueError: they are no array of numbers.
-    """
-    if isinstance(values, Tensor):
-        return values
-    try:
-        return torch.from_numpy(np.require(values, requirements=["C", "W"]))  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        kind = (
-            f"an array of {values.dtype}" if isinstance(values, np.ndarray) else f"a {type(values).__name__}"
-        )
-        raise ValueError(f"{what}: expected an array or tensor of numbers, got {kind}; convert it") from None

@@ -362,6 +362,31 @@ def test_last_layer() -> None:
     assert_close(ours(batch[0]), theirs(batch[0]), 1e-8, "predictive")
 
 
+@pytest.mark.parametrize(
+    ("subset", "options"),
+    [
+        ("all", {}),
+        ("all", {"eigenvalues": "corrected"}),
+        ("all", {"stochastic": True, "seed": 0}),
+        ("last_layer", {}),
+    ],
+    ids=["all", "corrected", "sampled", "last layer"],
+)
+def test_empty_batches_change_nothing(subset: str, options: dict[str, Any]) -> None:
+    x, y = batch_of((5,), 6)
+    parts = [(x[:2], y[:2]), (x[:0], y[:0]), (x[2:], y[2:]), (x[:0], y[:0])]
+
+    class Loader(list):
+        dataset = TensorDataset(x, y)
+
+    def evidence(batches: list[Batch]) -> float:
+        la = laplace(mlp(), "classification", subset, backend_kwargs=options)
+        la.fit(Loader(batches))
+        return float(la.log_marginal_likelihood())
+
+    assert evidence(parts) == evidence([part for part in parts if len(part[0])])
+
+
 def test_sampled_labels_are_fixed_by_the_seed() -> None:
     model, batch = mixed(), batch_of((2, 5, 4), 12)
 
