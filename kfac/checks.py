@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from kfac.modes import evaluated
+from kfac.modes import differentiable_kernels, evaluated
 
 
 def one_line(error: Exception) -> str:
@@ -60,7 +60,7 @@ def prepared(model: nn.Module) -> Iterator[None]:
     Raises:
         ValueError: see `check_modules`.
     """
-    with evaluated(model):
+    with evaluated(model), differentiable_kernels(model):
         check_modules(model)
         yield
 

@@ -1,18 +1,28 @@
 """The exact diagonal of a parameter's curvature block, by autograd: the declared fallback.
 
 Every datum gets a copy of the parameter of its own, so one backward pass a column gives all data's gradients.
+What `vmap` cannot batch (recurrent layers, autograd functions without a rule for it, branches on values) goes
+datum by datum instead, one backward pass a column and datum: the same numbers, slower.
 
 Axes: batch, column, classes, params.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from kfac.checks import explained_backward, has_values, one_line
+from kfac.modes import differentiable_kernels
 
 MEMORY = 2**27  # bytes that the gradients of one chunk of data may take
+PullBack = Callable[[Tensor], dict[str, Tensor]]  # cotangent [batch, classes] -> gradients [batch, *shape]
 
 
 def exact_diagonals(
@@ -25,21 +35,41 @@ def exact_diagonals(
         parameters: the ones asked for, by name.
         x: one batch.
         columns: of the loss Hessian's square root, `[column, batch, classes]`.
+
+    Raises:
+        ValueError: the network has no gradients datum by datum.
     """
     values = {name: p.detach() for name, p in parameters.items()}
     size = max(MEMORY // sum(p.numel() * p.element_size() for p in values.values()), 1)
     sums = {name: p.new_zeros(p.numel()) for name, p in values.items()}
     for part, cotangents in zip(x.split(size), columns.split(size, 1), strict=True):
-        _, pull_back = gradients_by_datum(model, values, part)
-        for column in cotangents:
-            gradients = pull_back(column)
-            sums = {name: total + gradients[name].square().sum(0).flatten() for name, total in sums.items()}
+        try:
+            chunk = squares(side_by_side(model, values, part)[1], cotangents)
+        except Exception:  # noqa: BLE001, whatever vmap and the user's code under it raise
+            if not has_values(part):  # shapes alone: one datum holds what each would
+                part, cotangents = part[:1], cotangents[:, :1]
+            one_by_one = zip(datum_by_datum(model, values, part), cotangents.split(1, 1), strict=True)
+            chunk = {name: torch.zeros_like(total) for name, total in sums.items()}
+            for (_, pull_back), own in one_by_one:
+                for name, square in squares(pull_back, own).items():
+                    chunk[name] = chunk[name] + square
+        sums = {name: total + chunk[name] for name, total in sums.items()}
+    return sums
+
+
+def squares(pull_back: PullBack, columns: Tensor) -> dict[str, Tensor]:
+    """Squared gradients `[params]`, summed over data and columns `[column, batch, classes]`."""
+    sums: dict[str, Tensor] = {}
+    for column in columns:
+        for name, rows in pull_back(column).items():
+            square = rows.square().sum(0).flatten()
+            sums[name] = sums[name] + square if name in sums else square
     return sums
 
 
 def gradients_by_datum(
     model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, known: Mapping[str, Tensor] | None = None
-) -> tuple[Tensor, Callable[[Tensor], dict[str, Tensor]]]:
+) -> tuple[Tensor, PullBack]:
     """Outputs `[batch, classes]`, and what maps a cotangent of theirs to every datum's own gradients.
 
     Args:
@@ -47,7 +77,37 @@ def gradients_by_datum(
         parameters: values by name, whose gradients `[batch, *shape]` are wanted.
         x: data `[batch, ...]`.
         known: values of other parameters; None takes the model's own.
+
+    Raises:
+        ValueError: the network has no gradients datum by datum.
     """
+
+    @functools.cache
+    def one_by_one() -> list[tuple[Tensor, PullBack]]:
+        return list(datum_by_datum(model, parameters, x, known))
+
+    def separately(cotangent: Tensor) -> dict[str, Tensor]:
+        parts = zip(one_by_one(), cotangent.split(1), strict=True)
+        rows = [pull_back(own) for (_, pull_back), own in parts]
+        return {name: torch.cat([row[name] for row in rows]) for name in parameters}
+
+    def together(cotangent: Tensor) -> dict[str, Tensor]:
+        try:
+            return batched(cotangent)
+        except Exception:  # noqa: BLE001, as below
+            return separately(cotangent)
+
+    try:
+        f, batched = side_by_side(model, parameters, x, known)
+    except Exception:  # noqa: BLE001, whatever vmap and the user's code under it raise
+        return torch.cat([f_n for f_n, _ in one_by_one()]), separately
+    return f, together
+
+
+def side_by_side(
+    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, known: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, PullBack]:
+    """`gradients_by_datum` of all data at once, by `vmap`; raises what `vmap` does."""
 
     def outputs(copies: dict[str, Tensor]) -> Tensor:
         def output(own: dict[str, Tensor], datum: Tensor) -> Tensor:
@@ -56,5 +116,60 @@ def gradients_by_datum(
 
         return vmap(output)(copies, x)
 
-    f, pull_back, *_ = vjp(outputs, {name: p.expand(len(x), *p.shape) for name, p in parameters.items()})
+    copies = {name: p.expand(len(x), *p.shape) for name, p in parameters.items()}
+    with differentiable_kernels(model), sdpa_kernel(SDPBackend.MATH):  # the others have no rules for vmap
+        f, pull_back, *_ = vjp(outputs, copies)
     return f, lambda cotangent: pull_back(cotangent)[0]
+
+
+def datum_by_datum(
+    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, known: Mapping[str, Tensor] | None = None
+) -> Iterator[tuple[Tensor, PullBack]]:
+    """`gradients_by_datum` of one datum after the other, by autograd alone.
+
+    Raises:
+        ValueError: the network does not run on a single datum, or has no gradients.
+    """
+    for datum in x.split(1):
+        own = {name: p.detach().requires_grad_() for name, p in parameters.items()}
+        with torch.enable_grad(), differentiable_kernels(model), explained(own):
+            f = functional_call(model, {**(known or {}), **own}, (datum,))
+        yield f.detach(), functools.partial(gradients_of, f, own)
+
+
+def gradients_of(f: Tensor, own: Mapping[str, Tensor], cotangent: Tensor) -> dict[str, Tensor]:
+    """Gradients `[1, *shape]` of one datum's outputs `[1, classes]`; zero where they do not depend on it."""
+    if not f.requires_grad:
+        return {name: torch.zeros_like(p).unsqueeze(0) for name, p in own.items()}
+    with explained(own):
+        grads = torch.autograd.grad(
+            f,
+            list(own.values()),
+            cotangent,
+            retain_graph=True,
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    return {name: grad.unsqueeze(0) for name, grad in zip(own, grads, strict=True)}
+
+
+@contextmanager
+def explained(names: Collection[str]) -> Iterator[None]:
+    """Say in one line that these parameters have no gradients datum by datum.
+
+    Raises:
+        ValueError: whatever else than memory a network fails on.
+    """
+    try:
+        with explained_backward():
+            yield
+    except (torch.OutOfMemoryError, ValueError):
+        raise
+    except Exception as error:
+        first, *others = names
+        them = f"{first!r} and {len(others)} more have" if others else f"{first!r} has"
+        raise ValueError(
+            f"{them} no gradients datum by datum, so no diagonal block ({one_line(error)}); freeze them, or "
+            "in a fit of symlearn list them in curvature.left_out"
+        ) from error

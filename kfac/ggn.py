@@ -6,11 +6,13 @@ loss Hessian there (Schraudolph 2002). Memory grows as batch * classes * params:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kfac.batches import batch_of
 from kfac.checks import prepared, run
@@ -31,8 +33,25 @@ def output_jacobian(model: nn.Module, x: Tensor, name: str) -> Tensor:
     def outputs(parameter: Tensor) -> Tensor:
         return functional_call(model, {**parameters, name: parameter}, (x,))
 
-    jacobian = jacrev(outputs)(parameters[name])
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels of attention have no rules for vmap
+            jacobian = jacrev(outputs)(parameters[name])
+    except Exception:  # noqa: BLE001, whatever torch.func and the user's code under it raise
+        jacobian = row_by_row(outputs, parameters[name])
     return jacobian.reshape(jacobian.shape[0], jacobian.shape[1], -1)
+
+
+def row_by_row(outputs: Callable[[Tensor], Tensor], parameter: Tensor) -> Tensor:
+    """J `[batch, classes, *shape]` by one backward pass a datum and class, of what `torch.func` refuses."""
+    own = parameter.detach().requires_grad_()
+    with torch.enable_grad():
+        f = outputs(own)
+    if not f.requires_grad:
+        return f.new_zeros(*f.shape, *own.shape)
+    rows = [
+        torch.autograd.grad(f_nc, own, retain_graph=True, materialize_grads=True)[0] for f_nc in f.flatten()
+    ]
+    return torch.stack(rows).reshape(*f.shape, *own.shape)
 
 
 def ggn_block(model: nn.Module, batch: Any, likelihood: Likelihood, name: str) -> Tensor:

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from kfac.factors import Order
 
@@ -99,6 +100,10 @@ def gram(rows: Tensor) -> Tensor:
 
 class LinearRule(Rule):
     """`nn.Linear` on `[batch, *place, d_in]` with any number of extra axes."""
+
+    def covers(self, module: nn.Module) -> bool:
+        """All but the last map of `nn.MultiheadAttention`, which reads its weight and never calls it."""
+        return not isinstance(module, NonDynamicallyQuantizableLinear)
 
     def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
         """See `Rule`."""

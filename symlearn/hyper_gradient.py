@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from kfac import KroneckerFactors, compute_factors, project_factors
 from kfac.loss_hessian import Likelihood, log_likelihood
-from kfac.modes import evaluated
+from kfac.modes import differentiable_kernels, evaluated
 from symlearn.declared import Hyperparameter, tracked
 from symlearn.evidence import Evidence, EvidenceModel, squared_norms
 from symlearn.pairs import Pairs, batches
@@ -94,7 +94,7 @@ class HyperObjective:
 
     def fit(self) -> Tensor:
         """The scaled log-likelihood, differentiable through the outputs; without the noise's own term."""
-        with evaluated(self.model):
+        with evaluated(self.model), differentiable_kernels(self.model):
             total = sum(log_likelihood(self.model(x), y, self.likelihood) for x, y in self._batches())
         noise = self.sigma_noise**2 if self.likelihood == "regression" else 1.0
         assert isinstance(total, Tensor)

@@ -198,8 +198,8 @@ class LaplacePredictive:
         """
         with torch.no_grad():
             classes = self.model(x[:1]).shape[1]
-        held = bytes_a_datum(classes, [p.numel() for p in self.parameters.values()])
-        parts = [self._chunk(part) for part in x.split(max(MEMORY // held, 1))]
+            held = bytes_a_datum(classes, [p.numel() for p in self.parameters.values()])
+            parts = [self._chunk(part) for part in x.split(max(MEMORY // held, 1))]
         return torch.cat([mean for mean, _ in parts]), torch.cat([covariance for _, covariance in parts])
 
     def _chunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
