@@ -1,8 +1,8 @@
 """Image folders: `train/<class>/*` and `test/<class>/*`, or for prediction any folder of images or one image.
 
 Classes are the names of the class folders in alphabetical order. Hidden files and files without an image's
-suffix are passed over. Where every image is grey the set has one channel, otherwise three; transparency is
-dropped, and the orientation that a camera noted is applied. Images are uint8 [n, c, h, w].
+suffix are passed over. Where every image shows grey alone, however it is stored, the set has one channel,
+otherwise three; see `pixels.py`. Images are uint8 [n, c, h, w].
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from symlearn.data.pixels import read_pixels, with_channels
 from symlearn.data.raw import RawData, RawSplit, to_float
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 LAYOUT = "train/<class>/* and test/<class>/*"
-_DEEP_MODES = ("I", "F")  # Pillow's modes of more than 8 bits start so, and it clips them instead of scaling
 
 
 def load_folder(path: Path) -> RawData:
@@ -95,7 +95,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _read_images(files: Sequence[Path], channels: int | None) -> Tensor:
     """All files as uint8 [n, c, h, w], grey if `channels` is 1 or (None) all of them are."""
-    arrays = [_read_image(file) for file in files]
+    arrays = [read_pixels(file) for file in files]
     for file, array in zip(files, arrays, strict=True):
         if array.shape[:2] != arrays[0].shape[:2]:
             (h, w), (h0, w0) = array.shape[:2], arrays[0].shape[:2]
@@ -104,35 +104,4 @@ def _read_images(files: Sequence[Path], channels: int | None) -> Tensor:
                 "resize them first"
             )
     colour = channels == 3 if channels is not None else any(array.ndim == 3 for array in arrays)
-    return torch.from_numpy(np.stack([_with_channels(array, colour) for array in arrays]))
-
-
-def _read_image(file: Path) -> np.ndarray:
-    """One image as uint8, [h, w] if grey, [h, w, 3] otherwise."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            deep = image.mode.startswith(_DEEP_MODES)
-            array = np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
-    except Exception as error:  # Pillow's decoders raise whatever a broken file leads them to
-        raise ValueError(
-            f"{file} cannot be read as an image; expected a whole PNG, JPEG or the like; replace it"
-        ) from error
-    if deep:
-        raise ValueError(
-            f"{file} has more than 8 bits a pixel; expected 8 bits; "
-            "convert it, or save the set as a .npz of floats"
-        )
-    return array
-
-
-def _with_channels(array: np.ndarray, colour: bool) -> np.ndarray:
-    """[h, w] or [h, w, 3] -> [c, h, w] with three channels if `colour`, one otherwise (ITU-R 601 luma)."""
-    if not colour:
-        if array.ndim == 3:
-            luma = array @ np.array([0.299, 0.587, 0.114])
-            array = np.round(luma).astype(np.uint8)
-        return array[None]
-    return array.transpose(2, 0, 1) if array.ndim == 3 else np.broadcast_to(array, (3, *array.shape))
+    return torch.from_numpy(np.stack([with_channels(array, colour) for array in arrays]))
