@@ -5,8 +5,8 @@ Transparency is dropped: a pixel keeps the colour that lies beneath, and files t
 by their opacity have them divided by it first. Other colour spaces (CMYK, YCbCr, HSV, LAB) become RGB by
 Pillow's conversion. The orientation that a camera noted is applied.
 
-Nothing is clipped or rounded to fit: files with more than 8 bits a channel are refused, those too that Pillow
-would cut down to 8 bits while it opens them.
+No depth is cut off: files with more than 8 bits a channel are refused, those too that Pillow itself would
+bring down to 8 bits while it opens them.
 """
 
 from pathlib import Path
@@ -39,8 +39,8 @@ def read_pixels(file: Path) -> np.ndarray:
         allowed = 2 if isinstance(error, Image.DecompressionBombError) else 1  # the warning comes at half
         limit = allowed * (Image.MAX_IMAGE_PIXELS or 0)
         raise ValueError(
-            f"{file} has more than {limit:,} pixels, the most that Pillow opens, for fear of decompression "
-            "bombs; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            f"{file} has more than {limit:,} pixels, Pillow's limit against decompression bombs; make it "
+            "smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         ) from error
     except MemoryError as error:
         raise ValueError(f"{file} does not fit into memory; make it smaller") from error

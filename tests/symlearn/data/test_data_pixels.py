@@ -260,7 +260,7 @@ def test_an_image_over_pillows_limit(tmp_path: Path) -> None:
     Image.new("1", (20000, 10000)).save(tmp_path / "large.png")
     for words in (
         "large.png has more than 178,956,970 pixels",
-        "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS",
+        "pixels, Pillow's limit against decompression bombs; make it smaller, or raise PIL.Image.MAX_IMAGE",
     ):
         assert_refused(lambda words=words: read_pixels(tmp_path / "large.png"), words)
 
