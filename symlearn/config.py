@@ -121,7 +121,9 @@ class TrainingConfig(Table):
     epochs: PositiveInt | None = Field(
         None, description="epochs without the search's refits; about 6,700 steps if not given"
     )
-    batch_size: PositiveInt = Field(50, description="images a batch of the weights' steps")
+    batch_size: PositiveInt | None = Field(
+        None, description="images a batch of the weights' steps; a 24th of them, 8 to 50, if not given"
+    )
     lr: PositiveFloat = Field(0.01, description="learning rate at the start")
     lr_end: PositiveFloat = Field(1e-5, description="learning rate at the end of the cosine")
     optimizer: Literal["adam", "sgd"] = Field(
@@ -224,9 +226,11 @@ class Config(Table):
     def resolved(self, n_data: int) -> Config:
         """A copy in which every schedule that was left open is worked out for `n_data` training images."""
         training, evidence = self.training, self.evidence
-        steps = max(n_data // min(training.batch_size, n_data), 1)
-        epochs = training.epochs or min(max(round(6700 / steps), 30), 400)
+        batch_size = training.batch_size or min(max(n_data // 24, 8), 50)
+        steps = max(n_data // min(batch_size, n_data), 1)
+        epochs = training.epochs or min(max(round(6700 / steps), 30), 600)
         return self.with_options(
+            batch_size=batch_size,
             epochs=epochs,
             frequency=evidence.frequency or max(round(epochs / 32), 1),
             refit_epochs=evidence.refit_epochs or max(round(epochs / 12), 2),

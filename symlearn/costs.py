@@ -9,7 +9,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -247,7 +247,7 @@ class Measured:
     def of(self, config: Config, choices: bool, at_most: int) -> float:
         """Seconds of the whole plan with at most so many rounds of the search, which may have no choices."""
         evidence, training = config.evidence, config.training
-        steps = max(self.images // min(training.batch_size, self.images), 1)
+        steps = max(self.images // min(cast(int, training.batch_size), self.images), 1)
         epoch = steps * self.step + self.evaluation
         frequency = evidence.frequency or 1
         trials = 2 + 0.75 * evidence.proposals * choices  # half of the proposals are dropped halfway
@@ -269,7 +269,7 @@ def measured(state: FitState, train: Pairs, test: Pairs | None) -> Measured:
     """Time two steps, one curvature batch, an evaluation (each after a first try) and eigenvalues."""
     x, y = train
     curvature = state.config.curvature
-    size = min(state.config.training.batch_size, len(x))
+    size = min(cast(int, state.config.training.batch_size), len(x))
     few: Pairs = (x[: MEASURED_STEPS * size], y[: MEASURED_STEPS * size])
     rate = state.config.training.lr_end
     steps = len(few[0]) // size

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -170,7 +170,7 @@ def batch_of(shadow: Shadow, given: FitSizes, count: int) -> tuple[Tensor, Tenso
 def step_bytes(shadow: Shadow, given: FitSizes) -> int:
     """The most that a step on the weights holds besides weights, gradients and moments."""
     training = given.config.training
-    x, y = batch_of(shadow, given, min(training.batch_size, given.train))
+    x, y = batch_of(shadow, given, min(cast(int, training.batch_size), given.train))
     shadow.model.train()
     with shadow.counted(x, y) as live, torch.enable_grad():
         for _ in range(2):  # the second has the gradients of the first

@@ -21,7 +21,8 @@ from symlearn.analysis.calibration import scores
 from symlearn.analysis.codes import code_sparsity
 from symlearn.analysis.equivariance import equivariance_report
 from symlearn.analysis.predictive import predictive_of
-from symlearn.analysis.report import build_report, calibration
+from symlearn.analysis.report import build_report, calibration, training_report, withhold_verdicts
+from symlearn.beginning import Beginning, plan_for
 from symlearn.config import Config, checked
 from symlearn.coverage import has_evidence
 from symlearn.data import Preprocessing, augment
@@ -32,9 +33,9 @@ from symlearn.phases import Phase, PhaseRun
 from symlearn.room import expect_room
 from symlearn.run_folder import CHECKPOINT, CHECKPOINT_SCHEMA, CONFIG, MODEL, RunFolder
 from symlearn.schedule import plan
-from symlearn.search import Proposal, SearchRound, describe, strictest_start
+from symlearn.search import Proposal, SearchRound, describe
 from symlearn.subnormals import subnormals_flushed
-from symlearn.training import Augment, FitState, evaluate, update_evidence
+from symlearn.training import Augment, FitState, TrainingStoppedError, evaluate, update_evidence
 
 SAVE_EVERY = 5.0  # seconds between checkpoints within a stage
 
@@ -144,7 +145,10 @@ class Fit:
     info: DataInfo = field(default_factory=DataInfo)
 
     def __post_init__(self) -> None:
+        self.given = self.model
         self.state = FitState(self.model, self.config, len(self.train[0]))
+        self.beginning = Beginning()
+        self.best: dict[str, Any] | None = None
         self.proposals: list[Proposal] = []
         self.metrics: list[dict[str, Any]] = []
         self.stage = 0
@@ -154,8 +158,7 @@ class Fit:
         self.seconds_before = 0.0
         self.clock = time.monotonic()
         self.saved_at = -float("inf")
-        if self.config.evidence.selection == "search":
-            strictest_start(self.state)
+        self.beginning.open(self.state)
         self.stages = plan(self.config)
         self.augment = self._augmentation()
 
@@ -204,32 +207,67 @@ class Fit:
         """Take the fit to its end.
 
         Raises:
-            TrainingStoppedError: a value is not finite or a layer collapsed; the last checkpoint is kept.
+            TrainingStoppedError: a value is not finite whatever start was tried; the last checkpoint is kept.
         """
         while self.stage < len(self.stages):
             stage = self.stages[self.stage]
             if stage.phase is not None:
-                self._phase(stage.phase)
-            elif not self.search_over:
+                if self.beginning.fallen:
+                    self._phase(stage.phase)
+            elif not self.search_over and self.beginning.learned:
                 self._round(int(stage.name.split()[1]))
+            self.keep_best()
             self.stage += 1
             self.run_ = self.round_ = None
             self.save(force=True)
         return self._finish()
 
     def _phase(self, phase: Phase) -> None:
+        while True:
+            fault = self._epochs(phase)
+            if self.beginning.learned is not None:
+                break
+            note = self.beginning.next(self.state, self.train, fault)
+            if note is None:
+                break
+            self.run_ = None
+            self.tell({}, note)
+            self.save(force=True)
+        assert self.run_ is not None
+        if self.run_.best is not None:
+            setbacks = self.state.setbacks
+            self.state.load(self.run_.best)
+            self.state.setbacks = setbacks
+
+    def _epochs(self, phase: Phase) -> str | None:
+        """Run a phase to its end, or a start until it is hopeless; what made it stop before, or None.
+
+        Raises:
+            TrainingStoppedError: a value is not finite, and there is neither a state to go back to nor a
+                start left.
+        """
         if self.run_ is None:
             self.run_ = PhaseRun(phase)
-        while not self.run_.over:
-            record = self.run_.next_epoch(self.state, self.train, self.augment)
+        while not self.run_.over and not self.beginning.hopeless(self.state):
+            try:
+                record = self.run_.next_epoch(self.state, self.train, self.augment)
+            except TrainingStoppedError as error:
+                if self.beginning.learned is not None or self.beginning.at + 1 >= len(plan_for(self.state)):
+                    raise
+                return str(error)
             line = self.observe(self.state, phase, record)
             self.record([line])
-            dead = record.get("collapsed")
-            note = f"{', '.join(dead)} collapsed; back to the state before, more burn-in" if dead else None
+            fault = record.get("taken_back")
+            note = f"epoch {self.state.epoch} taken back: {fault}; half the rate" if fault else None
             self.tell(line, note)
             self.save()
-        if self.run_.best is not None:
-            self.state.load(self.run_.best)
+        return None
+
+    def keep_best(self) -> None:
+        """Keep the state of best evidence over all stages."""
+        evidence = self.state.evidence
+        if evidence is not None and (self.best is None or evidence >= self.best["evidence"]):
+            self.best = self.state.saved()
 
     def _round(self, number: int) -> None:
         if self.round_ is None:
@@ -268,6 +306,8 @@ class Fit:
                 "state": self.state.saved(),
                 "run": self.run_.saved() if self.run_ else None,
                 "round": self.round_.saved() if self.round_ else None,
+                "beginning": self.beginning.saved(),
+                "best": self.best,
                 "proposals": [asdict(p) for p in self.proposals],
                 "lines": len(self.metrics),
                 "seconds": self.seconds,
@@ -293,6 +333,7 @@ class Fit:
         self.folder.keep_metrics(saved["lines"])
         self.metrics = self.folder.metrics()
         self.seconds_before = saved["seconds"]
+        self.beginning, self.best = Beginning(**saved["beginning"]), saved["best"]
         if saved["run"] is not None:
             phase = self.stages[self.stage].phase
             assert phase is not None
@@ -306,6 +347,13 @@ class Fit:
 
     def _finish(self) -> FitResult:
         state = self.state
+        if self.best is not None and self.best["evidence"] != state.evidence:
+            setbacks = state.setbacks
+            state.load(self.best)
+            state.setbacks = setbacks
+        if self.model is not self.given:  # a search went on with a copy; the network given is the result
+            self.given.load_state_dict(self.model.state_dict())
+            self.model = state.model = self.given
         curved = has_evidence(self.model, self.config.curvature)
         if self.config.evidence.selection == "none" and curved:
             update_evidence(state, self.train, step_hyperparameters=False)
@@ -321,6 +369,8 @@ class Fit:
         if self.test and curved and self.config.data.likelihood == "classification":
             predictive = predictive_of(self.model, self.train, self.config, precision)
             report["laplace"] = scores(predictive.probabilities(self.test[0]), self.test[1])
+        report["training"] = training_report(state, self.beginning.tried, self.train)
+        withhold_verdicts(report)
         report["equivariance"] = equivariance_report(self.model, self.train[0])
         report["sparsity"] = code_sparsity(self.model, self.train[0])
         report["seconds"] = round(self.seconds, 1)
@@ -354,8 +404,8 @@ def fit(
     """Fit a network and the precisions of its paths; see `schedule.py` for its stages.
 
     Args:
-        model: a network of relaxed layers (`build_model`), or any network with rules in kfac. Its weights
-            are used up; the learned network is the result's `model`, which a search may have copied.
+        model: a network of relaxed layers (`build_model`), or any network with rules in kfac. It becomes
+            the learned network: the result's `model` is this very object, at the state of best evidence.
         train: a data set, (x, y) tensors or arrays `[n, c, h, w]` and `[n]`, or a loader; read into memory.
         test: the same; recorded, never used to choose anything.
         config: a `Config`, or tables as in config.toml; None takes the defaults.
@@ -366,7 +416,7 @@ def fit(
 
     Raises:
         ValueError: data that do not fit the network, a fit that does not fit into memory, an unusable folder.
-        TrainingStoppedError: a value is not finite or a layer collapsed; the last checkpoint is kept.
+        TrainingStoppedError: a value is not finite whatever start was tried; the last checkpoint is kept.
     """
     chosen, train_pairs, test_pairs = ready_inputs(model, train, test, config, out is not None)
     if out is None:

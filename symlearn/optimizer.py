@@ -7,7 +7,8 @@ alone goes through the optimizer, and the prior acts by its proximal map in the 
     theta <- theta / (1 + lr delta / (N (sqrt(v) + eps)))        (Adam)
     theta <- theta / (1 + lr delta / (N (1 - momentum)))         (SGD: momentum lengthens the data's steps so)
 
-which has the same MAP fixed point, is stable for every delta, and sends switched-off weights to zero.
+which has the same MAP fixed point, is stable for every delta, and sends switched-off weights to zero. Adam's
+rate is scaled by tensor (`rates.py`); tensors of one scale are one group of the optimizer.
 
 Axes: params.
 """
@@ -28,26 +29,46 @@ class ProximalAdam(torch.optim.Adam):
         named_parameters: (name, parameter) pairs.
         n_data: N of the objective.
         lr: learning rate.
+        scales: factor of the learning rate by parameter name; 1 where there is none.
 
     `decay` maps parameter names to delta and is set by the training loop.
     """
 
-    def __init__(self, named_parameters: Sequence[tuple[str, Tensor]], n_data: int, lr: float) -> None:
-        self.names = [name for name, _ in named_parameters]
+    def __init__(
+        self,
+        named_parameters: Sequence[tuple[str, Tensor]],
+        n_data: int,
+        lr: float,
+        scales: Mapping[str, float] | None = None,
+    ) -> None:
         self.decay: Mapping[str, float] = {}
         self.n_data = n_data
-        super().__init__([p for _, p in named_parameters], lr=lr, fused=True)
+        groups: dict[float, list[tuple[str, Tensor]]] = {}
+        for name, parameter in named_parameters:
+            groups.setdefault((scales or {}).get(name, 1.0), []).append((name, parameter))
+        self.names = [[name for name, _ in members] for members in groups.values()]
+        super().__init__(
+            [{"params": [p for _, p in members], "scale": scale} for scale, members in groups.items()],
+            lr=lr,
+            fused=True,
+        )
+
+    def set_rate(self, lr: float) -> None:
+        """Set the learning rate; every group gets its own part of it."""
+        for group in self.param_groups:
+            group["lr"] = lr * group["scale"]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step; every parameter must have a gradient."""
         loss = super().step(closure)
-        group = self.param_groups[0]
-        parameters = [p for p in group["params"] if p.grad is not None]
-        strength = [
-            self.decay[n] for n, p in zip(self.names, group["params"], strict=True) if p.grad is not None
-        ]
-        if parameters:
+        for names, group in zip(self.names, self.param_groups, strict=True):
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if not parameters:
+                continue
+            strength = [
+                self.decay[n] for n, p in zip(names, group["params"], strict=True) if p.grad is not None
+            ]
             states = [self.state[p] for p in parameters]
             corrections = [1 - group["betas"][1] ** float(state["step"]) for state in states]
             scale = torch._foreach_div([state["exp_avg_sq"] for state in states], corrections)
@@ -63,11 +84,22 @@ class ProximalAdam(torch.optim.Adam):
 class ProximalSGD(torch.optim.SGD):
     """SGD with momentum 0.9 on the data gradient, then the proximal map of the Gaussian prior."""
 
-    def __init__(self, named_parameters: Sequence[tuple[str, Tensor]], n_data: int, lr: float) -> None:
+    def __init__(
+        self,
+        named_parameters: Sequence[tuple[str, Tensor]],
+        n_data: int,
+        lr: float,
+        scales: Mapping[str, float] | None = None,
+    ) -> None:
+        """As `ProximalAdam`; scales are Adam's, and steps along the gradient need none."""
         self.names = [name for name, _ in named_parameters]
         self.decay: Mapping[str, float] = {}
         self.n_data = n_data
         super().__init__([p for _, p in named_parameters], lr=lr, momentum=0.9, foreach=True)
+
+    def set_rate(self, lr: float) -> None:
+        """Set the learning rate."""
+        self.param_groups[0]["lr"] = lr
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:

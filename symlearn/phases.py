@@ -1,4 +1,4 @@
-"""A phase: epochs under one cosine of the learning rate, with evidence updates and a guard against collapse.
+"""A phase: epochs under one cosine of the learning rate, with evidence updates and a guard (`guard.py`).
 
 Axes: none.
 """
@@ -10,11 +10,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from symlearn.chance import constant_loss
+from symlearn.guard import MOST, Guard, quiet_layers
 from symlearn.pairs import Pairs
-from symlearn.structure import layer_paths
 from symlearn.training import Augment, FitState, TrainingStoppedError, train_epoch, update_evidence
 
-PATIENCE = 4  # evidence updates' time that hyperparameters wait after a collapse
+WARM_UP = 0.05  # share of a phase in which its rate grows to what the cosine asks for
+RECOVERY = 1.5  # growth of trust after an update that kept its promise
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,6 @@ class Phase:
     keep_best: bool = False
 
 
-def collapsed_layers(state: FitState) -> list[str]:
-    """Layers whose switched-on paths all have next to no effective parameters: nothing passes through.
-
-    A declared diagonal of no such layer is left alone: it may be added to maps, which then still pass.
-    """
-    dead, free = [], state.config.curvature.diagonal
-    for layer in layer_paths(state.model):
-        names = [n for group in layer.paths.values() for n in group if n in state.effective_parameters]
-        weights = [n for n in names if not n.endswith("bias") and (layer.relaxed or n not in free)]
-        if weights and sum(state.effective_parameters[n] for n in weights) < 1e-2:
-            dead.append(layer.name)
-    return dead
-
-
 def settled(losses: list[float]) -> bool:
     """Whether the last five epochs' mean loss fell by less than 5 % against the five before."""
     if len(losses) < 10:
@@ -63,18 +51,14 @@ def settled(losses: list[float]) -> bool:
 class PhaseRun:
     """Progress within a phase, so that a checkpoint can continue it.
 
-    On a collapse (a layer's paths all off, the usual sign that precisions outran unsettled weights) the state
-    from before the hyperparameters began to move comes back, they wait for `PATIENCE` more updates' time, and
-    the learning rate is halved for the rest of the fit.
-
     Attributes:
         phase: what is run.
         done: epochs of it that are over.
         started: the phase's epoch at which hyperparameters began to move, or None.
-        hold: epoch of the phase before which they may not move, after a collapse.
+        hold: epoch of the phase before which they may not move.
         evidences: log evidence of every update so far.
         best: the state of best evidence so far, saved, if the phase keeps it.
-        safe: the state to come back to on a collapse.
+        guard: the state to come back to, and when.
     """
 
     phase: Phase
@@ -83,7 +67,7 @@ class PhaseRun:
     hold: int = 0
     evidences: list[float] = field(default_factory=list)
     best: dict[str, Any] | None = None
-    safe: dict[str, Any] | None = None
+    guard: Guard = field(default_factory=Guard)
 
     @property
     def over(self) -> bool:
@@ -96,6 +80,11 @@ class PhaseRun:
         progress = (self.done + fraction) / phase.epochs
         return phase.lr_end + (phase.lr - phase.lr_end) * 0.5 * (1 + math.cos(math.pi * progress))
 
+    def warmed_rate(self, fraction: float) -> float:
+        """The same, growing from zero over the first `WARM_UP` of the phase: early steps are the riskiest."""
+        progress = (self.done + fraction) / (WARM_UP * self.phase.epochs)
+        return self.rate(fraction) * min(progress + 0.01, 1.0)
+
     def may_start(self, state: FitState) -> bool:
         """Whether hyperparameters may begin to move: after so many steps, or once the loss has settled."""
         burn_in = self.phase.burn_in
@@ -103,64 +92,90 @@ class PhaseRun:
             return False
         if burn_in == "settled":
             return settled(state.losses) or self.done >= self.phase.epochs // 2
-        return state.step >= int(burn_in)
+        return state.step - state.begun >= int(burn_in)
 
     def next_epoch(self, state: FitState, data: Pairs, augment: Augment | None = None) -> dict[str, Any]:
         """Run one epoch, with an evidence update where one is due; returns the metrics of both.
 
+        A state that the guard does not believe is taken back, and the record says so under `taken_back`.
+
         Raises:
-            TrainingStoppedError: a value is not finite, or a layer collapsed for a third time.
+            TrainingStoppedError: a value is not finite, and there is no state to go back to.
         """
-        loss, accuracy = train_epoch(state, data, self.rate, augment)
+        chance = constant_loss(data[1], state.config.data.likelihood, state.sigma_noise)
+        try:
+            loss, accuracy = train_epoch(state, data, self.warmed_rate, augment)
+        except TrainingStoppedError as error:
+            self.done += 1
+            return {"train_loss": None, "train_accuracy": None, **self.take_back(state, str(error), error)}
         self.done += 1
         record: dict[str, Any] = {"train_loss": loss, "train_accuracy": accuracy}
+        fault = self.guard.fault(loss, chance)
+        if fault is not None:
+            return {**record, **self.take_back(state, fault)}
         if self.started is None and self.may_start(state):
-            self.started, self.safe = self.done, state.saved()
+            self.started = self.done
         frequency = state.config.evidence.frequency or 1
-        if self.started is not None and ((self.done - self.started) % frequency == 0 or self.over):
-            update_evidence(state, data)
-            dead = collapsed_layers(state)
-            if dead:
-                self.back_off(state, dead)
-                return {**record, "collapsed": dead}
+        since = self.done - (self.started or 0)
+        if self.started is None:
+            if since % frequency == 0 and state.warm_up.fallen:
+                self.guard.renew(state, loss)
+        elif since % frequency == 0 or self.over:
+            self.guard.renew(state, loss)
+            try:
+                promise = update_evidence(state, data)
+            except TrainingStoppedError as error:
+                if self.guard.unbroken:
+                    raise
+                return {**record, **self.take_back(state, str(error), error)}
+            self.guard.promise = max(promise, 0.0) / state.n_data
             assert state.evidence is not None
+            fell = bool(self.evidences) and state.evidence < self.evidences[-1]
+            state.trust = state.trust / 2 if fell else min(RECOVERY * state.trust, 1.0)
             self.evidences.append(state.evidence)
             if self.phase.keep_best and state.evidence >= max(self.evidences):
                 self.best = state.saved()
             record["log_marginal_likelihood"] = state.evidence
         return record
 
-    def back_off(self, state: FitState, dead: list[str]) -> None:
-        """Restore the safe state and hold the hyperparameters; twice at most in a fit.
+    def take_back(self, state: FitState, fault: str, error: Exception | None = None) -> dict[str, Any]:
+        """Restore the guard's state with half the rate and half the trust; time does not run backwards.
+
+        After `MOST` setbacks the phase is over.
 
         Raises:
-            TrainingStoppedError: a third collapse, or one that leaves no epochs to recover in.
+            TrainingStoppedError: there is no state to go back to.
         """
-        assert self.safe is not None
-        setbacks, epoch, step, generator = (
-            state.setbacks,
-            state.epoch,
-            state.step,
-            state.generator.get_state(),
-        )
-        slower = state.lr_scale / 2
-        state.load(self.safe)
-        state.epoch, state.step, state.setbacks, state.lr_scale = epoch, step, setbacks + 1, slower
+        if self.guard.safe is None:
+            raise error or TrainingStoppedError(fault)
+        kept = {name: getattr(state, name) for name in ("epoch", "step", "lr_scale", "trust", "setbacks")}
+        generator = state.generator.get_state()
+        state.load(self.guard.safe)
+        for name, value in kept.items():
+            setattr(state, name, value)
         state.generator.set_state(generator)
-        self.started, self.hold = None, self.done + PATIENCE * (state.config.evidence.frequency or 1)
-        unjudged = self.phase.keep_best and self.best is None and self.hold > self.phase.epochs
-        if state.setbacks > 2 or self.over or unjudged:
-            raise TrainingStoppedError(
-                f"every path of {', '.join(dead)} switched off (no effective parameters) by epoch {epoch}: "
-                "the precisions outran the weights; raise burn_in or epochs, lower lr, or use more data"
-            )
+        setback = {
+            "epoch": state.epoch,
+            "phase": self.phase.name,
+            "reason": fault,
+            "layers": quiet_layers(state),
+        }
+        state.setbacks = [*state.setbacks, setback]
+        state.lr_scale, state.trust = state.lr_scale / 2, state.trust / 2
+        self.guard.setbacks += 1
+        if self.guard.setbacks >= MOST:
+            self.done = max(self.done, self.phase.epochs)
+        return {"taken_back": fault}
 
     def saved(self) -> dict[str, Any]:
         """The progress as plain values, for checkpoints; the phase itself is not in it."""
-        names = ("done", "started", "hold", "evidences", "best", "safe")
-        return {name: copy.deepcopy(getattr(self, name)) for name in names}
+        names = ("done", "started", "hold", "evidences", "best")
+        plain = {name: copy.deepcopy(getattr(self, name)) for name in names}
+        return {**plain, "guard": self.guard.saved()}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Restore what `saved` gave."""
-        for name, value in copy.deepcopy(saved).items():
+        saved = copy.deepcopy(saved)
+        self.guard = Guard(**saved.pop("guard"))
+        for name, value in saved.items():
             setattr(self, name, value)

@@ -83,6 +83,11 @@ class PriorPrecision:
         """Set one group's log delta, kept within the bounds."""
         self.log[group] = torch.tensor(min(max(value, LOG_MIN), LOG_MAX), dtype=torch.float64)
 
+    def keep_within(self, before: Mapping[str, float], stride: float) -> None:
+        """Bring every log precision to within `stride` of what it was, as `state` gave it."""
+        for group, value in before.items():
+            self.set_log(group, min(max(float(self.log[group]), value - stride), value + stride))
+
     def groups_within(self, names: set[str]) -> set[str]:
         """Groups that these tensors make up alone: no other tensor shares their precision."""
         return {self.groups[n] for n in names} - {g for n, g in self.groups.items() if n not in names}

@@ -6,6 +6,7 @@ Axes: c, h, w, group, d.
 from __future__ import annotations
 
 import warnings
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ def rough_bytes(model: nn.Module, given: FitSizes) -> int:
     like = next(model.parameters())
     image = torch.zeros(1, *given.image, dtype=like.dtype, device=like.device)
     config = given.config
-    batch = max(config.training.batch_size, config.curvature.batch_size, EVALUATED)
+    batch = max(cast(int, config.training.batch_size), config.curvature.batch_size, EVALUATED)
     parameters = sum(p.numel() for p in model.parameters())
     curved = has_evidence(model, config.curvature)
     factors = sum(groups * d * d for groups, d in factor_shapes(model, image)) if curved else 0

@@ -36,8 +36,10 @@ import torch
 import torch.nn.functional as F
 
 from kfac import DiagonalBlock, KroneckerBlock
+from kfac.modes import differentiable_kernels
 from symlearn.pairs import Pairs, batches
 from symlearn.phases import Phase, PhaseRun
+from symlearn.starts import settle_scale
 from symlearn.structure import layer_paths, relaxed_layers
 from symlearn.training import (
     Augment,
@@ -74,10 +76,19 @@ class Proposal:
     accepted: bool = False
 
 
-def strictest_start(state: FitState) -> None:
-    """Switch every layer to what a search starts from: the most symmetric path alone where it may grow."""
-    for layer in relaxed_layers(state.model).values():
+def strictest_start(state: FitState, open_layers: int = 0) -> None:
+    """Switch every layer to what a search starts from: the most symmetric path alone where it may grow.
+
+    Args:
+        state: changed in place.
+        open_layers: so many of the last layers keep all their paths, for tasks that no strict start learns.
+    """
+    layers = list(relaxed_layers(state.model).values())
+    for depth, layer in enumerate(layers, 1):
         layer.start_search()
+        if depth > len(layers) - open_layers:
+            layer.set_active(layer.path_names)
+    settle_scale(state.model)
 
 
 def possible_changes(state: FitState, round_: int) -> list[Proposal]:
@@ -167,17 +178,17 @@ def log_likelihood_gradients(state: FitState, data: Pairs) -> dict[str, torch.Te
     parameters = [dict(state.model.named_parameters())[name] for name in names]
     totals = [torch.zeros_like(p) for p in parameters]
     state.model.eval()
-    for x, y in batches(data, state.config.curvature.batch_size):
-        f = state.model(x)
-        if state.config.data.likelihood == "regression":
-            loss = 0.5 * (f - y.reshape(f.shape)).square().sum() / state.sigma_noise**2
-        else:
-            loss = F.cross_entropy(f, y, reduction="sum")
-        for total, gradient in zip(
-            totals, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
-        ):
-            if gradient is not None:
-                total -= gradient
+    with differentiable_kernels(state.model):
+        for x, y in batches(data, state.config.curvature.batch_size):
+            f = state.model(x)
+            if state.config.data.likelihood == "regression":
+                loss = 0.5 * (f - y.reshape(f.shape)).square().sum() / state.sigma_noise**2
+            else:
+                loss = F.cross_entropy(f, y, reduction="sum")
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            for total, gradient in zip(totals, gradients, strict=True):
+                if gradient is not None:
+                    total -= gradient
     return dict(zip(names, totals, strict=True))
 
 
@@ -271,9 +282,8 @@ class SearchRound:
         }
 
     def candidate(self, proposal: Proposal | None) -> Candidate:
-        """A copy of the start with the proposal's change; a trial gets no second start after a collapse."""
+        """A copy of the start with the proposal's change."""
         twin = self.start.clone()
-        twin.setbacks = 2
         if proposal is not None:
             apply(twin, proposal)
         return Candidate(proposal, twin, PhaseRun(self.phase, hold=min(self.hold, self.half)))
@@ -348,7 +358,6 @@ class SearchRound:
         winner = best if accepted else control if control.evidence >= repeat.evidence else repeat
         if winner.failed:
             return self.start, [], proposals, False
-        winner.state.setbacks = self.start.setbacks
         return winner.state, winner.records, proposals, accepted
 
 

@@ -1,9 +1,8 @@
 """Alternating steps on weights and hyperparameters: the state of a fit, and how an epoch changes it.
 
 An epoch steps the weights on mean negative log-likelihood + (1 / 2N) sum delta ||theta||^2, the prior by its
-proximal map (`optimizer.py`); over the first `prior_warmup` steps the prior grows to its full strength, since
-against gradients that are still tiny it would send every weight to zero, a saddle. An evidence update
-computes the curvature over the training set, without augmentation, and steps the hyperparameters
+proximal map (`optimizer.py`), which grows to its full strength once the loss has begun to fall (`WarmUp`). An
+evidence update computes the curvature over the training set, without augmentation, and steps the hyperparameters
 (`evidence.py`). Everything random draws from the state's own generator, so that a copied state continues as
 the original would.
 
@@ -16,7 +15,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from kfac import NonFiniteError
 from kfac.checks import explained_backward
 from symlearn.batch_statistics import settle_batch_statistics
+from symlearn.chance import constant_loss
 from symlearn.config import Config
 from symlearn.coverage import seen
 from symlearn.hyper_gradient import HyperObjective, NonFiniteGradientError, evidence_gradients, subset
@@ -32,9 +32,11 @@ from symlearn.hyperparameters import Hyperparameters
 from symlearn.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
 from symlearn.pairs import Pairs, batches
 from symlearn.prior import PriorPrecision
+from symlearn.rates import rate_scales
 from symlearn.training_curvature import curvature_of, curvature_options
 
-FALL, SHRUNK, PATIENT = 0.05, 0.5, 6  # see `WarmUp`
+FALL, PATIENT = 0.05, 6  # see `WarmUp`
+STRIDE = math.log(100)  # of a log precision, the longest in one evidence update
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -44,58 +46,50 @@ class TrainingStoppedError(ValueError):
 
 @dataclass
 class WarmUp:
-    """The growth of the prior over the first steps, and the way back if it was too early.
+    """The growth of the prior, which waits until the loss has left its plateau.
 
-    Some starts need longer than the prior grants: the loss still lies on its plateau when the weights have
-    shrunk, and a product of many small layers is a saddle. Such a fit goes back to its first weights once,
-    after twice the warm-up, and the prior begins to grow only when the loss has fallen, or after `PATIENT`
-    times the warm-up.
+    Against gradients that are still tiny the prior would send every weight to zero, and a product of many
+    small layers is a saddle. So it begins to grow when the loss has fallen clearly below the constant
+    predictor's, or after `PATIENT` times the warm-up.
 
     Attributes:
         since: step from which the prior grows; None: it waits.
-        first_loss: mean loss of the first epoch.
-        fallen: whether the loss has left its plateau: `FALL` below the first epoch's.
-        weights: the network at the start, as long as it may be needed.
+        fallen: whether the loss has left its plateau: `FALL` below the constant predictor's.
     """
 
-    since: int | None = 0
-    first_loss: float | None = None
+    since: int | None = None
     fallen: bool = False
-    weights: dict[str, Any] | None = None
 
     def strength(self, step: int, length: int) -> float:
         """The prior's share of its full strength."""
         return 0.0 if self.since is None else min((step - self.since) / length, 1.0)
 
-    def after_epoch(self, state: FitState, loss: float) -> None:
-        """Judge an epoch; may put the weights back."""
-        length = state.config.training.prior_warmup
-        if self.first_loss is None:
-            self.first_loss = loss
-        if self.fallen:
-            return
-        if loss < (1 - FALL) * self.first_loss:
-            self.fallen, self.weights = True, None
-            self.since = state.step if self.since is None else self.since
-        elif self.since is None and state.step > PATIENT * length:
-            self.since, self.weights = state.step, None
-        elif self.since is not None and self.weights is not None and state.step >= 2 * length:
-            names = state.active_names()
-            if norm(state.model.state_dict(), names) < SHRUNK * norm(self.weights, names):
-                state.model.load_state_dict(self.weights)
-                state.optimizer.state.clear()
-                self.since = None
-            self.weights = None
-
-
-def norm(weights: dict[str, Any], names: list[str]) -> float:
-    """The norm of some tensors of a `state_dict` together."""
-    return sum(float(weights[name].double().square().sum()) for name in names) ** 0.5
+    def after_epoch(self, step: int, begun: int, length: int, loss: float, chance: float) -> None:
+        """Judge an epoch by its mean loss and the constant predictor's; the start began at step `begun`."""
+        self.fallen = self.fallen or loss < (1 - FALL) * chance
+        if self.since is None and (self.fallen or step - begun > PATIENT * length):
+            self.since = step
 
 
 @dataclass
 class FitState:
-    """Everything that changes while fitting."""
+    """Everything that changes while fitting.
+
+    Attributes:
+        model: the network.
+        config: with its schedules worked out.
+        n_data: training images.
+        epoch: epochs so far, over all starts.
+        step: steps so far, over all starts.
+        begun: step at which the present start began.
+        evidence: log marginal likelihood at the last update, in nats, or None.
+        effective_parameters: of every tensor, at the last update.
+        losses: mean training losses of the last epochs.
+        setbacks: what the guard took back: epoch, phase, reason, layers.
+        lr_scale: factor of the learning rate, halved by every setback.
+        trust: part of `STRIDE` that precisions may move by in one update.
+        warm_up: the prior's growth.
+    """
 
     model: nn.Module
     config: Config
@@ -108,8 +102,10 @@ class FitState:
     evidence: float | None = None
     effective_parameters: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
-    setbacks: int = 0
+    setbacks: list[dict[str, Any]] = field(default_factory=list)
     lr_scale: float = 1.0
+    trust: float = 1.0
+    begun: int = 0
     warm_up: WarmUp = field(default_factory=WarmUp)
 
     def __post_init__(self) -> None:
@@ -118,7 +114,9 @@ class FitState:
             self.model, evidence.prior_structure, evidence.prior_precision, self.config.curvature.left_out
         )
         named = list(self.model.named_parameters())
-        self.optimizer = OPTIMIZERS[training.optimizer](named, self.n_data, training.lr)
+        self.optimizer = OPTIMIZERS[training.optimizer](
+            named, self.n_data, training.lr, rate_scales(self.model)
+        )
         self.generator = torch.Generator().manual_seed(training.seed)
 
     @property
@@ -152,6 +150,8 @@ class FitState:
                 "losses": self.losses,
                 "setbacks": self.setbacks,
                 "lr_scale": self.lr_scale,
+                "trust": self.trust,
+                "begun": self.begun,
                 "warm_up": vars(self.warm_up),
             }
         )
@@ -170,6 +170,8 @@ class FitState:
             "losses",
             "setbacks",
             "lr_scale",
+            "trust",
+            "begun",
         ):
             setattr(self, key, saved[key])
         self.effective_parameters = saved["effective_parameters"]
@@ -213,12 +215,10 @@ def train_epoch(
         ValueError: an operation in place destroyed what the backward pass needs.
     """
     x, y = data
-    size = min(state.config.training.batch_size, len(x))
+    size = min(cast(int, state.config.training.batch_size), len(x))
     steps = len(x) // size
     order = torch.randperm(len(x), generator=state.generator)
     state.model.train()
-    if state.step == 0:
-        state.warm_up.weights = copy.deepcopy(state.model.state_dict())
     strength = state.warm_up.strength(state.step, state.config.training.prior_warmup)
     state.optimizer.decay = {name: strength * delta for name, delta in state.prior.floats().items()}
     total, correct = torch.zeros((), device=x.device), 0
@@ -227,7 +227,7 @@ def train_epoch(
         xb, yb = x[pick], y[pick]
         if augment is not None:
             xb = augment(xb, state.generator)
-        state.optimizer.param_groups[0]["lr"] = rates(k / steps) * state.lr_scale
+        state.optimizer.set_rate(rates(k / steps) * state.lr_scale)
         f = state.model(xb)
         loss = mean_loss(f, yb, state)
         state.optimizer.zero_grad(set_to_none=True)
@@ -248,8 +248,10 @@ def train_epoch(
             f"{what} in epoch {state.epoch}; lower lr (now {state.config.training.lr:g}) or check the data"
         )
     state.losses = [*state.losses, mean][-10:]
-    state.warm_up.after_epoch(state, mean)
-    classification = state.config.data.likelihood == "classification"
+    likelihood = state.config.data.likelihood
+    chance = constant_loss(y, likelihood, state.sigma_noise)
+    state.warm_up.after_epoch(state.step, state.begun, state.config.training.prior_warmup, mean, chance)
+    classification = likelihood == "classification"
     return mean, correct / (steps * size) if classification else None
 
 
@@ -282,8 +284,11 @@ def step_declared(state: FitState, data: Pairs) -> None:
         state.hyper.step(gradients, settings.hyper_lr)
 
 
-def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = True) -> None:
+def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = True) -> float:
     """Step the hyperparameters, and note evidence and effective parameters.
+
+    Returns what the step gained in evidence at these weights, in nats: what it promises of them. No log
+    precision moves by more than the state's `trust` times `STRIDE`.
 
     Running statistics of batch normalisation are measured anew and what the layers declare moves first, so
     that the curvature and the evidence are those of the state as it is left.
@@ -299,6 +304,8 @@ def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = T
         model = curvature_of(state.model, state.config, data)
     except NonFiniteError as error:
         raise TrainingStoppedError(f"in epoch {state.epoch} {error}; lower lr or check the data") from None
+    before = model.terms(state.prior.by_tensor(), state.sigma_noise).total
+    held = state.prior.state()
     if step_hyperparameters:
         fixed = hyper.fixed_groups()
         if settings.method == "mackay":
@@ -314,6 +321,7 @@ def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = T
                 settings.hyper_lr,
                 fixed=fixed,
             )
+        state.prior.keep_within(held, state.trust * STRIDE)
     delta = state.prior.by_tensor()
     total = float(model.terms(delta, state.sigma_noise).total) + log_hyperprior(state)
     if not math.isfinite(total):
@@ -321,7 +329,9 @@ def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = T
             f"the log marginal likelihood became {total} in epoch {state.epoch}; lower lr or hyper_steps"
         )
     state.evidence = total
+    promise = float(model.terms(delta, state.sigma_noise).total - before)
     state.effective_parameters = model.effective_parameters(delta, state.sigma_noise)
+    return promise
 
 
 def log_hyperprior(state: FitState) -> float:

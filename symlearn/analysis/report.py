@@ -8,6 +8,7 @@ Axes: batch, classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import torch
 
 from symlearn.analysis.calibration import scores
 from symlearn.analysis.effective_parameters import layer_reports
+from symlearn.chance import constant_log_evidence, constant_loss
 from symlearn.pairs import Pairs, batches
 from symlearn.structure import relaxed_layers
 from symlearn.training import FitState, evaluate
@@ -32,6 +34,45 @@ def calibration(state: FitState, data: Pairs) -> dict[str, float | None]:
     with torch.no_grad():
         probabilities = torch.cat([state.model(x).softmax(1) for x, _ in batches(data, 500)])
     return {"accuracy": accuracy, "nll": nll, "ece": scores(probabilities, data[1])["ece"]}
+
+
+def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Pairs) -> dict[str, Any]:
+    """How the fit went: what was tried, what was taken back, and whether anything was learned.
+
+    Args:
+        state: at the end of the fit.
+        tried: the starts, as `Beginning.tried`.
+        data: the training set.
+
+    Returns:
+        `learned`: whether the network beats the constant predictor, by evidence where there is one, by its
+        loss otherwise; `constant_log_evidence` and `constant_loss` of that predictor, in nats; `starts`;
+        `setbacks`; `epoch`: the one whose state was kept.
+    """
+    likelihood = state.config.data.likelihood
+    constant = constant_log_evidence(data[1], likelihood)
+    chance = constant_loss(data[1], likelihood, state.sigma_noise)
+    _, loss = evaluate(state, data)
+    if likelihood == "regression":  # `evaluate` adds the constants that `constant_loss` leaves out
+        targets = data[1].numel() / len(data[1])
+        loss -= targets / 2 * math.log(2 * math.pi * state.sigma_noise**2)
+    return {
+        "learned": state.evidence > constant if state.evidence is not None else loss < chance,
+        "constant_log_evidence": constant,
+        "constant_loss": chance,
+        "train_loss": loss,
+        "starts": list(tried),
+        "setbacks": list(state.setbacks),
+        "epoch": state.epoch,
+    }
+
+
+def withhold_verdicts(report: dict[str, Any]) -> None:
+    """Take the types off the layers of a network that learned nothing; in place."""
+    if not report["training"]["learned"]:
+        for layer in report["layers"]:
+            if layer["effective_type"] != "LINEAR":
+                layer["effective_type"] = None
 
 
 def build_report(

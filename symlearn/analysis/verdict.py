@@ -5,7 +5,9 @@ A layer is named after its top path (largest relative effective dimension) where
 switched off.
 """
 
+from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 from symlearn.analysis.reading import (
     Layer,
@@ -46,7 +48,12 @@ def layer_state(layer: Layer) -> State:
 
 
 def layer_verdict(layer: Layer) -> str:
-    """A layer's verdict in a word or two: "CONV", "mixed: CONV", "switched off"; a dash if not measured."""
+    """A layer's verdict in a word or two: "CONV", "mixed: CONV", "switched off"; a dash if there is none.
+
+    `effective_type` is None in a report of a network that learned nothing.
+    """
+    if "effective_type" in layer and layer["effective_type"] is None:
+        return "–"
     effective_type = str(layer.get("effective_type") or top_path(layer) or "").upper()
     return {
         State.CLEAR: effective_type,
@@ -67,6 +74,9 @@ def verdict(report: Report) -> str:
         return "The report lists no layer with paths to choose from."
     if set(states.values()) == {State.NOT_MEASURED}:
         return "No effective parameters were computed, so nothing says which paths the data needs."
+    training = report.get("training") or {}
+    if training.get("learned") is False:
+        return nothing_learned(training)
     if set(states.values()) == {State.SWITCHED_OFF}:
         return "Every layer is switched off: the prior precisions outran the weights and the run collapsed."
     paths = path_names(report)
@@ -90,6 +100,16 @@ def verdict(report: Report) -> str:
     sentence = "; ".join(clauses)
     kept = [words for layer in layers if states[layer["name"]] is State.CLEAR for words in _kept(layer)]
     return sentence[0].upper() + sentence[1:] + "." + "".join(f" {words}." for words in kept)
+
+
+def nothing_learned(training: Mapping[str, Any]) -> str:
+    """Why no layer has a verdict, and what was tried."""
+    tried = [str(start.get("start")) for start in training.get("starts") or []]
+    again = f" Tried: {'; '.join(tried)}." if len(tried) > 1 else ""
+    return (
+        "Nothing was learned, so no layer has a verdict: the network is no better than the constant "
+        f"predictor, which answers every image alike.{again}"
+    )
 
 
 def _who(layers: list[Layer], total: int) -> str:

@@ -62,6 +62,7 @@ class InputChannelLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(c_out, c_in, places))
         self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
+        self.fan_in = places
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -86,6 +87,7 @@ class OutputChannelLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(c_out, c_in, places))
         self.bias = nn.Parameter(torch.zeros(places)) if bias else None
+        self.fan_in = c_in
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -83,6 +83,10 @@ class RelaxedLayer2d(PathSum):
         self.set_active([max(self.path_names, key=lambda name: path_kind(name).symmetry)])
         self.divisor = 1
 
+    def part_of_sum(self) -> float:
+        """Root mean square that each active path needs for the layer's output to have 1."""
+        return self.divisor / len(self.active) ** 0.5
+
     def changes(self) -> list[Change]:
         """Adding any absent path, and removing any but the last."""
         absent = [name for name in self.paths if name not in self.active]

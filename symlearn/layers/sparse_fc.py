@@ -44,6 +44,7 @@ class InputAnchorLinear(nn.Module):
         self.basis = basis
         self.weight = nn.Parameter(torch.empty(c_out, c_in, len(basis)))
         self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
+        self.fan_in = len(basis)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -70,6 +71,7 @@ class OutputAnchorLinear(nn.Module):
         super().__init__()
         self.basis = basis
         self.weight = nn.Parameter(torch.empty(c_out, c_in, len(basis)))
+        self.fan_in = c_in
         self.reset_parameters()
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from symlearn.declared import Hyperparameter, hyperparameters_within
@@ -20,6 +21,13 @@ from symlearn.layers.coset_pool import CosetPool2d
 from symlearn.layers.registry import PathOptions, group_of_paths, parse_paths
 from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.layers.sizes import Size, pair
+from symlearn.networks.start_scale import (
+    SPREAD,
+    power_of_two,
+    root_mean_square,
+    synthetic_images,
+    untouched,
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ class RelaxedNetwork(nn.Module):
         for name, value in (("alpha", alpha), ("in_channels", in_channels), ("classes", classes)):
             if value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value}")
-        self.alpha = alpha
+        self.alpha, self.in_channels = alpha, in_channels
         h_w = pair(size)
         reduction = 2 ** sum(stride == 2 for stride in plan.strides)
         if any(s % reduction for s in h_w):
@@ -90,16 +98,64 @@ class RelaxedNetwork(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(c_in, plan.hidden * alpha), nn.ReLU(), nn.Linear(plan.hidden * alpha, classes)
         )
+        for linear in self.linears:
+            nn.init.zeros_(linear.bias)
+        self.settle_scale()
+
+    @property
+    def linears(self) -> tuple[nn.Linear, nn.Linear]:
+        """The head's two linear layers."""
+        first, _, last = self.head
+        assert isinstance(first, nn.Linear)
+        assert isinstance(last, nn.Linear)
+        return first, last
+
+    @torch.no_grad()
+    def settle_scale(self) -> None:
+        """Scale untouched initial weights so that the signal keeps its size; see `start_scale.py`."""
+        layers = [layer for layer in self.layers if isinstance(layer, RelaxedLayer2d)]
+        first, last = self.linears
+        if first.weight.is_meta or not untouched(self):
+            return
+        x = self.lifted(synthetic_images(self.in_channels, layers[0].in_size).to(first.weight))
+        for layer in layers:
+            for name in layer.active:
+                size = root_mean_square(layer.through(name, x))
+                layer.path(name).scale_output_(power_of_two(layer.part_of_sum(), size))
+            x = layer(x).relu()
+        x = self.pooled(x)
+        first.weight.mul_(power_of_two(1.0, root_mean_square(first(x))))
+        spread = float(self.head(x).double().std(0).mean())
+        last.weight.mul_(power_of_two(SPREAD, spread))
+
+    @torch.no_grad()
+    def redraw(self, seed: int) -> None:
+        """Draw all initial values anew, in place; which paths are on stays."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for layer in self.layers:
+                assert isinstance(layer, RelaxedLayer2d)
+                for path in layer.paths.values():
+                    path.reset_parameters()  # type: ignore[operator]
+            for linear in self.linears:
+                linear.reset_parameters()
+                nn.init.zeros_(linear.bias)
+        self.settle_scale()
+
+    def lifted(self, x: Tensor) -> Tensor:
+        """The image at every element of the group, once: `[batch, c, h, w] -> [batch, c, group, h, w]`."""
+        return x if self.group is None else x.unsqueeze(2).expand(-1, -1, len(self.group), -1, -1)
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """The average over group and places, `[batch, c]`."""
+        return (x if self.group is None else self.pool(x)).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, c, h, w] -> [batch, classes]`."""
-        if self.group is not None:  # lifted once: the image at every element
-            x = x.unsqueeze(2).expand(-1, -1, len(self.group), -1, -1)
+        x = self.lifted(x)
         for layer in self.layers:
             x = layer(x).relu()
-        if self.group is not None:
-            x = self.pool(x)
-        return self.head(x.mean((2, 3)))
+        return self.head(self.pooled(x))
 
     def hyperparameters(self) -> dict[str, Hyperparameter]:
         """What the evidence learns besides precisions, declared by the layers; none of it is a parameter."""

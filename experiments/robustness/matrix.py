@@ -1,0 +1,197 @@
+"""Do fits with default settings end with a verdict, on any data? Many fits, what became of each, and how often.
+
+    python experiments/robustness/matrix.py --set planted    # 7 planted tasks x 2 sums x 5 seeds, and MAP
+    python experiments/robustness/matrix.py --set matrix     # about 300 fits, shortened
+
+Each fit is a process of its own with one thread, `--processes` at a time. A row is written as soon as it is
+known, and a run that was interrupted goes on where it stopped. MNIST and CIFAR-10 are left out without
+`--data-root`. Results: results/<set>.json; figure: figures/robustness-<set>.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tasks import PLANTED, make
+
+HERE = Path(__file__).parent
+SHORT = {"epochs_steps": 3000, "rounds": 2}  # the matrix's fits: about 3,000 steps and two rounds
+SUMS = ("f-fc+conv", "s-fc+s-conv", "conv+gconv-p4", "f-fc+conv+gconv-p4", "conv+gconv-p4m")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fit."""
+
+    task: str
+    paths: str
+    seed: int
+    images: int = 1200
+    network: str = "small"
+    selection: str = "search"
+    short: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its key in the results."""
+        parts = (self.task, self.paths, self.network, self.selection, self.images, self.seed)
+        return " ".join(map(str, parts)) + (" short" if self.short else "")
+
+
+def planted_cells() -> list[Cell]:
+    """Item 1: every planted task, two sums of paths, five seeds, defaults; and each single path by MAP."""
+    fits = [
+        Cell(task, paths, seed) for seed in range(5) for task in PLANTED for paths in ("f-fc+conv", "conv+gconv-p4")
+    ]
+    return [*fits, *(Cell(t, p, 0, selection="none", short=True) for t in PLANTED for p in ("f-fc", "conv", "gconv-p4"))]
+
+
+def matrix_cells() -> list[Cell]:
+    """A subset of tasks x paths x networks x images x seeds, about 300 fits."""
+    other = ("two-class", "20-classes", "100-classes", "imbalanced", "noisy-labels", "regression")
+    digits = ("digits:class", "digits:quadrant-digit", "digits:quadrant", "digits:rotated", "digits:quarter-turns")
+    real = ("mnist", "cifar10")
+    cells = []
+    for at, task in enumerate((*PLANTED, *other, *digits, *real)):
+        big = 2000 if task in real else 1200
+        for k, paths in enumerate(SUMS):
+            for images in (100, 300, big):
+                seeds = range(3) if (paths == "f-fc+conv" or images == big) else [(at + k) % 3]
+                if k > 1 and images != big:
+                    continue
+                if k > 1:
+                    seeds = [(at + k) % 3]
+                cells += [Cell(task, paths, s, images, short=True) for s in seeds]
+        singles = ("f-fc", "conv", "gconv-p4")
+        cells += [Cell(task, p, at % 3, big, selection="none", short=True) for p in singles]
+        cells += [Cell(task, singles[at % 3], at % 3, big, short=True)]
+        cells += [Cell(task, "f-fc+conv", at % 3, 300, selection="gradient", short=True)]
+        if task in ("glyph", "digits:class", "mnist"):
+            cells += [Cell(task, "free+cyclic-90", at % 3, 300, network="unfolded", short=True)]
+        if task in real:
+            cells += [Cell(task, "f-fc+conv", s, 300, network="ten-layer", short=True) for s in range(2)]
+    return cells
+
+
+def command(cell: Cell, folder: Path, data_root: Path | None, planted: Path | None) -> list[str]:
+    """The command line of a fit."""
+    kind, _, task = cell.task.partition(":")
+    options = ["--seed", str(cell.seed), "--paths", cell.paths, "--selection", cell.selection]
+    if kind in ("mnist", "cifar10"):
+        assert data_root is not None
+        options += ["--data", kind, "--data-root", str(data_root), "--test-limit", "1000"]
+        options += ["--size", "32" if cell.network == "ten-layer" else "16"]
+    elif kind == "digits":
+        options += ["--data", kind, "--task", task]
+    elif planted is not None and (planted / f"{kind}.npz").exists() and cell.images == 1200:
+        options += ["--data", str(planted / f"{kind}.npz")]
+    else:
+        options += ["--data", str(make(kind, cell.images, Path(tempfile.gettempdir()) / "symlearn-robustness"))]
+    options += ["--limit", str(cell.images), "--network", cell.network]
+    if kind == "regression":
+        options += ["--likelihood", "regression"]
+    if cell.network == "ten-layer":
+        options += ["--alpha", "2"]
+    if cell.network == "unfolded":
+        options += ["--alpha", "8"]
+    if cell.short:
+        steps = max(cell.images // min(max(cell.images // 24, 8), 50), 1)
+        options += ["--epochs", str(max(SHORT["epochs_steps"] // steps, 10)), "--rounds", str(SHORT["rounds"])]
+        options += ["--burn-in", "500"]
+    return [sys.executable, "-m", "symlearn", "fit", *options, "--out", str(folder)]
+
+
+def run(cell: Cell, data_root: Path | None, planted: Path | None, seconds: float) -> dict[str, Any]:
+    """One fit; its row."""
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as out:
+        folder = Path(out) / "run"
+        line = command(cell, folder, data_root, planted)
+        try:
+            done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, **threads}, timeout=seconds)
+            code, said = done.returncode, (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        except subprocess.TimeoutExpired:
+            code, said = None, ["over the time limit"]
+        report = folder / "report.json"
+        found = json.loads(report.read_text()) if report.exists() else {}
+    training = found.get("training", {})
+    return {
+        **vars(cell),
+        "exit": code,
+        "said": said[0] if said and code != 0 else None,
+        "learned": training.get("learned"),
+        "accuracy": found.get("test", {}).get("accuracy"),
+        "nll": found.get("test", {}).get("nll"),
+        "log_marginal_likelihood": found.get("log_marginal_likelihood"),
+        "constant_log_evidence": training.get("constant_log_evidence"),
+        "train_loss": training.get("train_loss"),
+        "constant_loss": training.get("constant_loss"),
+        "starts": [start["outcome"] for start in training.get("starts", [])],
+        "setbacks": training.get("setbacks"),
+        "types": [layer["effective_type"] for layer in found.get("layers", [])],
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+def write(file: Path, rows: dict[str, Any], limit: float) -> None:
+    """The results so far, atomically."""
+    made = {"torch": torch.__version__, "machine": platform.processor() or platform.machine()}
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps({"made_with": made, "seconds_at_most": limit, "rows": rows}, indent=1, sort_keys=True) + "\n")
+    part.replace(file)
+
+
+def main() -> int:
+    """Run what is left, then say how often fits ended, learned and kept up with the best single path."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", choices=["planted", "matrix"], default="planted")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--hours", type=float, default=24.0, help="start no fit after so long")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="at most, for one fit")
+    parser.add_argument("--data-root", type=Path, help="where MNIST and CIFAR-10 lie")
+    parser.add_argument("--planted", type=Path, help="a folder of <task>.npz files to use instead of our own")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    options.results.mkdir(parents=True, exist_ok=True)
+    file = options.results / f"{options.set}.json"
+    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    cells = planted_cells() if options.set == "planted" else matrix_cells()
+    if options.data_root is None:
+        cells = [cell for cell in cells if cell.task not in ("mnist", "cifar10")]
+    left = [cell for cell in dict.fromkeys(cells) if cell.name not in rows]
+    print(f"{len(rows)} fits are there, {len(left)} are left", flush=True)
+    end = time.monotonic() + 3600 * options.hours
+
+    def work(cell: Cell) -> None:
+        if time.monotonic() > end:
+            return
+        row = run(cell, options.data_root, options.planted, min(options.seconds, max(end + 60 - time.monotonic(), 60)))
+        if row["exit"] is None and time.monotonic() > end:
+            return  # cut by the clock, not by itself
+        rows[cell.name] = row
+        write(file, dict(rows), options.seconds)
+        print(f"{row['seconds']:6.0f} s  {cell.name}: exit {row['exit']}, learned {row['learned']}, accuracy {row['accuracy']}", flush=True)
+
+    with ThreadPoolExecutor(options.processes) as pool:
+        list(pool.map(work, left))
+    from summary import summarise
+
+    print(summarise(list(rows.values())))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
