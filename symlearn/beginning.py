@@ -65,13 +65,15 @@ class Beginning:
         loss = sum(state.losses[-3:]) / len(state.losses[-3:]) if state.losses else math.inf
         beaten = state.evidence is None or state.evidence > constant_log_evidence(data[1], likelihood)
         fallen = state.warm_up.fallen and loss < chance and fault is None
-        outcome = fault or (
-            "learned"
-            if fallen and beaten
-            else "evidence below the constant predictor's"
-            if fallen
-            else "the loss stayed at the constant predictor's"
-        )
+        short = state.step - state.begun < PROBE
+        if fault is not None:
+            outcome = fault
+        elif short or (fallen and beaten):
+            outcome = "too short to be judged" if short else "learned"
+        elif fallen:
+            outcome = "evidence below the constant predictor's"
+        else:
+            outcome = "the loss stayed at the constant predictor's"
         self.tried.append(
             {
                 "start": starts[self.at].words,
@@ -82,7 +84,8 @@ class Beginning:
                 "outcome": outcome,
             }
         )
-        self.learned, self.fallen = fallen and beaten, fallen
+        self.learned = fault is None and (short or (fallen and beaten))
+        self.fallen = self.learned or fallen
         if self.learned:
             self.initial = self.best = None
             return None

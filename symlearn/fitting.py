@@ -21,7 +21,7 @@ from symlearn.analysis.calibration import scores
 from symlearn.analysis.codes import code_sparsity
 from symlearn.analysis.equivariance import equivariance_report
 from symlearn.analysis.predictive import predictive_of
-from symlearn.analysis.report import build_report, calibration, training_report, withhold_verdicts
+from symlearn.analysis.report import build_report, calibration, training_report
 from symlearn.beginning import Beginning, plan_for
 from symlearn.config import Config, checked
 from symlearn.coverage import has_evidence
@@ -252,9 +252,12 @@ class Fit:
             try:
                 record = self.run_.next_epoch(self.state, self.train, self.augment)
             except TrainingStoppedError as error:
-                if self.beginning.learned is not None or self.beginning.at + 1 >= len(plan_for(self.state)):
-                    raise
-                return str(error)
+                if self.beginning.learned is None and self.beginning.at + 1 < len(plan_for(self.state)):
+                    return str(error)
+                if self.beginning.learned is None and self.beginning.at:
+                    tried = "; ".join(start.words for start in plan_for(self.state))
+                    raise TrainingStoppedError(f"{error}; tried: {tried}") from None
+                raise
             line = self.observe(self.state, phase, record)
             self.record([line])
             fault = record.get("taken_back")
@@ -370,7 +373,6 @@ class Fit:
             predictive = predictive_of(self.model, self.train, self.config, precision)
             report["laplace"] = scores(predictive.probabilities(self.test[0]), self.test[1])
         report["training"] = training_report(state, self.beginning.tried, self.train)
-        withhold_verdicts(report)
         report["equivariance"] = equivariance_report(self.model, self.train[0])
         report["sparsity"] = code_sparsity(self.model, self.train[0])
         report["seconds"] = round(self.seconds, 1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from symlearn.chance import constant_loss
-from symlearn.guard import MOST, Guard, quiet_layers
+from symlearn.guard import BACK, MOST, Guard, quiet_layers
 from symlearn.pairs import Pairs
 from symlearn.training import Augment, FitState, TrainingStoppedError, train_epoch, update_evidence
 
@@ -59,6 +59,7 @@ class PhaseRun:
         evidences: log evidence of every update so far.
         best: the state of best evidence so far, saved, if the phase keeps it.
         guard: the state to come back to, and when.
+        most: setbacks after which the phase is over.
     """
 
     phase: Phase
@@ -68,11 +69,17 @@ class PhaseRun:
     evidences: list[float] = field(default_factory=list)
     best: dict[str, Any] | None = None
     guard: Guard = field(default_factory=Guard)
+    most: int = MOST
 
     @property
     def over(self) -> bool:
         """Whether all epochs are done."""
         return self.done >= self.phase.epochs
+
+    @property
+    def spent(self) -> bool:
+        """Whether the guard had to step in too often."""
+        return self.guard.setbacks >= self.most
 
     def rate(self, fraction: float) -> float:
         """Learning rate at a fraction of the present epoch."""
@@ -129,6 +136,9 @@ class PhaseRun:
                     raise
                 return {**record, **self.take_back(state, str(error), error)}
             self.guard.promise = max(promise, 0.0) / state.n_data
+            dead = quiet_layers(state) if loss > BACK * chance and state.warm_up.fallen else []
+            if dead:
+                return {**record, **self.take_back(state, f"every path of {', '.join(dead)} switched off")}
             assert state.evidence is not None
             fell = bool(self.evidences) and state.evidence < self.evidences[-1]
             state.trust = state.trust / 2 if fell else min(RECOVERY * state.trust, 1.0)
@@ -141,13 +151,14 @@ class PhaseRun:
     def take_back(self, state: FitState, fault: str, error: Exception | None = None) -> dict[str, Any]:
         """Restore the guard's state with half the rate and half the trust; time does not run backwards.
 
-        After `MOST` setbacks the phase is over.
+        After `most` setbacks the phase is over.
 
         Raises:
             TrainingStoppedError: there is no state to go back to.
         """
         if self.guard.safe is None:
             raise error or TrainingStoppedError(fault)
+        layers = quiet_layers(state)
         kept = {name: getattr(state, name) for name in ("epoch", "step", "lr_scale", "trust", "setbacks")}
         generator = state.generator.get_state()
         state.load(self.guard.safe)
@@ -158,12 +169,12 @@ class PhaseRun:
             "epoch": state.epoch,
             "phase": self.phase.name,
             "reason": fault,
-            "layers": quiet_layers(state),
+            "layers": layers,
         }
         state.setbacks = [*state.setbacks, setback]
         state.lr_scale, state.trust = state.lr_scale / 2, state.trust / 2
         self.guard.setbacks += 1
-        if self.guard.setbacks >= MOST:
+        if self.spent:
             self.done = max(self.done, self.phase.epochs)
         return {"taken_back": fault}
 

@@ -48,6 +48,7 @@ from symlearn.training import (
 )
 from symlearn.training_curvature import training_factors
 
+TRIAL = 3  # setbacks that put a candidate out of the race
 QUIET = 0.1  # output scale of a path on trial: the function hardly changes, yet both factors of F-FC live
 
 
@@ -212,6 +213,7 @@ class Candidate:
         except TrainingStoppedError:
             self.failed = True
         else:
+            self.failed = self.run.spent
             self.records.append(observe(self.state, self.run.phase, record))
 
     def evidence_at(self, updates: int) -> float:
@@ -259,9 +261,8 @@ class SearchRound:
         self.candidates = []
         for kept in saved["candidates"]:
             proposal = Proposal(**kept["proposal"]) if kept["proposal"] else None
-            candidate = Candidate(
-                proposal, start.clone(), PhaseRun(self.phase), kept["records"], kept["failed"]
-            )
+            run = PhaseRun(self.phase, most=TRIAL)
+            candidate = Candidate(proposal, start.clone(), run, kept["records"], kept["failed"])
             candidate.state.load(kept["state"])
             candidate.run.load(kept["run"])
             self.candidates.append(candidate)
@@ -286,7 +287,7 @@ class SearchRound:
         twin = self.start.clone()
         if proposal is not None:
             apply(twin, proposal)
-        return Candidate(proposal, twin, PhaseRun(self.phase, hold=min(self.hold, self.half)))
+        return Candidate(proposal, twin, PhaseRun(self.phase, hold=min(self.hold, self.half), most=TRIAL))
 
     @property
     def hold(self) -> int:

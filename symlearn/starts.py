@@ -3,7 +3,8 @@
 A start is dead when its loss has not left the constant predictor's after `PROBE` steps, or when at its end
 the evidence still prefers the constant predictor. Then the next one is tried: other initial values, a lower
 rate, and under the search more than the strictest paths, since a task may break their symmetry (where is
-it?). The best by evidence goes on; if none is better than the constant predictor, nothing was learned.
+it?). The best by evidence goes on; if none is better than the constant predictor, nothing was learned. A
+start of fewer steps is too short to be judged and goes on as it is.
 
 Axes: none.
 """

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +53,27 @@ class Cell:
 def planted_cells() -> list[Cell]:
     """Item 1: every planted task, two sums of paths, five seeds, defaults; and each single path by MAP."""
     fits = [
-        Cell(task, paths, seed) for seed in range(5) for task in PLANTED for paths in ("f-fc+conv", "conv+gconv-p4")
+        Cell(task, paths, seed)
+        for seed in range(5)
+        for task in PLANTED
+        for paths in ("f-fc+conv", "conv+gconv-p4")
     ]
-    return [*fits, *(Cell(t, p, 0, selection="none", short=True) for t in PLANTED for p in ("f-fc", "conv", "gconv-p4"))]
+    return [
+        *fits,
+        *(Cell(t, p, 0, selection="none", short=True) for t in PLANTED for p in ("f-fc", "conv", "gconv-p4")),
+    ]
 
 
 def matrix_cells() -> list[Cell]:
     """A subset of tasks x paths x networks x images x seeds, about 300 fits."""
     other = ("two-class", "20-classes", "100-classes", "imbalanced", "noisy-labels", "regression")
-    digits = ("digits:class", "digits:quadrant-digit", "digits:quadrant", "digits:rotated", "digits:quarter-turns")
+    digits = (
+        "digits:class",
+        "digits:quadrant-digit",
+        "digits:quadrant",
+        "digits:rotated",
+        "digits:quarter-turns",
+    )
     real = ("mnist", "cifar10")
     cells = []
     for at, task in enumerate((*PLANTED, *other, *digits, *real)):
@@ -98,7 +110,10 @@ def command(cell: Cell, folder: Path, data_root: Path | None, planted: Path | No
     elif planted is not None and (planted / f"{kind}.npz").exists() and cell.images == 1200:
         options += ["--data", str(planted / f"{kind}.npz")]
     else:
-        options += ["--data", str(make(kind, cell.images, Path(tempfile.gettempdir()) / "symlearn-robustness"))]
+        options += [
+            "--data",
+            str(make(kind, cell.images, Path(tempfile.gettempdir()) / "symlearn-robustness")),
+        ]
     options += ["--limit", str(cell.images), "--network", cell.network]
     if kind == "regression":
         options += ["--likelihood", "regression"]
@@ -108,7 +123,12 @@ def command(cell: Cell, folder: Path, data_root: Path | None, planted: Path | No
         options += ["--alpha", "8"]
     if cell.short:
         steps = max(cell.images // min(max(cell.images // 24, 8), 50), 1)
-        options += ["--epochs", str(max(SHORT["epochs_steps"] // steps, 10)), "--rounds", str(SHORT["rounds"])]
+        options += [
+            "--epochs",
+            str(max(SHORT["epochs_steps"] // steps, 10)),
+            "--rounds",
+            str(SHORT["rounds"]),
+        ]
         options += ["--burn-in", "500"]
     return [sys.executable, "-m", "symlearn", "fit", *options, "--out", str(folder)]
 
@@ -121,7 +141,9 @@ def run(cell: Cell, data_root: Path | None, planted: Path | None, seconds: float
         folder = Path(out) / "run"
         line = command(cell, folder, data_root, planted)
         try:
-            done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, **threads}, timeout=seconds)
+            done = subprocess.run(
+                line, capture_output=True, text=True, env={**os.environ, **threads}, timeout=seconds
+            )
             code, said = done.returncode, (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         except subprocess.TimeoutExpired:
             code, said = None, ["over the time limit"]
@@ -150,7 +172,10 @@ def write(file: Path, rows: dict[str, Any], limit: float) -> None:
     """The results so far, atomically."""
     made = {"torch": torch.__version__, "machine": platform.processor() or platform.machine()}
     part = file.with_suffix(".part")
-    part.write_text(json.dumps({"made_with": made, "seconds_at_most": limit, "rows": rows}, indent=1, sort_keys=True) + "\n")
+    part.write_text(
+        json.dumps({"made_with": made, "seconds_at_most": limit, "rows": rows}, indent=1, sort_keys=True)
+        + "\n"
+    )
     part.replace(file)
 
 
@@ -178,12 +203,20 @@ def main() -> int:
     def work(cell: Cell) -> None:
         if time.monotonic() > end:
             return
-        row = run(cell, options.data_root, options.planted, min(options.seconds, max(end + 60 - time.monotonic(), 60)))
+        row = run(
+            cell,
+            options.data_root,
+            options.planted,
+            min(options.seconds, max(end + 60 - time.monotonic(), 60)),
+        )
         if row["exit"] is None and time.monotonic() > end:
             return  # cut by the clock, not by itself
         rows[cell.name] = row
         write(file, dict(rows), options.seconds)
-        print(f"{row['seconds']:6.0f} s  {cell.name}: exit {row['exit']}, learned {row['learned']}, accuracy {row['accuracy']}", flush=True)
+        print(
+            f"{row['seconds']:6.0f} s  {cell.name}: exit {row['exit']}, learned {row['learned']}, accuracy {row['accuracy']}",
+            flush=True,
+        )
 
     with ThreadPoolExecutor(options.processes) as pool:
         list(pool.map(work, left))

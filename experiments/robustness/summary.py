@@ -34,5 +34,7 @@ def summarise(rows: list[dict[str, Any]]) -> str:
         elif at_chance(row):
             lines.append(f"at chance: {name}: starts {row['starts']}")
         elif row["accuracy"] is not None and row["accuracy"] < best[row["task"]] - BEHIND:
-            lines.append(f"behind: {name}: {row['accuracy']:.3f}, the best single path by MAP {best[row['task']]:.3f}")
+            lines.append(
+                f"behind: {name}: {row['accuracy']:.3f}, the best single path by MAP {best[row['task']]:.3f}"
+            )
     return "\n".join(lines)

@@ -63,7 +63,11 @@ def planted(kind: str, images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     y = rng.integers(0, 4, images)
     for image, k in zip(x, y, strict=True):
         if kind in ("texture", "side"):
-            at = rng.integers(0, 11, 2) if kind == "texture" else np.array(divmod(k, 2)) * 9 + rng.integers(0, 2, 2)
+            at = (
+                rng.integers(0, 11, 2)
+                if kind == "texture"
+                else np.array(divmod(k, 2)) * 9 + rng.integers(0, 2, 2)
+            )
             pattern = grating(k if kind == "texture" else rng.integers(0, 4))
         elif kind in ("glyph", "turned", "fixed"):
             at = np.array((4, 5)) if kind == "fixed" else rng.integers(0, 9, 2)

@@ -65,7 +65,7 @@ def html_page(
         groups=[
             {
                 "label": layer_label(layer["name"]),
-                "verdict": layer_verdict(layer) if layer in body_layers(report) else "–",
+                "verdict": layer_verdict(layer, report) if layer in body_layers(report) else "–",
                 "rows": [row | {"colour": path_colour(row["path"])} for row in layer_rows(layer, report)],
             }
             for layer in [*body_layers(report), *head_layers(report)]

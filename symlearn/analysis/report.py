@@ -45,8 +45,8 @@ def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Pair
         data: the training set.
 
     Returns:
-        `learned`: whether the network beats the constant predictor, by evidence where there is one, by its
-        loss otherwise; `constant_log_evidence` and `constant_loss` of that predictor, in nats; `starts`;
+        `learned`: whether the network beats the constant predictor, in evidence where there is one and in
+        its loss; `constant_log_evidence` and `constant_loss` of that predictor, in nats; `starts`;
         `setbacks`; `epoch`: the one whose state was kept.
     """
     likelihood = state.config.data.likelihood
@@ -57,7 +57,7 @@ def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Pair
         targets = data[1].numel() / len(data[1])
         loss -= targets / 2 * math.log(2 * math.pi * state.sigma_noise**2)
     return {
-        "learned": state.evidence > constant if state.evidence is not None else loss < chance,
+        "learned": loss < chance and (state.evidence is None or state.evidence > constant),
         "constant_log_evidence": constant,
         "constant_loss": chance,
         "train_loss": loss,
@@ -65,14 +65,6 @@ def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Pair
         "setbacks": list(state.setbacks),
         "epoch": state.epoch,
     }
-
-
-def withhold_verdicts(report: dict[str, Any]) -> None:
-    """Take the types off the layers of a network that learned nothing; in place."""
-    if not report["training"]["learned"]:
-        for layer in report["layers"]:
-            if layer["effective_type"] != "LINEAR":
-                layer["effective_type"] = None
 
 
 def build_report(

@@ -31,7 +31,7 @@ from symlearn.analysis.reading import (
     top_path,
     train_examples,
 )
-from symlearn.analysis.verdict import layer_verdict, verdict
+from symlearn.analysis.verdict import layer_verdict, setbacks_sentence, verdict
 from symlearn.analysis.wording import (
     MISSING,
     action_phrase,
@@ -104,6 +104,8 @@ def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -
     if format == "md":
         parts = [f"## {_markdown(subject(report))}", _markdown_table(LAYER_HEADINGS, layers, numeric_from=3)]
         parts.append(f"**{_markdown(verdict(report))}**")
+        if (setbacks := setbacks_sentence(report)) is not None:
+            parts.append(_markdown(setbacks))
         if proposals_of(report):
             parts.append(_markdown_table(PROPOSAL_HEADINGS, proposal_rows(report), numeric_from=3))
         if hyperparameter_rows(report):
@@ -113,6 +115,8 @@ def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -
         parts.append(_markdown_table(("", "value"), numbers, numeric_from=1))
     else:
         parts = [_wrapped(subject(report)), _plain(layer_table(report)), _wrapped(verdict(report))]
+        if (setbacks := setbacks_sentence(report)) is not None:
+            parts.append(_wrapped(setbacks))
         if (proposals := proposals_table(report)) is not None:
             parts.append(_plain(proposals))
         if (learned := hyperparameters_table(report)) is not None:
@@ -128,7 +132,8 @@ def _layer_rows(layer: Layer, report: Report) -> list[tuple[str, list[str]]]:
     rows: list[tuple[str, list[str]]] = []
     for path in [HEAD_PATH] if is_head else path_names(report):
         entry = path_entry(layer, path)
-        own = ["", ""] if rows else [layer_label(layer["name"]), MISSING if is_head else layer_verdict(layer)]
+        said = MISSING if is_head else layer_verdict(layer, report)
+        own = ["", ""] if rows else [layer_label(layer["name"]), said]
         rows.append((path, [*own, path, *path_cells(entry)]))
     return rows
 

@@ -47,12 +47,12 @@ def layer_state(layer: Layer) -> State:
     return State.CLEAR if relative is not None and relative >= CLEAR_FROM else State.MIXED
 
 
-def layer_verdict(layer: Layer) -> str:
+def layer_verdict(layer: Layer, report: Report | None = None) -> str:
     """A layer's verdict in a word or two: "CONV", "mixed: CONV", "switched off"; a dash if there is none.
 
-    `effective_type` is None in a report of a network that learned nothing.
+    There is none where nothing was measured, or where the network of the report learned nothing.
     """
-    if "effective_type" in layer and layer["effective_type"] is None:
+    if report is not None and without_verdict(report):
         return "–"
     effective_type = str(layer.get("effective_type") or top_path(layer) or "").upper()
     return {
@@ -74,9 +74,8 @@ def verdict(report: Report) -> str:
         return "The report lists no layer with paths to choose from."
     if set(states.values()) == {State.NOT_MEASURED}:
         return "No effective parameters were computed, so nothing says which paths the data needs."
-    training = report.get("training") or {}
-    if training.get("learned") is False:
-        return nothing_learned(training)
+    if without_verdict(report):
+        return nothing_learned(report["training"])
     if set(states.values()) == {State.SWITCHED_OFF}:
         return "Every layer is switched off: the prior precisions outran the weights and the run collapsed."
     paths = path_names(report)
@@ -102,10 +101,39 @@ def verdict(report: Report) -> str:
     return sentence[0].upper() + sentence[1:] + "." + "".join(f" {words}." for words in kept)
 
 
+def without_verdict(report: Report) -> bool:
+    """Whether the network is no better than the constant predictor: its layers mean nothing then."""
+    return (report.get("training") or {}).get("learned") is False
+
+
+def setbacks_sentence(report: Report) -> str | None:
+    """What the guard of the fit took back, and which state was kept; None where there was nothing."""
+    training = report.get("training") or {}
+    setbacks = training.get("setbacks") or []
+    if not setbacks:
+        return None
+    words = []
+    for setback in setbacks[:3]:
+        layers = setback.get("layers") or []
+        where = f" ({_and([layer_label(name) for name in layers])} silent)" if layers else ""
+        words.append(f"in epoch {setback.get('epoch')}{where} {setback.get('reason')}")
+    more = f"; and {len(setbacks) - 3} times more" if len(setbacks) > 3 else ""
+    return (
+        f"Taken back, with half the learning rate: {'; '.join(words)}{more}. The state kept is that of epoch "
+        f"{training.get('epoch')}."
+    )
+
+
 def nothing_learned(training: Mapping[str, Any]) -> str:
     """Why no layer has a verdict, and what was tried."""
     tried = [str(start.get("start")) for start in training.get("starts") or []]
     again = f" Tried: {'; '.join(tried)}." if len(tried) > 1 else ""
+    loss, constant = finite(training.get("train_loss")), finite(training.get("constant_loss"))
+    if loss is not None and constant is not None and loss < 0.95 * constant:
+        return (
+            "No layer has a verdict: the evidence prefers the constant predictor, which answers every image "
+            f"alike, to what the network learned; more images or epochs may change that.{again}"
+        )
     return (
         "Nothing was learned, so no layer has a verdict: the network is no better than the constant "
         f"predictor, which answers every image alike.{again}"

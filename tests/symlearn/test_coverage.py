@@ -19,8 +19,8 @@ from symlearn.config import Config, checked
 from symlearn.coverage import diagonal_blocks, seen
 from symlearn.declared import Hyperparameter
 from symlearn.fitting import Fit, fit
+from symlearn.guard import quiet_layers
 from symlearn.hyper_gradient import HyperObjective, evidence_gradients
-from symlearn.phases import collapsed_layers
 from symlearn.search import possible_changes, screen, strictest_start
 from symlearn.training import FitState, update_evidence
 from symlearn.training_curvature import curvature_of, curvature_options, training_factors
@@ -240,7 +240,7 @@ def test_an_added_map_without_effect_is_no_collapse() -> None:
     one = state("diagonal")
     one.effective_parameters = {name: 5.0 for name, _ in one.model.named_parameters()}
     one.effective_parameters |= dict.fromkeys(FREE, 0.0)
-    assert collapsed_layers(one) == []
+    assert quiet_layers(one) == []
 
 
 def test_the_last_layer_is_one_with_a_rule() -> None:

@@ -71,7 +71,7 @@ def effective_dimension_heat_map(report: Report) -> Figure:
     return figure
 
 
-def _draw_layer(axes: Axes, at: int, layer: Layer, paths: list[str], separator: str) -> None:
+def _draw_layer(axes: Axes, at: int, layer: Layer, paths: list[str], separator: str, report: Report) -> None:
     top = top_path(layer)
     for column, path in enumerate(paths):
         entry = path_entry(layer, path)
@@ -107,7 +107,7 @@ def _draw_layer(axes: Axes, at: int, layer: Layer, paths: list[str], separator: 
     axes.text(
         len(paths) - 0.5 + 0.08,
         at,
-        layer_verdict(layer),
+        layer_verdict(layer, report),
         va="center",
         fontsize=10,
         parse_math=False,

@@ -46,7 +46,7 @@ def prior_precisions(metrics: Metrics, report: Report | None = None) -> Figure:
     layers = sorted(series, key=_by_depth)
     per_path = any(sum(map(len, paths.values())) > _MOST_LINES for paths in series.values())
     styles = _line_styles(tensors for paths in series.values() for tensors in paths.values())
-    verdicts = {layer["name"]: layer_verdict(layer) for layer in (report or {}).get("layers") or []}
+    verdicts = {layer["name"]: layer_verdict(layer, report) for layer in (report or {}).get("layers") or []}
 
     columns = min(_COLUMNS, len(layers))
     lines = math.ceil(len(layers) / columns)
