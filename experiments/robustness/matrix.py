@@ -1,4 +1,4 @@
-"""Do fits with default settings end with a verdict, on any data? Many fits, what became of each, and how often.
+"""Do fits with default settings end with a verdict, on any data? Many fits, and what became of each.
 
     python experiments/robustness/matrix.py --set planted    # 7 planted tasks x 2 sums x 5 seeds, and MAP
     python experiments/robustness/matrix.py --set matrix     # about 300 fits, shortened
@@ -213,10 +213,8 @@ def main() -> int:
             return  # cut by the clock, not by itself
         rows[cell.name] = row
         write(file, dict(rows), options.seconds)
-        print(
-            f"{row['seconds']:6.0f} s  {cell.name}: exit {row['exit']}, learned {row['learned']}, accuracy {row['accuracy']}",
-            flush=True,
-        )
+        became = f"exit {row['exit']}, learned {row['learned']}, accuracy {row['accuracy']}"
+        print(f"{row['seconds']:6.0f} s  {cell.name}: {became}", flush=True)
 
     with ThreadPoolExecutor(options.processes) as pool:
         list(pool.map(work, left))

@@ -24,17 +24,18 @@ def summarise(rows: list[dict[str, Any]]) -> str:
     dead = [row for row in ended if at_chance(row)]
     lines = [
         f"{len(fits)} fits: {len(ended)} ended with exit 0 and a report",
-        f"{len(dead)} at the constant predictor's loss; {sum(not r['learned'] for r in ended)} below its evidence",
-        f"{sum(bool(r['setbacks']) for r in ended)} with states taken back, {sum(len(r['starts']) > 1 for r in ended)} with more than one start",
+        f"{len(dead)} at the constant predictor's loss; "
+        f"{sum(not row['learned'] for row in ended)} without a verdict",
+        f"{sum(bool(row['setbacks']) for row in ended)} with states taken back, "
+        f"{sum(len(row['starts']) > 1 for row in ended)} with more than one start",
     ]
     for row in fits:
-        name = f"{row['task']} {row['paths']} {row['network']} {row['selection']} {row['images']} seed {row['seed']}"
+        keys = ("task", "paths", "network", "selection", "images", "seed")
+        name, most = " ".join(str(row[key]) for key in keys), best[row["task"]]
         if row["exit"] != 0:
             lines.append(f"did not end: {name}: {row['said']}")
         elif at_chance(row):
             lines.append(f"at chance: {name}: starts {row['starts']}")
-        elif row["accuracy"] is not None and row["accuracy"] < best[row["task"]] - BEHIND:
-            lines.append(
-                f"behind: {name}: {row['accuracy']:.3f}, the best single path by MAP {best[row['task']]:.3f}"
-            )
+        elif row["accuracy"] is not None and row["accuracy"] < most - BEHIND:
+            lines.append(f"behind: {name}: {row['accuracy']:.3f}, by MAP {most:.3f}")
     return "\n".join(lines)

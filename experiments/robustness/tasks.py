@@ -16,6 +16,7 @@ planted ones the symmetries of the task are known by construction: 16 x 16 noise
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def shape(index: int) -> np.ndarray:
     """One of four shapes that are no rotation of each other, `[7, 7]`."""
     drawn = np.zeros((7, 7))
     corners = STROKES[index]
-    for (r0, c0), (r1, c1) in zip(corners, corners[1:], strict=False):
+    for (r0, c0), (r1, c1) in pairwise(corners):
         steps = max(abs(r1 - r0), abs(c1 - c0))
         for k in range(steps + 1):
             drawn[r0 + (r1 - r0) * k // max(steps, 1), c0 + (c1 - c0) * k // max(steps, 1)] = 2.0

@@ -56,7 +56,7 @@ def effective_dimension_heat_map(report: Report) -> Figure:
     grid = figure.subplots(len(ratios), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     separator = "\n" if len(layers) <= 12 else "   "
     for at, layer in enumerate(layers):
-        _draw_layer(grid[0], at, layer, paths, separator)
+        _draw_layer(grid[0], at, layer, paths, separator, report)
     _frame(grid[0], [layer_label(layer["name"]) for layer in layers], len(paths))
     _label_paths(grid[0], paths)
     if heads:
