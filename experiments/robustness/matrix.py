@@ -97,10 +97,11 @@ def matrix_cells() -> list[Cell]:
     return cells
 
 
-def command(cell: Cell, folder: Path, data_root: Path | None, planted: Path | None) -> list[str]:
+def command(cell: Cell, folder: Path, data_root: Path | None, planted: Path | None, device: str) -> list[str]:
     """The command line of a fit."""
     kind, _, task = cell.task.partition(":")
     options = ["--seed", str(cell.seed), "--paths", cell.paths, "--selection", cell.selection]
+    options += ["--device", device]
     if kind in ("mnist", "cifar10"):
         assert data_root is not None
         options += ["--data", kind, "--data-root", str(data_root), "--test-limit", "1000"]
@@ -133,13 +134,15 @@ def command(cell: Cell, folder: Path, data_root: Path | None, planted: Path | No
     return [sys.executable, "-m", "symlearn", "fit", *options, "--out", str(folder)]
 
 
-def run(cell: Cell, data_root: Path | None, planted: Path | None, seconds: float) -> dict[str, Any]:
+def run(
+    cell: Cell, data_root: Path | None, planted: Path | None, seconds: float, device: str
+) -> dict[str, Any]:
     """One fit; its row."""
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as out:
         folder = Path(out) / "run"
-        line = command(cell, folder, data_root, planted)
+        line = command(cell, folder, data_root, planted, device)
         try:
             done = subprocess.run(
                 line, capture_output=True, text=True, env={**os.environ, **threads}, timeout=seconds
@@ -152,6 +155,7 @@ def run(cell: Cell, data_root: Path | None, planted: Path | None, seconds: float
     training = found.get("training", {})
     return {
         **vars(cell),
+        "device": device,
         "exit": code,
         "said": said[0] if said and code != 0 else None,
         "learned": training.get("learned"),
@@ -184,6 +188,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--set", choices=["planted", "matrix"], default="planted")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", help="fits of this sum of paths alone")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--hours", type=float, default=24.0, help="start no fit after so long")
     parser.add_argument("--seconds", type=float, default=3600.0, help="at most, for one fit")
     parser.add_argument("--data-root", type=Path, help="where MNIST and CIFAR-10 lie")
@@ -196,6 +202,8 @@ def main() -> int:
     cells = planted_cells() if options.set == "planted" else matrix_cells()
     if options.data_root is None:
         cells = [cell for cell in cells if cell.task not in ("mnist", "cifar10")]
+    if options.only is not None:
+        cells = [cell for cell in cells if cell.paths == options.only]
     left = [cell for cell in dict.fromkeys(cells) if cell.name not in rows]
     print(f"{len(rows)} fits are there, {len(left)} are left", flush=True)
     end = time.monotonic() + 3600 * options.hours
@@ -203,12 +211,8 @@ def main() -> int:
     def work(cell: Cell) -> None:
         if time.monotonic() > end:
             return
-        row = run(
-            cell,
-            options.data_root,
-            options.planted,
-            min(options.seconds, max(end + 60 - time.monotonic(), 60)),
-        )
+        limit = min(options.seconds, max(end + 60 - time.monotonic(), 60))
+        row = run(cell, options.data_root, options.planted, limit, options.device)
         if row["exit"] is None and time.monotonic() > end:
             return  # cut by the clock, not by itself
         rows[cell.name] = row
