@@ -126,7 +126,7 @@ def apply(state: FitState, proposal: Proposal, output_scale: float = QUIET) -> s
 
 def best_gain(coordinates: torch.Tensor, eigenvalues: torch.Tensor) -> float:
     """Max over delta of gain(delta); see the module's notation."""
-    log_delta = torch.linspace(-4, 14, 37, dtype=torch.float64).unsqueeze(1)
+    log_delta = torch.linspace(-4, 14, 37, dtype=torch.float64, device=eigenvalues.device).unsqueeze(1)
     delta = log_delta.exp()
     fit = (coordinates.square() / (eigenvalues + delta)).sum(1)
     return float((0.5 * fit - 0.5 * torch.log1p(eigenvalues / delta).sum(1)).max())
