@@ -23,7 +23,7 @@ from symlearn.structure import layer_paths
 from symlearn.training import FitState
 
 MOST = 8  # setbacks after which a phase ends
-SLACK = 0.05, 0.5  # rise of the loss that is noise: of the constant predictor's loss, and of the state's own
+SLACK = 0.15, 1.0  # rise of the loss that is noise: of the constant predictor's loss, and of the state's own
 LEARNED, BACK = 0.9, 0.98  # parts of the constant predictor's loss: clearly below it, and as good as there
 QUIET = 1e-2  # effective parameters below which a layer says nothing
 

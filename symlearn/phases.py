@@ -16,7 +16,7 @@ from symlearn.pairs import Pairs
 from symlearn.training import Augment, FitState, TrainingStoppedError, train_epoch, update_evidence
 
 WARM_UP = 0.05  # share of a phase in which its rate grows to what the cosine asks for
-RECOVERY = 1.5  # growth of trust after an update that kept its promise
+RECOVERY = 2.0  # growth of trust with every update that follows none that was taken back
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,8 @@ class PhaseRun:
             if dead:
                 return {**record, **self.take_back(state, f"every path of {', '.join(dead)} switched off")}
             assert state.evidence is not None
-            fell = bool(self.evidences) and state.evidence < self.evidences[-1]
-            state.trust = state.trust / 2 if fell else min(RECOVERY * state.trust, 1.0)
+            state.trust = min(RECOVERY * state.trust, 1.0)
+            state.caution = min(RECOVERY**0.5 * state.caution, 1.0)
             self.evidences.append(state.evidence)
             if self.phase.keep_best and state.evidence >= max(self.evidences):
                 self.best = state.saved()
@@ -159,7 +159,7 @@ class PhaseRun:
         if self.guard.safe is None:
             raise error or TrainingStoppedError(fault)
         layers = quiet_layers(state)
-        kept = {name: getattr(state, name) for name in ("epoch", "step", "lr_scale", "trust", "setbacks")}
+        kept = {name: getattr(state, name) for name in ("epoch", "step", "caution", "trust", "setbacks")}
         generator = state.generator.get_state()
         state.load(self.guard.safe)
         for name, value in kept.items():
@@ -172,7 +172,7 @@ class PhaseRun:
             "layers": layers,
         }
         state.setbacks = [*state.setbacks, setback]
-        state.lr_scale, state.trust = state.lr_scale / 2, state.trust / 2
+        state.caution, state.trust = state.caution / 2, state.trust / 2
         self.guard.setbacks += 1
         if self.spent:
             self.done = max(self.done, self.phase.epochs)

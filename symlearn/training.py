@@ -86,8 +86,9 @@ class FitState:
         effective_parameters: of every tensor, at the last update.
         losses: mean training losses of the last epochs.
         setbacks: what the guard took back: epoch, phase, reason, layers.
-        lr_scale: factor of the learning rate, halved by every setback.
-        trust: part of `STRIDE` that precisions may move by in one update.
+        lr_scale: factor of the learning rate, as the start has it.
+        caution: a further factor, halved by every setback; evidence updates bring it back.
+        trust: part of `STRIDE` that precisions may move by in one update, halved by every setback.
         warm_up: the prior's growth.
     """
 
@@ -105,6 +106,7 @@ class FitState:
     setbacks: list[dict[str, Any]] = field(default_factory=list)
     lr_scale: float = 1.0
     trust: float = 1.0
+    caution: float = 1.0
     begun: int = 0
     warm_up: WarmUp = field(default_factory=WarmUp)
 
@@ -151,6 +153,7 @@ class FitState:
                 "setbacks": self.setbacks,
                 "lr_scale": self.lr_scale,
                 "trust": self.trust,
+                "caution": self.caution,
                 "begun": self.begun,
                 "warm_up": vars(self.warm_up),
             }
@@ -171,6 +174,7 @@ class FitState:
             "setbacks",
             "lr_scale",
             "trust",
+            "caution",
             "begun",
         ):
             setattr(self, key, saved[key])
@@ -227,7 +231,7 @@ def train_epoch(
         xb, yb = x[pick], y[pick]
         if augment is not None:
             xb = augment(xb, state.generator)
-        state.optimizer.set_rate(rates(k / steps) * state.lr_scale)
+        state.optimizer.set_rate(rates(k / steps) * state.lr_scale * state.caution)
         f = state.model(xb)
         loss = mean_loss(f, yb, state)
         state.optimizer.zero_grad(set_to_none=True)
