@@ -22,9 +22,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import symlearn
+import symlearn.phases as phases
 from kfac import compute_factors
+from symlearn.analysis.table import layer_table_text
+from symlearn.analysis.verdict import verdict
 from symlearn.fitting import Progress, as_tensors, fit
-from symlearn.run_folder import CHECKPOINT, RunFolder
+from symlearn.run_folder import RunFolder
+from symlearn.starts import redraw
 from symlearn.training import TrainingStoppedError
 
 CPU = torch.device("cpu")
@@ -204,11 +208,15 @@ class TestReport:
         assert computed and all(set(line["prior_precision"]) == names for line in computed)
         assert all(set(line["effective_parameters"]) == names for line in computed)
 
-    def test_best_evidence_of_the_anneal_is_what_is_reported(self, gradient_fit: symlearn.FitResult) -> None:
-        anneal = [
-            line["log_marginal_likelihood"] for line in gradient_fit.metrics if line["phase"] == "anneal"
+    def test_best_evidence_of_all_stages_is_what_is_reported(self, gradient_fit: symlearn.FitResult) -> None:
+        """Of every update of the anneal, and of the state that the start ended with."""
+        found = [
+            (line["phase"], line["log_marginal_likelihood"])
+            for line in gradient_fit.metrics
+            if line["log_marginal_likelihood"] is not None
         ]
-        best = max(value for value in anneal if value is not None)
+        start = [value for phase, value in found if phase == "start"]
+        best = max([value for phase, value in found if phase == "anneal"] + start[-1:])
         assert gradient_fit.report["log_marginal_likelihood"] == best
 
     def test_evidence_belongs_to_the_network_that_is_returned(self, gradient_fit: symlearn.FitResult) -> None:
@@ -337,56 +345,143 @@ class TestTrouble:
 
         return told
 
-    def test_last_good_checkpoint_is_kept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("symlearn.fitting.SAVE_EVERY", 0.0)
-        data, model, config = directions(60), one_layer(classes=3), options(selection="gradient", epochs=8)
-        saved: list[int] = []
-
-        def told(progress: Progress) -> None:
-            if progress.epoch == 5:
-                saved.append(RunFolder(tmp_path / "run").load_tensors(CHECKPOINT)["state"]["epoch"])
-            self.poison(5, model)(progress)
-
-        monkeypatch.setattr("symlearn.fitting.Fit.save", only_finite(symlearn.fitting.Fit.save))
-        with pytest.raises(TrainingStoppedError, match="training loss became nan in epoch 6; lower lr"):
-            fit(model, data, config=config, out=tmp_path / "run", progress=told)
-        kept = RunFolder(tmp_path / "run").load_tensors(CHECKPOINT)
-        assert kept["state"]["epoch"] == saved[0] == 4
-        assert all(torch.isfinite(v).all() for v in kept["state"]["model"].values() if isinstance(v, Tensor))
-
-        resumed = fit(one_layer(classes=3), data, config=config, out=tmp_path / "run", resume=True)
-        alone = fit(one_layer(classes=3), data, config=config)
-        assert resumed.report["log_marginal_likelihood"] == alone.report["log_marginal_likelihood"]
-        assert not differences(resumed.model.state_dict(), alone.model.state_dict())
+    def test_one_bad_value_is_taken_back(self) -> None:
+        """A safe state exists: the fit goes on from there, more slowly, and its report says so."""
+        data, model = directions(60), one_layer(classes=3)
+        result = fit(
+            model,
+            data,
+            config=options(selection="gradient", epochs=12, frequency=1),
+            progress=self.poison(6, model),
+        )
+        (setback,) = result.report["training"]["setbacks"]
+        assert setback["epoch"] == 7 and "training loss became nan" in setback["reason"], setback
+        assert all(torch.isfinite(p).all() for p in result.model.parameters())
+        assert "Taken back" in layer_table_text(result.report)
+        assert "epoch 7" in layer_table_text(result.report)
 
     def test_folder_is_free_again(self, tmp_path: Path) -> None:
+        """Without a safe state, and whatever start is tried, there is nothing to end with."""
         model = one_layer(classes=3)
-        with pytest.raises(TrainingStoppedError):
+
+        def told(progress: Progress) -> None:
+            with torch.no_grad():
+                model.head.weight[0, 0] = math.nan
+
+        with pytest.raises(TrainingStoppedError, match=r"lower lr .*; tried: as configured; .*times 0.0625"):
             fit(
                 model,
                 directions(60),
                 config=options(selection="none", epochs=4),
                 out=tmp_path / "run",
-                progress=self.poison(1, model),
+                progress=told,
             )
         folder = RunFolder.open(tmp_path / "run")
         folder.acquire()
         folder.release()
 
-    def test_no_stale_evidence_after_a_late_collapse(self) -> None:
-        """An anneal too short to recover in must not report the evidence of weights long gone."""
+    def test_nothing_learned_is_said(self) -> None:
+        """A prior that no weight survives: the fit ends, and no layer gets a verdict."""
         config = options(
             selection="gradient", epochs=10, frequency=4, prior_precision=1e7, prior_warmup=1, burn_in=1000
         )
-        with pytest.raises(TrainingStoppedError, match="switched off"):
-            fit(one_layer(classes=3), directions(100), config=config)
+        result = fit(one_layer(classes=3), directions(100), config=config)
+        assert result.report["training"]["learned"] is False
+        assert verdict(result.report).startswith("Nothing was learned, so no layer has a verdict")
 
 
-def only_finite(save: Any) -> Any:
-    """Checkpoints as they are written, but none of a state this test has poisoned itself."""
+class TestCollapse:
+    """A collapse provoked on purpose ends with the best earlier state, and is said."""
 
-    def saving(running: Any, force: bool = False) -> None:
-        if all(torch.isfinite(p).all() for p in running.model.parameters()):
-            save(running, force)
+    @staticmethod
+    def huge_step(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        """One update of the precisions goes to the bound, whatever the trust."""
+        honest, calls = phases.update_evidence, [0]
 
-    return saving
+        def update(state: Any, data: Any, step_hyperparameters: bool = True) -> float:
+            promise = honest(state, data, step_hyperparameters)
+            calls[0] += 1
+            if calls[0] == at:
+                for group in state.prior.log:
+                    state.prior.set_log(group, 18.0)
+            return promise
+
+        monkeypatch.setattr(phases, "update_evidence", update)
+
+    @pytest.mark.parametrize("selection", ["gradient", "search"])
+    def test_ends_with_the_best_state(self, selection: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.huge_step(monkeypatch, at=6)
+        model = one_layer(classes=3)
+        config = options(selection=selection, epochs=60, frequency=2, rounds=0, lr=0.03)
+        result = fit(model, directions(100), config=config)
+        training = result.report["training"]
+        assert training["setbacks"], "the step switched everything off"
+        assert training["train_loss"] < 0.5 * training["constant_loss"], training
+        finite = [v for line in result.metrics if (v := line["log_marginal_likelihood"]) is not None]
+        assert result.report["log_marginal_likelihood"] == pytest.approx(max(finite), rel=0.2)
+        assert result.model is model
+
+    def test_killed_around_it_resumes_exactly(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("symlearn.fitting.SAVE_EVERY", 0.0)
+        data, config = directions(100), options(selection="gradient", epochs=40, frequency=2, lr=0.03)
+
+        honest = phases.train_epoch
+
+        def spiked(state: Any, *rest: Any) -> tuple[float, float | None]:
+            """A loss of 9 in epoch 20 of the fit, seen by the guard alone."""
+            loss, accuracy = honest(state, *rest)
+            return (9.0 if state.epoch == 20 else loss), accuracy
+
+        monkeypatch.setattr(phases, "train_epoch", spiked)
+        alone = fit(one_layer(classes=3), data, config=config)
+        assert [s["epoch"] for s in alone.report["training"]["setbacks"]] == [20]
+
+        def interrupt(progress: Progress) -> None:
+            if progress.epoch == 21:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fit(one_layer(classes=3), data, config=config, out=tmp_path / "run", progress=interrupt)
+        resumed = fit(one_layer(classes=3), data, config=config, out=tmp_path / "run", resume=True)
+        assert not differences(resumed.model.state_dict(), alone.model.state_dict())
+        assert resumed.report["training"] == alone.report["training"]
+
+
+class TestStarts:
+    """Starts in turn, until one is better than the constant predictor."""
+
+    @staticmethod
+    def config(**changes: Any) -> Any:
+        short = {"epochs": 60, "burn_in": 40, "rounds": 1, "proposals": 1, "lr": 0.02, "prior_warmup": 60}
+        return options(**{**short, **changes})
+
+    def test_a_task_that_breaks_the_symmetry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Convolutions and an average cannot see a place: the last layer is opened, and the fit learns."""
+        monkeypatch.setattr("symlearn.beginning.PROBE", 120)
+        model = one_layer()
+        result = fit(model, bars(300, "quadrant"), config=self.config())
+        training = result.report["training"]
+        outcomes = [start["outcome"] for start in training["starts"]]
+        assert outcomes[-1] == "learned" and len(outcomes) > 2, training["starts"]
+        assert training["starts"][-1]["start"].endswith("all paths in the last layer")
+        assert training["learned"] and result.model is model
+
+    def test_nothing_to_learn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Labels drawn at random: every start is tried, no round is searched, no layer has a verdict."""
+        monkeypatch.setattr("symlearn.beginning.PROBE", 120)
+        x, _ = bars(200, "quadrant")
+        y = torch.randint(4, (200,), generator=torch.Generator().manual_seed(1))
+        result = fit(one_layer("conv+f-fc"), (x, y), config=self.config(lr=0.002))
+        training = result.report["training"]
+        assert training["learned"] is False and len(training["starts"]) == 4, training["starts"]
+        assert result.report["selection"]["proposals"] == []
+        assert "no layer has a verdict" in layer_table_text(result.report).replace("\n", " ")
+
+    def test_a_relaxed_network_keeps_its_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Only networks that draw their own initial values are drawn anew."""
+        cnn = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
+        relaxed = symlearn.relax(cnn, (1, 8, 8))
+        assert not redraw(relaxed, 1)
+        assert redraw(symlearn.build_model("conv", size=16, classes=3, alpha=1), 1)
+        result = fit(relaxed, directions(60), config=options(selection="gradient", epochs=8))
+        assert result.report["training"]["starts"][0]["outcome"] == "too short to be judged"
