@@ -1,7 +1,8 @@
 """Do fits with default settings end with a verdict, on any data? Many fits, and what became of each.
 
     python experiments/robustness/matrix.py --set planted    # 7 planted tasks x 2 sums x 5 seeds, and MAP
-    python experiments/robustness/matrix.py --set matrix     # about 300 fits, shortened
+    python experiments/robustness/matrix.py --set matrix     # some 400 fits, shortened
+    python experiments/robustness/matrix.py --set digits     # the main job, three seeds
 
 Each fit is a process of its own with one thread, `--processes` at a time. A row is written as soon as it is
 known, and a run that was interrupted goes on where it stopped. MNIST and CIFAR-10 are left out without
@@ -64,8 +65,15 @@ def planted_cells() -> list[Cell]:
     ]
 
 
+def digits_cells() -> list[Cell]:
+    """The main job: digits in quadrants, both tasks, defaults, three seeds."""
+    return [
+        Cell(f"digits:{task}", TWO[0], s, 1400) for s in range(3) for task in ("quadrant-digit", "quadrant")
+    ]
+
+
 def matrix_cells() -> list[Cell]:
-    """A subset of tasks x paths x networks x images x seeds, about 300 fits."""
+    """A subset of tasks x paths x networks x images x seeds, some 400 fits."""
     other = ("two-class", "20-classes", "100-classes", "imbalanced", "noisy-labels", "regression")
     digits = (
         "digits:class",
@@ -95,6 +103,9 @@ def matrix_cells() -> list[Cell]:
         if task in real:
             cells += [Cell(task, "f-fc+conv", s, 300, network="ten-layer", short=True) for s in range(2)]
     return cells
+
+
+SETS = {"planted": planted_cells, "matrix": matrix_cells, "digits": digits_cells}
 
 
 def command(cell: Cell, folder: Path, data_root: Path | None, planted: Path | None, device: str) -> list[str]:
@@ -186,7 +197,7 @@ def write(file: Path, rows: dict[str, Any], limit: float) -> None:
 def main() -> int:
     """Run what is left, then say how often fits ended, learned and kept up with the best single path."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", choices=["planted", "matrix"], default="planted")
+    parser.add_argument("--set", choices=list(SETS), default="planted")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", help="fits of this sum of paths alone")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -199,7 +210,7 @@ def main() -> int:
     options.results.mkdir(parents=True, exist_ok=True)
     file = options.results / f"{options.set}.json"
     rows = json.loads(file.read_text())["rows"] if file.exists() else {}
-    cells = planted_cells() if options.set == "planted" else matrix_cells()
+    cells = SETS[options.set]()
     if options.data_root is None:
         cells = [cell for cell in cells if cell.task not in ("mnist", "cifar10")]
     if options.only is not None:
