@@ -68,7 +68,9 @@ def planted_cells() -> list[Cell]:
 def digits_cells() -> list[Cell]:
     """The main job: digits in quadrants, both tasks, defaults, three seeds."""
     return [
-        Cell(f"digits:{task}", TWO[0], s, 1400) for s in range(3) for task in ("quadrant-digit", "quadrant")
+        Cell(f"digits:{task}", "f-fc+conv", seed, 1400)
+        for seed in range(3)
+        for task in ("quadrant-digit", "quadrant")
     ]
 
 
