@@ -44,11 +44,6 @@ class Guard:
     promise: float = 0.0
     setbacks: int = 0
 
-    @property
-    def unbroken(self) -> bool:
-        """Whether nothing is kept."""
-        return self.safe is None
-
     def renew(self, state: FitState, loss: float) -> None:
         """Keep a state."""
         self.safe, self.loss, self.promise = state.saved(), loss, 0.0

@@ -132,7 +132,7 @@ class PhaseRun:
             try:
                 promise = update_evidence(state, data)
             except TrainingStoppedError as error:
-                if self.guard.unbroken:
+                if not self.evidences:
                     raise
                 return {**record, **self.take_back(state, str(error), error)}
             self.guard.promise = max(promise, 0.0) / state.n_data
