@@ -34,7 +34,7 @@ class Beginning:
         initial: the state before the first step, saved; None once a start is chosen.
         best: the best state so far of those that were no better than the constant predictor, saved.
         learned: whether the chosen start beats the constant predictor; None: not judged yet.
-        fallen: whether its loss ever left the constant predictor's.
+        fallen: whether its loss left the constant predictor's; True while nobody knows yet.
     """
 
     at: int = 0
@@ -93,7 +93,7 @@ class Beginning:
             self.best = {"state": state.saved(), "loss": loss, "fallen": fallen}
         if self.at + 1 < len(starts):
             self.at += 1
-            self.learned = None
+            self.learned, self.fallen = None, True  # not known yet: a fit resumed here must still run it
             self.begin(state)
             return f"start {self.at}: {outcome}; trying again: {starts[self.at].words}"
         if self.best is not None:

@@ -1,7 +1,7 @@
 """Do fits with default settings end with a verdict, on any data? Many fits, and what became of each.
 
     python experiments/robustness/matrix.py --set planted    # 7 planted tasks x 2 sums x 5 seeds, and MAP
-    python experiments/robustness/matrix.py --set matrix     # some 400 fits, shortened
+    python experiments/robustness/matrix.py --set matrix     # 267 fits, shortened, and MAP
     python experiments/robustness/matrix.py --set digits     # the main job, three seeds
 
 Each fit is a process of its own with one thread, `--processes` at a time. A row is written as soon as it is
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,10 @@ from tasks import PLANTED, make
 HERE = Path(__file__).parent
 SHORT = {"epochs_steps": 3000, "rounds": 2}  # the matrix's fits: about 3,000 steps and two rounds
 SUMS = ("f-fc+conv", "s-fc+s-conv", "conv+gconv-p4", "f-fc+conv+gconv-p4", "conv+gconv-p4m")
+SINGLE = ("f-fc", "conv", "gconv-p4")
+UNKIND = ("two-class", "20-classes", "100-classes", "imbalanced", "noisy-labels", "regression")
+DIGITS = tuple(f"digits:{t}" for t in ("class", "quadrant-digit", "quadrant", "rotated", "quarter-turns"))
+REAL = ("mnist", "cifar10")
 
 
 @dataclass(frozen=True)
@@ -75,36 +80,27 @@ def digits_cells() -> list[Cell]:
 
 
 def matrix_cells() -> list[Cell]:
-    """A subset of tasks x paths x networks x images x seeds, some 400 fits."""
-    other = ("two-class", "20-classes", "100-classes", "imbalanced", "noisy-labels", "regression")
-    digits = (
-        "digits:class",
-        "digits:quadrant-digit",
-        "digits:quadrant",
-        "digits:rotated",
-        "digits:quarter-turns",
-    )
-    real = ("mnist", "cifar10")
+    """A subset of tasks x paths x networks x images x seeds: 267 fits, and single paths by MAP beside them.
+
+    In an order of chance (a fixed one), so that whatever was run of it is a fair sample.
+    """
     cells = []
-    for at, task in enumerate((*PLANTED, *other, *digits, *real)):
-        big = 2000 if task in real else 1200
-        for k, paths in enumerate(SUMS):
-            for images in (100, 300, big):
-                seeds = range(3) if (paths == "f-fc+conv" or images == big) else [(at + k) % 3]
-                if k > 1 and images != big:
-                    continue
-                if k > 1:
-                    seeds = [(at + k) % 3]
-                cells += [Cell(task, paths, s, images, short=True) for s in seeds]
-        singles = ("f-fc", "conv", "gconv-p4")
-        cells += [Cell(task, p, at % 3, big, selection="none", short=True) for p in singles]
-        cells += [Cell(task, singles[at % 3], at % 3, big, short=True)]
-        cells += [Cell(task, "f-fc+conv", at % 3, 300, selection="gradient", short=True)]
+    for at, task in enumerate((*PLANTED, *UNKIND, *DIGITS, *REAL)):
+        big, two = 2000 if task in REAL else 1200, (at % 3, (at + 1) % 3)
+        sizes = (100, 300, big)
+        cells += [Cell(task, "f-fc+conv", s, n, short=True) for n in sizes for s in two]
+        cells += [Cell(task, "s-fc+s-conv", two[0], n, short=True) for n in (300, big)]
+        cells += [Cell(task, "conv+gconv-p4", two[1], (100, big)[at % 2], short=True)]
+        cells += [Cell(task, paths, two[0], big, short=True) for paths in SUMS[3:]]
+        cells += [Cell(task, SINGLE[at % 3], two[0], big, short=True)]
+        cells += [Cell(task, "f-fc+conv", two[0], 300, selection="gradient", short=True)]
         if task in ("glyph", "digits:class", "mnist"):
-            cells += [Cell(task, "free+cyclic-90", at % 3, 300, network="unfolded", short=True)]
-        if task in real:
-            cells += [Cell(task, "f-fc+conv", s, 300, network="ten-layer", short=True) for s in range(2)]
-    return cells
+            cells += [Cell(task, "free+cyclic-90", two[0], 300, network="unfolded", short=True)]
+        if task in REAL:
+            cells += [Cell(task, "f-fc+conv", s, 300, network="ten-layer", short=True) for s in two]
+        cells += [Cell(task, p, 0, n, selection="none", short=True) for n in sizes for p in SINGLE[:2]]
+        cells += [Cell(task, "gconv-p4", 0, big, selection="none", short=True)]
+    return random.Random(0).sample(cells, len(cells))
 
 
 SETS = {"planted": planted_cells, "matrix": matrix_cells, "digits": digits_cells}
@@ -115,9 +111,11 @@ def command(cell: Cell, folder: Path, data_root: Path | None, planted: Path | No
     kind, _, task = cell.task.partition(":")
     options = ["--seed", str(cell.seed), "--paths", cell.paths, "--selection", cell.selection]
     options += ["--device", device]
-    if kind in ("mnist", "cifar10"):
+    if kind in REAL:
         assert data_root is not None
-        options += ["--data", kind, "--data-root", str(data_root), "--test-limit", "1000"]
+        packed = data_root / f"{kind}.npz"
+        options += ["--data", str(packed) if packed.exists() else kind, "--test-limit", "1000"]
+        options += [] if packed.exists() else ["--data-root", str(data_root)]
         options += ["--size", "32" if cell.network == "ten-layer" else "16"]
     elif kind == "digits":
         options += ["--data", kind, "--task", task]
@@ -214,7 +212,7 @@ def main() -> int:
     rows = json.loads(file.read_text())["rows"] if file.exists() else {}
     cells = SETS[options.set]()
     if options.data_root is None:
-        cells = [cell for cell in cells if cell.task not in ("mnist", "cifar10")]
+        cells = [cell for cell in cells if cell.task not in REAL]
     if options.only is not None:
         cells = [cell for cell in cells if cell.paths == options.only]
     left = [cell for cell in dict.fromkeys(cells) if cell.name not in rows]

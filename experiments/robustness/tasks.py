@@ -86,7 +86,7 @@ def many_classes(classes: int, images: int, seed: int) -> tuple[np.ndarray, np.n
     patterns = np.random.default_rng(7).normal(0, 1, (classes, 6, 6))
     rng = np.random.default_rng(seed)
     x = rng.normal(0, NOISE, (images, SIDE, SIDE)).astype(np.float32)
-    y = rng.integers(0, classes, images)
+    y = rng.permutation(np.arange(images) % classes)
     for image, k in zip(x, y, strict=True):
         image[:6, :6] += patterns[k]
         image[:] = np.roll(image, rng.integers(0, SIDE, 2), (0, 1))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -45,8 +45,8 @@ def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Pair
         data: the training set.
 
     Returns:
-        `learned`: whether the network beats the constant predictor, in evidence where there is one and in
-        its loss; `constant_log_evidence` and `constant_loss` of that predictor, in nats; `starts`;
+        `learned`: whether the network beats the constant predictor, in its loss and in the evidence, unless
+        no evidence was maximised (MAP at fixed precisions); `constant_log_evidence` and `constant_loss` of that predictor, in nats; `starts`;
         `setbacks`; `epoch`: the one whose state was kept.
     """
     likelihood = state.config.data.likelihood
@@ -56,8 +56,9 @@ def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Pair
     if likelihood == "regression":  # `evaluate` adds the constants that `constant_loss` leaves out
         targets = data[1].numel() / len(data[1])
         loss -= targets / 2 * math.log(2 * math.pi * state.sigma_noise**2)
+    by_evidence = state.evidence is not None and state.config.evidence.selection != "none"
     return {
-        "learned": loss < chance and (state.evidence is None or state.evidence > constant),
+        "learned": loss < chance and (not by_evidence or cast(float, state.evidence) > constant),
         "constant_log_evidence": constant,
         "constant_loss": chance,
         "train_loss": loss,

@@ -425,14 +425,7 @@ class TestCollapse:
         monkeypatch.setattr("symlearn.fitting.SAVE_EVERY", 0.0)
         data, config = directions(100), options(selection="gradient", epochs=40, frequency=2, lr=0.03)
 
-        honest = phases.train_epoch
-
-        def spiked(state: Any, *rest: Any) -> tuple[float, float | None]:
-            """A loss of 9 in epoch 20 of the fit, seen by the guard alone."""
-            loss, accuracy = honest(state, *rest)
-            return (9.0 if state.epoch == 20 else loss), accuracy
-
-        monkeypatch.setattr(phases, "train_epoch", spiked)
+        self.one_spike(monkeypatch, 20)
         alone = fit(one_layer(classes=3), data, config=config)
         assert [s["epoch"] for s in alone.report["training"]["setbacks"]] == [20]
 
@@ -445,6 +438,40 @@ class TestCollapse:
         resumed = fit(one_layer(classes=3), data, config=config, out=tmp_path / "run", resume=True)
         assert not differences(resumed.model.state_dict(), alone.model.state_dict())
         assert resumed.report["training"] == alone.report["training"]
+
+
+    @staticmethod
+    def one_spike(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+        """A loss of 9 in one epoch, seen by the guard alone."""
+        honest = phases.train_epoch
+
+        def spiked(state: Any, *rest: Any) -> tuple[float, float | None]:
+            loss, accuracy = honest(state, *rest)
+            return (9.0 if state.epoch == epoch else loss), accuracy
+
+        monkeypatch.setattr(phases, "train_epoch", spiked)
+
+    @pytest.mark.parametrize("way", ["map", "relaxed", "estimator"])
+    def test_every_way_to_fit_is_guarded(self, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.one_spike(monkeypatch, 20)
+        x, y = directions(100)
+        config = options(selection="none" if way == "map" else "gradient", epochs=40, frequency=2, lr=0.03)
+        if way == "map":
+            report = fit(one_layer(classes=3), (x, y), config=config).report
+        elif way == "relaxed":
+            torch.manual_seed(0)
+            cnn = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
+            report = fit(symlearn.relax(cnn, (1, 8, 8)), (x, y), config=config).report
+        else:
+            quick = {"batch_size": 25, "frequency": 2, "burn_in": 1, "lr": 0.03}
+            estimator = symlearn.SymmetryClassifier(
+                "conv", network="small", alpha=1, selection="gradient", epochs=40, options=quick
+            )
+            report = estimator.fit(x.numpy(), y.numpy()).report_
+        training = report["training"]
+        assert [s["epoch"] for s in training["setbacks"]] == [20]
+        assert training["train_loss"] < 0.8 * training["constant_loss"], training
+        assert training["learned"] or way != "map", "no evidence was maximised by MAP, so none is compared"
 
 
 class TestStarts:
@@ -465,6 +492,32 @@ class TestStarts:
         assert outcomes[-1] == "learned" and len(outcomes) > 2, training["starts"]
         assert training["starts"][-1]["start"].endswith("all paths in the last layer")
         assert training["learned"] and result.model is model
+
+    def test_killed_in_a_later_start_resumes_exactly(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("symlearn.beginning.PROBE", 120)
+        monkeypatch.setattr("symlearn.fitting.SAVE_EVERY", 0.0)
+        data, config = bars(300, "quadrant"), self.config()
+        alone = fit(one_layer(), data, config=config)
+        tried = alone.report["training"]["starts"]
+        assert len(tried) > 2, tried
+        later = 0
+
+        def interrupt(progress: Progress) -> None:
+            """After three epochs of the second start, and again after its first note."""
+            nonlocal later
+            later += progress.stage == "start" and progress.epoch * 12 > tried[0]["steps"]
+            if later == 4:
+                raise KeyboardInterrupt
+
+        for resume in (False, True):
+            later = 0
+            with pytest.raises(KeyboardInterrupt):
+                fit(one_layer(), data, config=config, out=tmp_path / "run", progress=interrupt, resume=resume)
+        resumed = fit(one_layer(), data, config=config, out=tmp_path / "run", resume=True)
+        assert not differences(resumed.model.state_dict(), alone.model.state_dict())
+        assert resumed.report["training"] == alone.report["training"]
 
     def test_nothing_to_learn(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Labels drawn at random: every start is tried, no round is searched, no layer has a verdict."""
