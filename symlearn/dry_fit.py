@@ -132,10 +132,13 @@ def trained_bytes(model: nn.Module) -> int:
 
 
 def kept_states(config: Config) -> int:
-    """States that the last phase holds while evidence is computed: the one before, and the best so far."""
+    """States that are held while a phase runs: the guard's, the best of all stages, the best of the phase.
+
+    Without evidence there is no best one, but the initial state is kept until the start has been judged.
+    """
     if config.evidence.selection == "none":
-        return 0
-    return 1 + (plan(config)[-1].epochs > 1)
+        return 2
+    return 2 + (plan(config)[-1].epochs > 1)
 
 
 def has_choices(model: nn.Module) -> bool:

@@ -111,12 +111,11 @@ def unkind(kind: str, images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     if kind == "two-class":
         return x, (y >= 5).astype(int)
     if kind == "imbalanced":
-        x, y = planted("glyph", 2 * images, seed)
-        rare = np.flatnonzero(y == 0)
-        common = np.flatnonzero(y == 1)
-        count = min(len(common), images)
-        keep = np.sort(np.concatenate([common[:count], rare[: max(count // 20, 4)]]))
-        return x[keep], y[keep]
+        x, y = planted("glyph", 8 * images, seed)
+        rare = max(images // 21, 2)
+        keep = [np.flatnonzero(y == k)[:count] for k, count in enumerate((rare, images - rare))]
+        order = np.sort(np.concatenate(keep))
+        return x[order], y[order]
     if kind == "noisy-labels":
         wrong = rng.random(len(y)) < (0.2 if seed == 1 else 0.0)  # the test set's labels are right
         return x, np.where(wrong, rng.integers(0, 10, len(y)), y)
