@@ -51,7 +51,7 @@ def grating(index: int) -> np.ndarray:
 
 def code(index: int) -> np.ndarray:
     """One of four sets of ten scattered pixels, `[16, 16]`."""
-    places = np.random.default_rng(99).permutation(SIDE * SIDE).reshape(-1, 10)[index]
+    places = np.random.default_rng(99).permutation(SIDE * SIDE)[10 * index : 10 * index + 10]
     drawn = np.zeros(SIDE * SIDE)
     drawn[places] = 1.2
     return drawn.reshape(SIDE, SIDE)
