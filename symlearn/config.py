@@ -166,7 +166,16 @@ class EvidenceConfig(Table):
         None, description="search: epochs every proposal is refit for; epochs / 12 if not given"
     )
     proposals: PositiveInt = Field(8, description="search: proposals tried a round, best guesses first")
-    min_gain: float = Field(0.005, ge=0, description="search: gain asked for, in nats an image")
+    min_gain: float = Field(
+        0.005,
+        ge=0,
+        description="nats an image that a proposal must gain, and a needed path be worth",
+    )
+    removal_rounds: int = Field(
+        3,
+        ge=0,
+        description="rounds at the end in which each path is tried without; 0: no verdict",
+    )
 
 
 class CurvatureConfig(Table):

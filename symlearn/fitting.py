@@ -30,6 +30,7 @@ from symlearn.dry_fit import sizes_of
 from symlearn.fit_checks import check_fits, dtype_of
 from symlearn.pairs import Data, Pairs, pair_of
 from symlearn.phases import Phase, PhaseRun
+from symlearn.removal import Removal, RemovalRound, told
 from symlearn.room import expect_room
 from symlearn.run_folder import CHECKPOINT, CHECKPOINT_SCHEMA, CONFIG, MODEL, RunFolder
 from symlearn.schedule import plan
@@ -150,11 +151,13 @@ class Fit:
         self.beginning = Beginning()
         self.best: dict[str, Any] | None = None
         self.proposals: list[Proposal] = []
+        self.removals: list[Removal] = []
+        self.controls: list[list[float]] = []
         self.metrics: list[dict[str, Any]] = []
         self.stage = 0
         self.run_: PhaseRun | None = None
-        self.round_: SearchRound | None = None
-        self.search_over = False
+        self.round_: SearchRound | RemovalRound | None = None
+        self.search_over = self.removals_over = False
         self.seconds_before = 0.0
         self.clock = time.monotonic()
         self.saved_at = -float("inf")
@@ -198,7 +201,7 @@ class Fit:
         if self.run_ is not None:
             done += self.run_.done
         elif self.round_ is not None:
-            done += sum(c.run.done for c in self.round_.candidates)
+            done += self.round_.progress
         name = self.stages[min(self.stage, len(self.stages) - 1)].name
         epoch = record.get("epoch", self.state.epoch)
         self.progress(Progress(name, epoch, record, note, min(done / max(total, 1), 1.0)))
@@ -214,9 +217,13 @@ class Fit:
             if stage.phase is not None:
                 if self.beginning.fallen:
                     self._phase(stage.phase)
+                self.keep_best()
+            elif stage.kind == "removals":
+                if not self.removals_over and self.beginning.learned and self.best is not None:
+                    self._removals(stage.number)
             elif not self.search_over and self.beginning.learned:
-                self._round(int(stage.name.split()[1]))
-            self.keep_best()
+                self._round(stage.number)
+                self.keep_best()
             self.stage += 1
             self.run_ = self.round_ = None
             self.save(force=True)
@@ -234,10 +241,7 @@ class Fit:
             self.tell({}, note)
             self.save(force=True)
         assert self.run_ is not None
-        if self.run_.best is not None:
-            setbacks = self.state.setbacks
-            self.state.load(self.run_.best)
-            self.state.setbacks = setbacks
+        self.go_back(self.run_.best)
 
     def _epochs(self, phase: Phase) -> str | None:
         """Run a phase to its end, or a start until it is hopeless; what made it stop before, or None.
@@ -275,10 +279,8 @@ class Fit:
     def _round(self, number: int) -> None:
         if self.round_ is None:
             self.round_ = SearchRound(self.state, number, self.train, self.observe, self.augment)
-        while not self.round_.over:
-            candidate = self.round_.next_epoch()
-            self.tell(candidate.records[-1] if candidate.records else {})
-            self.save()
+        assert isinstance(self.round_, SearchRound)
+        self._through(self.round_)
         self.state, records, proposals, accepted = self.round_.outcome()
         self.model = self.state.model
         self.record(records)
@@ -286,6 +288,42 @@ class Fit:
         for proposal in proposals:
             self.tell(records[-1] if records else {}, describe(proposal))
         self.search_over = not accepted
+
+    def _through(self, round_: SearchRound | RemovalRound) -> None:
+        while not round_.over:
+            candidate = round_.next_epoch()
+            self.tell(candidate.records[-1] if candidate.records else {})
+            self.save()
+
+    def _removals(self, number: int) -> None:
+        """Try every path without; under a search what the evidence does not miss stays out."""
+        if self.round_ is None:
+            if number == 0:  # time goes on
+                epoch, step = self.state.epoch, self.state.step
+                self.go_back(self.best)
+                self.state.epoch, self.state.step = epoch, step
+            self.round_ = RemovalRound(
+                self.state, number, self.train, self.observe, self.augment, self.controls
+            )
+        assert isinstance(self.round_, RemovalRound)
+        self._through(self.round_)
+        self.state, records, removals, removed = self.round_.outcome()
+        self.model = self.state.model
+        self.removals += removals
+        self.controls = [*self.controls, self.round_.outcomes.ended]
+        self.removals_over = not removed
+        if removed and self.config.evidence.selection == "search":
+            self.record(records)
+            self.best = self.state.saved()
+        for removal in removals:
+            self.tell({}, told(removal))
+
+    def go_back(self, saved: dict[str, Any] | None) -> None:
+        """Go back to a state; what the guard took back is history and stays."""
+        if saved is not None:
+            setbacks = self.state.setbacks
+            self.state.load(saved)
+            self.state.setbacks = setbacks
 
     def record(self, lines: list[dict[str, Any]]) -> None:
         """Keep metrics, in memory and in the folder."""
@@ -306,12 +344,15 @@ class Fit:
                 "config": self.config.to_toml(),
                 "stage": self.stage,
                 "search_over": self.search_over,
+                "removals_over": self.removals_over,
                 "state": self.state.saved(),
                 "run": self.run_.saved() if self.run_ else None,
                 "round": self.round_.saved() if self.round_ else None,
                 "beginning": self.beginning.saved(),
                 "best": self.best,
                 "proposals": [asdict(p) for p in self.proposals],
+                "removals": [asdict(r) for r in self.removals],
+                "controls": self.controls,
                 "lines": len(self.metrics),
                 "seconds": self.seconds,
             },
@@ -332,7 +373,9 @@ class Fit:
             raise ValueError(f"{self.folder.file(CHECKPOINT)} belongs to another {CONFIG}; restore that file")
         self.state.load(saved["state"])
         self.stage, self.search_over = saved["stage"], saved["search_over"]
+        self.removals_over, self.controls = saved["removals_over"], saved["controls"]
         self.proposals = [Proposal(**p) for p in saved["proposals"]]
+        self.removals = [Removal(**r) for r in saved["removals"]]
         self.folder.keep_metrics(saved["lines"])
         self.metrics = self.folder.metrics()
         self.seconds_before = saved["seconds"]
@@ -343,17 +386,17 @@ class Fit:
             self.run_ = PhaseRun(phase)
             self.run_.load(saved["run"])
         if saved["round"] is not None:
-            number = int(self.stages[self.stage].name.split()[1])
-            self.round_ = SearchRound(
-                self.state, number, self.train, self.observe, self.augment, saved["round"]
-            )
+            stage, given = self.stages[self.stage], (self.train, self.observe, self.augment)
+            if stage.kind == "removals":
+                self.round_ = RemovalRound(
+                    self.state, stage.number, *given, earlier=self.controls, saved=saved["round"]
+                )
+            else:
+                self.round_ = SearchRound(self.state, stage.number, *given, saved["round"])
 
     def _finish(self) -> FitResult:
         state = self.state
-        if self.best is not None and self.best["evidence"] != state.evidence:
-            setbacks = state.setbacks
-            state.load(self.best)
-            state.setbacks = setbacks
+        self.go_back(self.best)
         if self.model is not self.given:  # a search went on with a copy; the network given is the result
             self.given.load_state_dict(self.model.state_dict())
             self.model = state.model = self.given
@@ -367,12 +410,13 @@ class Fit:
             self.info.data,
             self.info.task,
             self.proposals,
+            self.removals,
             calibration(state, self.test) if self.test else None,
+            training_report(state, self.beginning.tried, self.train),
         )
         if self.test and curved and self.config.data.likelihood == "classification":
             predictive = predictive_of(self.model, self.train, self.config, precision)
             report["laplace"] = scores(predictive.probabilities(self.test[0]), self.test[1])
-        report["training"] = training_report(state, self.beginning.tried, self.train)
         report["equivariance"] = equivariance_report(self.model, self.train[0])
         report["sparsity"] = code_sparsity(self.model, self.train[0])
         report["seconds"] = round(self.seconds, 1)

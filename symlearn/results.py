@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from symlearn.data import Preprocessing
 
-REPORT_SCHEMA = 1
+REPORT_SCHEMAS = (1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +150,9 @@ def read_report(folder: RunFolder) -> dict[str, Any]:
         ValueError: the run has not finished, or the file is no report.
     """
     report, path = folder.read_json(REPORT), folder.file(REPORT)
-    if not isinstance(report, dict) or report.get("schema") != REPORT_SCHEMA:
-        raise ValueError(f"{path} is no report of schema {REPORT_SCHEMA}; restore it or fit again")
+    if not isinstance(report, dict) or report.get("schema") not in REPORT_SCHEMAS:
+        known = " or ".join(map(str, REPORT_SCHEMAS))
+        raise ValueError(f"{path} is no report of schema {known}; restore it or fit again")
     layers, selection = report.get("layers"), report.get("selection")
     whole = isinstance(layers, list) and all(
         isinstance(layer, dict)

@@ -62,7 +62,8 @@ class Proposal:
         path: the path to add or remove.
         action: "add" or "remove".
         score: the screening's guess of the gain, in nats (None for removals).
-        delta_log_evidence: evidence after the refit minus the control's, in nats.
+        halfway: evidence in the middle of the refit minus the control's, in nats.
+        delta_log_evidence: the same at its end; None for those that were dropped halfway, or failed.
         noise: spread of that difference, in nats.
         accepted: whether it was kept.
     """
@@ -72,6 +73,7 @@ class Proposal:
     path: str
     action: Literal["add", "remove"]
     score: float | None = None
+    halfway: float | None = None
     delta_log_evidence: float | None = None
     noise: float | None = None
     accepted: bool = False
@@ -290,6 +292,11 @@ class SearchRound:
         return Candidate(proposal, twin, PhaseRun(self.phase, hold=min(self.hold, self.half), most=TRIAL))
 
     @property
+    def progress(self) -> int:
+        """Epochs of all refits so far."""
+        return sum(c.run.done for c in self.candidates)
+
+    @property
     def hold(self) -> int:
         """Epochs before the first evidence update: a new path must grow before it can be judged."""
         return int(self.settings.frequency or 1)
@@ -346,12 +353,17 @@ class SearchRound:
         proposals = []
         for trial in self.trials:
             assert trial.proposal is not None
-            updates = len(trial.run.evidences)
-            gain = trial.evidence - (alive[0].evidence_at(updates) if alive else before)
+            half = max(self.half // self.hold, 1)
+            gains = [
+                trial.evidence_at(at) - (alive[0].evidence_at(at) if alive else before)
+                for at in (half, len(trial.run.evidences))
+            ]
+            halfway, gain = (gain if math.isfinite(gain) else None for gain in gains)
             proposals.append(
                 replace(
                     trial.proposal,
-                    delta_log_evidence=gain if math.isfinite(gain) else None,
+                    halfway=halfway,
+                    delta_log_evidence=gain if trial.run.over else None,
                     noise=noise,
                     accepted=accepted and trial is best,
                 )
@@ -364,7 +376,8 @@ class SearchRound:
 
 def describe(proposal: Proposal) -> str:
     """One line about a trial."""
-    gain = proposal.delta_log_evidence
-    change = "failed" if gain is None else f"{gain:+.0f} nats"
+    gain, half = proposal.delta_log_evidence, proposal.halfway
+    dropped = "failed" if half is None else f"{half:+.0f} nats halfway, dropped"
+    change = dropped if gain is None else f"{gain:+.0f} nats"
     verdict = " (kept)" if proposal.accepted else ""
     return f"round {proposal.round}: {proposal.action} {proposal.path} in {proposal.layer}: {change}{verdict}"

@@ -16,13 +16,23 @@ from matplotlib.figure import Figure
 
 from symlearn.analysis.plots import path_colour
 from symlearn.analysis.reading import Report, body_layers, finite, head_layers, layer_label, proposals_of
-from symlearn.analysis.table import LAYER_HEADINGS, PROPOSAL_HEADINGS, layer_rows, proposal_rows, run_numbers
+from symlearn.analysis.table import (
+    LAYER_HEADINGS,
+    PROPOSAL_HEADINGS,
+    REMOVAL_HEADINGS,
+    layer_rows,
+    proposal_rows,
+    removal_rows,
+    run_numbers,
+)
 from symlearn.analysis.verdict import layer_verdict, verdict
 from symlearn.analysis.wording import subject
 
 DOTS_PER_INCH = 160  # sharp on screens of double density
 
 CAPTIONS = {
+    "removals": "What becomes of the evidence when a path is taken out and the rest is refit; the verdict "
+    "goes by it. A path is needed where the whole interval is below zero.",
     "effective-dimension": "How much of what each path could hold the data made it use, relative to the "
     "other paths of its layer.",
     "layer-shares": "How many parameters the data determines in each layer, and in which path they lie.",
@@ -70,6 +80,8 @@ def html_page(
             }
             for layer in [*body_layers(report), *head_layers(report)]
         ],
+        removal_headings=REMOVAL_HEADINGS,
+        removals=removal_rows(report),
         proposal_headings=PROPOSAL_HEADINGS,
         proposals=[
             {"cells": cells, "accepted": bool(proposal.get("accepted"))}

@@ -120,6 +120,11 @@ def proposals_of(report: Report) -> list[Mapping[str, Any]]:
     return list((report.get("selection") or {}).get("proposals") or [])
 
 
+def removals_of(report: Report) -> list[Mapping[str, Any]]:
+    """What was taken out at the end of the fit, in order; empty where nothing was."""
+    return list((report.get("selection") or {}).get("removals") or [])
+
+
 def train_examples(report: Report | None) -> int | None:
     """Number of training examples, the unit of "per example"; None where the report does not say."""
     number = finite((report or {}).get("train_examples"))

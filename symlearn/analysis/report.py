@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from symlearn.analysis.calibration import scores
+from symlearn.analysis.decision import Asked, decision
 from symlearn.analysis.effective_parameters import layer_reports
 from symlearn.chance import constant_log_evidence, constant_loss
 from symlearn.pairs import Pairs, batches
@@ -23,7 +24,10 @@ from symlearn.structure import relaxed_layers
 from symlearn.training import FitState, evaluate
 
 if TYPE_CHECKING:
+    from symlearn.removal import Removal
     from symlearn.search import Proposal
+
+SCHEMA = 2  # 1: no verdicts by evidence
 
 
 def calibration(state: FitState, data: Pairs) -> dict[str, float | None]:
@@ -46,7 +50,8 @@ def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Pair
 
     Returns:
         `learned`: whether the network beats the constant predictor, in its loss and in the evidence, unless
-        no evidence was maximised (MAP at fixed precisions); `constant_log_evidence` and `constant_loss` of that predictor, in nats; `starts`;
+        no evidence was maximised (MAP at fixed precisions); `constant_log_evidence` and `constant_loss`
+        of that predictor, in nats; `starts`;
         `setbacks`; `epoch`: the one whose state was kept.
     """
     likelihood = state.config.data.likelihood
@@ -73,15 +78,35 @@ def build_report(
     data: str,
     task: str,
     proposals: Sequence[Proposal],
+    removals: Sequence[Removal],
     test: dict[str, float | None] | None,
+    training: dict[str, Any],
 ) -> dict[str, Any]:
-    """report.json as a dictionary (schema 1)."""
+    """report.json as a dictionary (schema 2).
+
+    Args:
+        state: at the end of the fit.
+        data: name of the data set.
+        task: name of the task.
+        proposals: of the search.
+        removals: that the fit ended with.
+        test: scores on the test set, or None.
+        training: as `training_report`.
+    """
+    chosen = state.config.evidence
+    asked = Asked(
+        removals,
+        proposals,
+        chosen.selection == "search" and chosen.rounds > 0,
+        max(chosen.min_gain * state.n_data, 1.0),
+        bool(training["learned"]),
+    )
     layers = relaxed_layers(state.model)
     declared = list(dict.fromkeys(path for layer in layers.values() for path in layer.path_names))
     trained = [p.numel() for p in state.model.parameters() if p.requires_grad]
     config = state.config
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "data": data,
         "task": task,
         "paths": declared,
@@ -97,11 +122,21 @@ def build_report(
         "selection": {
             "method": config.evidence.selection,
             "proposals": [asdict(p) for p in proposals],
+            "removals": [asdict(r) for r in removals],
         },
         "eigenvalues": config.curvature.eigenvalues,
         "diagonal": list(config.curvature.diagonal),
         "left_out": list(config.curvature.left_out),
-        "layers": layer_reports(
-            state.model, state.effective_parameters, state.prior.floats(), config.curvature.left_out
-        ),
+        "training": training,
+        "layers": [
+            layer
+            if (relaxed := layers.get(layer["name"])) is None
+            else {
+                **layer,
+                "verdict": decision(layer["name"], relaxed.path_names, relaxed.active, asked),
+            }
+            for layer in layer_reports(
+                state.model, state.effective_parameters, state.prior.floats(), config.curvature.left_out
+            )
+        ],
     }

@@ -1,6 +1,7 @@
 """The layer table, for the terminal, for pipes and for Markdown: one line a path, grouped by layer.
 
-A line a path, not a column a path, so that two paths or five fit the same 100 columns. Columns: the path's
+A line a path, not a column a path, so that two paths or five fit the same 100 columns. Columns: what the
+evidence says the layer commutes with; the path's
 relative effective dimension (percent of the layer's), gamma / P (effective parameters of all), its raw
 share of the layer's effective parameters, its prior precision (geometric mean over its tensors, or
 smallest–largest where they span over tenfold) and its weight norm.
@@ -28,6 +29,7 @@ from symlearn.analysis.reading import (
     path_entry,
     path_names,
     proposals_of,
+    removals_of,
     top_path,
     train_examples,
 )
@@ -47,9 +49,19 @@ from symlearn.analysis.wording import (
 
 TEXT_WIDTH = 100  # columns
 _PATH_WIDTH = 18  # columns; longer names of paths fold
-LAYER_HEADINGS = ("layer", "verdict", "path", "relative", "γ / P", "share", "prior precision", "weight norm")
+LAYER_HEADINGS = (
+    "layer",
+    "equivariant to",
+    "path",
+    "relative",
+    "γ / P",
+    "share",
+    "prior precision",
+    "weight norm",
+)
 HYPERPARAMETER_HEADINGS = ("layer", "path", "learned", "value")
-PROPOSAL_HEADINGS = ("round", "layer", "proposal", "Δ log evidence [nats]", "kept")
+PROPOSAL_HEADINGS = ("round", "layer", "proposal", "Δ at half [nats]", "Δ log evidence [nats]", "kept")
+REMOVAL_HEADINGS = ("round", "taken out", "Δ log evidence [nats]", "90 % interval", "needed", "stays out")
 
 
 def layer_table(report: Report) -> Table:
@@ -108,6 +120,8 @@ def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -
             parts.append(_markdown(setbacks))
         if proposals_of(report):
             parts.append(_markdown_table(PROPOSAL_HEADINGS, proposal_rows(report), numeric_from=3))
+        if removals_of(report):
+            parts.append(_markdown_table(REMOVAL_HEADINGS, removal_rows(report), numeric_from=2))
         if hyperparameter_rows(report):
             parts.append(
                 _markdown_table(HYPERPARAMETER_HEADINGS, hyperparameter_rows(report), numeric_from=3)
@@ -119,6 +133,8 @@ def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -
             parts.append(_wrapped(setbacks))
         if (proposals := proposals_table(report)) is not None:
             parts.append(_plain(proposals))
+        if (removals := removals_table(report)) is not None:
+            parts.append(_plain(removals))
         if (learned := hyperparameters_table(report)) is not None:
             parts.append(_plain(learned))
         width = max(len(name) for name, _ in numbers)
@@ -167,15 +183,50 @@ def layer_rows(layer: Layer, report: Report) -> list[dict[str, Any]]:
 
 
 def proposal_rows(report: Report) -> list[list[str]]:
-    """Round, layer, proposal, change of log evidence (with its noise where measured), and if it was kept."""
+    """Round, layer, proposal, its change of log evidence halfway and at the end of its refit, if it was kept.
+
+    Noise stands beside the change at the end, where it was measured; who was dropped halfway has none there.
+    """
     rows = []
     for proposal in proposals_of(report):
         delta = signed(proposal.get("delta_log_evidence"))
-        if finite(proposal.get("noise")) is not None:
+        if (
+            finite(proposal.get("noise")) is not None
+            and finite(proposal.get("delta_log_evidence")) is not None
+        ):
             delta += f" ± {count(_measured(proposal['noise']))}"
         layer = layer_label(_layer_name(proposal.get("layer"), report))
         kept = "yes" if proposal.get("accepted") else "no"
-        rows.append([str(proposal.get("round", MISSING)), layer, action_phrase(proposal), delta, kept])
+        half = signed(proposal.get("halfway"))
+        rows.append([str(proposal.get("round", MISSING)), layer, action_phrase(proposal), half, delta, kept])
+    return rows
+
+
+def removals_table(report: Report) -> Table | None:
+    """Every removal at the end of the fit as a rich table; None where there was none."""
+    if not removals_of(report):
+        return None
+    table = _rich_table(REMOVAL_HEADINGS, numeric_from=2)
+    for row in removal_rows(report):
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def removal_rows(report: Report) -> list[list[str]]:
+    """Round, what was taken out, change of log evidence, interval, odds of a need, whether it stayed out."""
+    rows = []
+    for removal in removals_of(report):
+        layers: dict[str, list[str]] = {}
+        for layer, path in removal.get("paths") or []:
+            layers.setdefault(str(path), []).append(layer_label(str(layer)))
+        what = "; ".join(f"{path} of {few(names, 28)}" for path, names in layers.items())
+        interval = removal.get("interval")
+        between = MISSING if not interval else f"{signed(interval[0])} to {signed(interval[1])}"
+        odds = percent(removal.get("probability_needed"))
+        stayed = "yes" if removal.get("removed") else "no"
+        delta = removal.get("delta_log_evidence")
+        change = signed(delta)
+        rows.append([str(removal.get("round", MISSING)), what, change, between, odds, stayed])
     return rows
 
 

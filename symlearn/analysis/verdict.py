@@ -1,8 +1,8 @@
-"""The verdict in words: which layers became convolutional, which stayed mixed, which are switched off.
+"""The verdict in words: what every layer became, going by the paths that the evidence needs (`decision.py`).
 
-A layer is named after its top path (largest relative effective dimension) where that path holds at least
-`CLEAR_FROM` of it, otherwise it is mixed; where the whole layer has about no effective parameters it is
-switched off.
+Relative effective dimension, the paper's measure, is no verdict: it goes by the parameter, and a path of
+many parameters cannot win it. Where it names another type, the sentence says so. By it alone a layer is named
+after its top path where that holds at least `CLEAR_FROM` of it, otherwise mixed.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ from symlearn.analysis.reading import (
     top_path,
 )
 from symlearn.analysis.wording import percent
+from symlearn.layers.registry import path_kind
 
 CLEAR_FROM = 0.6  # relative effective dimension of the top path
-KEPT_FROM = 0.05  # share of a layer's effective parameters above which a lesser path is mentioned
 
 
 class State(Enum):
@@ -48,57 +48,131 @@ def layer_state(layer: Layer) -> State:
 
 
 def layer_verdict(layer: Layer, report: Report | None = None) -> str:
-    """A layer's verdict in a word or two: "CONV", "mixed: CONV", "switched off"; a dash if there is none.
+    """What a layer commutes with, in a word: "shifts", "p4", "none", "undecided".
 
-    There is none where nothing was measured, or where the network of the report learned nothing.
+    A dash where the network learned nothing, "not asked" where no path was tried without (`was_asked`).
     """
     if report is not None and without_verdict(report):
         return "–"
-    effective_type = str(layer.get("effective_type") or top_path(layer) or "").upper()
-    return {
-        State.CLEAR: effective_type,
-        State.MIXED: f"mixed: {effective_type}",
-        State.SWITCHED_OFF: "switched off",
-        State.NOT_MEASURED: "–",
-    }[layer_state(layer)]
+    if layer_state(layer) is State.NOT_MEASURED and not decided(layer):
+        return "–"
+    return str(layer["verdict"]["symmetry"]) if decided(layer) else "not asked"
+
+
+def decided(layer: Layer) -> bool:
+    """Whether the evidence was asked about the layer, and answered: needed or unneeded, or both."""
+    entry = layer.get("verdict") or {}
+    return bool(entry.get("needed") or entry.get("removals"))
 
 
 def verdict(report: Report) -> str:
-    """One sentence on what the data made of the layers (the heads apart).
+    """One sentence or two on what the evidence made of the layers (the heads apart).
 
-    For example "Layers 0–3 became convolutional; layer 4 fully connected."
+    For example "Layers 0–3 became convolutional; layer 4 fully connected." Where no path was tried without
+    (a fit by MAP, a short one, one of an earlier version), it says so, and what the paper's measure says.
     """
     layers = body_layers(report)
-    states = {layer["name"]: layer_state(layer) for layer in layers}
     if not layers:
         return "The report lists no layer with paths to choose from."
-    if set(states.values()) == {State.NOT_MEASURED}:
+    if all(layer_state(layer) is State.NOT_MEASURED for layer in layers):
         return "No effective parameters were computed, so nothing says which paths the data needs."
     if without_verdict(report):
         return nothing_learned(report["training"])
-    if set(states.values()) == {State.SWITCHED_OFF}:
-        return "Every layer is switched off: the prior precisions outran the weights and the run collapsed."
     paths = path_names(report)
-    clear: dict[str, list[Layer]] = {}  # adjective -> the layers it fits, in order of depth
+    if len(paths) == 1:
+        return " ".join([f"Only the path {paths[0]}, so there was nothing to choose.", *_hardly_used(layers)])
+    method = (report.get("selection") or {}).get("method")
+    if method == "none":
+        return (
+            "No layer has a verdict: weights were fitted by MAP at fixed prior precisions, and no evidence "
+            "was maximised; effective parameters are those at these precisions."
+        )
+    if not any(decided(layer) for layer in layers):
+        why = "No path was tried without, so no layer has a verdict by evidence."
+        return f"{why} {_by_dimension(layers, paths)}"
+    groups: dict[str, list[Layer]] = {}  # phrase -> the layers it fits, in order of depth
+    for layer in layers:
+        groups.setdefault(_became(layer, paths), []).append(layer)
+    clauses, first = [], True
+    for phrase, members in groups.items():
+        if phrase.startswith("undecided") or phrase == "not asked":
+            verb = "are" if len(members) > 1 else "is"
+            clauses.append(f"{_who(members, len(layers))} {verb} {phrase}")
+        else:
+            clauses.append(f"{_who(members, len(layers))} {'became ' if first else ''}{phrase}")
+            first = False
+    sentence = "; ".join(clauses)
+    said = [f"{sentence[0].upper()}{sentence[1:]}.", *_other_measure(layers), *_hardly_used(layers)]
+    return " ".join(said)
+
+
+def _became(layer: Layer, paths: list[str]) -> str:
+    """What a layer became: its least symmetric needed path, and which others are needed beside it."""
+    if not decided(layer):
+        return "not asked"
+    entry = layer["verdict"]
+    needed = sorted(entry["needed"], key=_symmetry)
+    if entry["symmetry"] == "undecided" or not needed:
+        open_ = [_adjective(path, paths) for path in sorted(entry["undecided"], key=_symmetry)]
+        surely = f" ({_and([_adjective(path, paths) for path in needed])} for certain)" if needed else ""
+        between = f" whether {'or '.join(f'{word} ' for word in open_)}is needed" if open_ else ""
+        return f"undecided{between.rstrip()}{surely}"
+    first, *others = (_adjective(path, paths) for path in needed)
+    return f"{first} beside {_and(others)}, both needed" if others else first
+
+
+def _symmetry(path: str) -> int:
+    try:
+        return path_kind(path).symmetry
+    except ValueError:  # a report may name what this version does not know
+        return 0
+
+
+def _other_measure(layers: list[Layer]) -> list[str]:
+    """Where the paper's measure, relative effective dimension, names another type than the evidence."""
+    other: dict[str, list[Layer]] = {}
+    for layer in layers:
+        top = top_path(layer)
+        if top is None or not decided(layer) or layer["verdict"]["symmetry"] == "undecided":
+            continue
+        if top not in layer["verdict"]["needed"] or _symmetry(top) > min(
+            map(_symmetry, layer["verdict"]["needed"])
+        ):
+            other.setdefault(str(layer.get("effective_type") or top.upper()), []).append(layer)
+    if not other:
+        return []
+    words = "; ".join(f"{_who(members, 0)} {kind}" for kind, members in other.items())
+    return [f"By relative effective dimension, which goes by the parameter, {words} instead."]
+
+
+def _hardly_used(layers: list[Layer]) -> list[str]:
+    """Layers that pass their input on with about no effective parameters, though the network learned."""
+    quiet = [layer for layer in layers if is_switched_off(layer)]
+    if not quiet:
+        return []
+    who, verb = _who(quiet, 0), "pass" if len(quiet) > 1 else "passes"
+    return [f"{who[0].upper()}{who[1:]} {verb} signals on with next to no effective parameters."]
+
+
+def _by_dimension(layers: list[Layer], paths: list[str]) -> str:
+    """What relative effective dimension says, the paper's measure, which is no verdict."""
+    states = {layer["name"]: layer_state(layer) for layer in layers}
+    clear: dict[str, list[Layer]] = {}
     for layer in layers:
         if states[layer["name"]] is State.CLEAR:
             clear.setdefault(_adjective(top_path(layer) or "", paths), []).append(layer)
-    if len(paths) == 1:
-        clauses = [f"only the path {paths[0]}, so there was nothing to choose"]
-    else:
-        clauses = [
-            f"{_who(members, len(layers))} {'' if at else 'became '}{adjective}"
-            for at, (adjective, members) in enumerate(clear.items())
-        ]
-    for state in (State.MIXED, State.SWITCHED_OFF, State.NOT_MEASURED):
+    clauses = [
+        f"{_who(members, len(layers))} {'' if at else 'look '}{adjective}"
+        for at, (adjective, members) in enumerate(clear.items())
+    ]
+    clauses = [c.replace(" look ", " looks ") if c.startswith("layer ") else c for c in clauses]
+    for state, verb in ((State.MIXED, ("is", "are")), (State.SWITCHED_OFF, ("has", "have"))):
         members = [layer for layer in layers if states[layer["name"]] is state]
         if members:
-            verb = "stayed" if state is State.MIXED else "are" if len(members) > 1 else "is"
             shares = f" ({_parts(members[0])})" if state is State.MIXED and len(members) == 1 else ""
-            clauses.append(f"{_who(members, len(layers))} {verb} {state.value}{shares}")
-    sentence = "; ".join(clauses)
-    kept = [words for layer in layers if states[layer["name"]] is State.CLEAR for words in _kept(layer)]
-    return sentence[0].upper() + sentence[1:] + "." + "".join(f" {words}." for words in kept)
+            words = "mixed" if state is State.MIXED else "next to no effective parameters"
+            clauses.append(f"{_who(members, len(layers))} {verb[len(members) > 1]} {words}{shares}")
+    return f"By relative effective dimension, the paper's measure, {'; '.join(clauses)}."
 
 
 def without_verdict(report: Report) -> bool:
@@ -159,21 +233,6 @@ def _who(layers: list[Layer], total: int) -> str:
         for word in ([f"{run[0]}–{run[-1]}"] if len(run) > 2 else [str(number) for number in run])
     ]
     return f"layer{'s' if len(layers) > 1 else ''} {_and(words)}"
-
-
-def _kept(layer: Layer) -> list[str]:
-    """What a layer keeps in other paths than its top one, by raw share of effective parameters.
-
-    The effective type goes by gamma per parameter, which says little of a path with many parameters.
-    """
-    top = top_path(layer)
-    shares = {p: finite(e.get("share")) or 0.0 for p, e in present_paths(layer).items() if p != top}
-    words = [
-        f"{percent(share)} of its effective parameters in {path}"
-        for path, share in shares.items()
-        if share >= KEPT_FROM
-    ]
-    return [f"{_who([layer], 0)} keeps {' and '.join(words)}".capitalize()] if words else []
 
 
 def _parts(layer: Layer) -> str:

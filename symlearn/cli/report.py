@@ -70,12 +70,9 @@ def print_table(report: dict[str, Any]) -> None:
         if console.measure(layers).minimum > console.width:
             layers.columns.pop(least_missed)
     console.print(Text(subject(report)), "", layers, Text(verdict(report), style="bold"), "", sep="\n")
-    proposals = table.proposals_table(report)
-    if proposals is not None:
-        console.print(proposals)
-    learned = table.hyperparameters_table(report)
-    if learned is not None:
-        console.print(learned)
+    for further in (table.proposals_table, table.removals_table, table.hyperparameters_table):
+        if (rows := further(report)) is not None:
+            console.print(rows)
     numbers = table.run_numbers(report)
     width = max(len(name) for name, _ in numbers)
     for name, value in numbers:

@@ -90,6 +90,7 @@ class PathKind:
         effective_type: the upper-case name a layer gets when this path holds most of it.
         full_resolution: whether its output has the input's size (True) or the layer's output size.
         symmetry: larger is stricter; a search starts from the strictest path.
+        turns: the group of turns and mirrors that it commutes with besides shifts, or None.
         group: the group on whose maps the path works, or None: on the plane.
     """
 
@@ -98,6 +99,12 @@ class PathKind:
     full_resolution: bool
     symmetry: int
     group: FiniteGroup | None = None
+    turns: str | None = None
+
+    @property
+    def commutes_with(self) -> str:
+        """What its map commutes with: "none", "shifts", or what turns it as well, such as "p4"."""
+        return self.turns or ("shifts" if self.symmetry else "none")
 
 
 PATHS: dict[str, PathKind] = {
@@ -134,7 +141,7 @@ def group_path(name: str) -> PathKind:
         kernel = shape.options.kernel
         return GroupConv2d(shape.c_in, shape.c_out, kernel, group, cast(Variant, chosen))
 
-    return PathKind(build, "GCONV", True, 1 + len(group), group)
+    return PathKind(build, "GCONV", True, 1 + len(group), group, group.name)
 
 
 def bank_path(name: str) -> PathKind:
@@ -147,7 +154,8 @@ def bank_path(name: str) -> PathKind:
     def refuse(shape: PathShape) -> NoReturn:
         raise ValueError(f"{name} is a bank of filters of the network unfolded; give network='unfolded'")
 
-    return PathKind(refuse, name.upper(), True, bank_turns(name))
+    turns = bank_turns(name)
+    return PathKind(refuse, name.upper(), True, turns, turns=name if turns > 1 else None)
 
 
 def path_kind(name: str) -> PathKind:

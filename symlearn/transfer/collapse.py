@@ -69,6 +69,7 @@ class CollapseReport:
 
     Attributes:
         paths: every path that was switched on.
+        symmetries: by layer, what it commutes with by the verdict of the fit; "undecided" where that is open.
         layer_types: by layer, the upper-case types of the paths that are left, joined by "+".
         max_change: largest absolute change of an output over the measured images, or None without data.
         relative_change: the same over the largest absolute output.
@@ -77,6 +78,7 @@ class CollapseReport:
     """
 
     paths: tuple[PathFate, ...]
+    symmetries: dict[str, str]
     layer_types: dict[str, str]
     max_change: float | None
     relative_change: float | None
@@ -133,6 +135,11 @@ def collapse(
     change, relative, seconds = compared(learned, plain, data[0]) if data is not None else (None, None, None)
     report = CollapseReport(
         tuple(fates),
+        {
+            layer["name"]: layer["verdict"]["symmetry"]
+            for layer in result.report["layers"]
+            if "verdict" in layer
+        },
         {name: types_of(fates, name) for name in relaxed_layers(learned)},
         change,
         relative,
@@ -159,7 +166,8 @@ def path_fates(
 ) -> list[PathFate]:
     """What to do with every path that is switched on.
 
-    A layer keeps its largest path whatever its share, and those with frozen weights, which have no gamma.
+    A layer keeps its largest path whatever its share, those that the verdict needs, and those with frozen
+    weights, which have no gamma.
 
     Args:
         result: of the fit.
@@ -167,6 +175,9 @@ def path_fates(
         negligible: see `collapse`.
     """
     by_layer = {layer["name"]: layer["paths"] for layer in result.report["layers"]}
+    needed = {
+        layer["name"]: (layer.get("verdict") or {}).get("needed", ()) for layer in result.report["layers"]
+    }
     fates = []
     for name, layer in relaxed_layers(result.model).items():
         gamma = {path: float(by_layer[name][path]["effective_parameters"]) for path in layer.active}
@@ -175,7 +186,7 @@ def path_fates(
         for path in layer.active:
             share, change = gamma[path] / total, changes.get((name, path))
             frozen = any(not p.requires_grad for p in layer.paths[path].parameters())
-            kept = frozen or path == largest or share >= negligible
+            kept = frozen or path == largest or path in needed[name] or share >= negligible
             fates.append(PathFate(name, path, gamma[path], share, change, kept))
     return fates
 

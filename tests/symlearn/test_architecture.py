@@ -48,10 +48,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symlearn.guard", "symlearn.fit_checks"),
     ("symlearn.phases",),
     ("symlearn.schedule", "symlearn.search"),
-    ("symlearn.beginning",),
+    ("symlearn.beginning", "symlearn.removal"),
     (
         "symlearn.analysis",
         "symlearn.analysis.codes",
+        "symlearn.analysis.decision",
         "symlearn.analysis.calibration",
         "symlearn.analysis.effective_parameters",
         "symlearn.analysis.equivariance",
@@ -75,6 +76,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symlearn.__main__",),
 )
 SAME_FLOOR = {
+    ("symlearn.analysis.report", "symlearn.analysis.decision"),
     ("symlearn.analysis.report", "symlearn.analysis.effective_parameters"),
     ("symlearn.analysis.report", "symlearn.analysis.calibration"),
 }

@@ -107,7 +107,7 @@ def test_metrics(searched_run: Path) -> None:
 
 def test_report_has_the_contract_s_schema(searched_run: Path) -> None:
     report = json.loads((searched_run / REPORT).read_text())
-    assert (report["schema"], report["data"], report["task"]) == (1, "digits", "class")
+    assert (report["schema"], report["data"], report["task"]) == (2, "digits", "class")
     assert report["paths"] == ["f-fc", "conv"] and isinstance(report["parameters"], int)
     assert isinstance(report["log_marginal_likelihood"], float)
     assert set(report["test"]) == {"accuracy", "nll", "ece"}

@@ -255,7 +255,7 @@ def second_line(file: Path) -> None:
 DAMAGE: dict[str, tuple[str, Callable[[Path], None], list[str], list[str]]] = {
     "report cut": (REPORT, cut, ["report", "DIR"], ["report.json is damaged"]),
     "report empty": (REPORT, empty, ["report", "DIR"], ["report.json is damaged"]),
-    "report of another kind": (REPORT, odd, ["report", "DIR"], ["no report of schema 1"]),
+    "report of another kind": (REPORT, odd, ["report", "DIR"], ["no report of schema 1 or 2"]),
     "report without layers": (REPORT, no_layers, ["report", "DIR"], ["damaged", "layers"]),
     "report gone": (REPORT, Path.unlink, ["report", "DIR"], ["has not finished", "fit --resume --out"]),
     "report cut, plot": (REPORT, cut, ["plot", "DIR"], ["report.json is damaged"]),

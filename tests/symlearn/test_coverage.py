@@ -160,7 +160,7 @@ def test_a_fit_from_end_to_end(mode: str, selection: str) -> None:
     train, test = tiny_fits.directions(120), tiny_fits.directions(200)
     result = fit(relaxed(Gained), train, (test[0][:40], test[1][:40]), declared(mode, selection=selection))
     report = json.loads(json.dumps(result.report))
-    assert report["schema"] == 1 and report[mode] == list(FREE)
+    assert report["schema"] == 2 and report[mode] == list(FREE)
     assert report["laplace"]["nll"] > 0 and report["log_marginal_likelihood"] < 0
     layers = {layer["name"]: layer["paths"] for layer in report["layers"]}
     told = layers["place"]["linear"]

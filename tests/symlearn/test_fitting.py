@@ -180,7 +180,7 @@ class TestReport:
         }
         wanted |= {"selection", "layers"}
         assert not wanted - set(report), f"missing: {wanted - set(report)}"
-        assert report["schema"] == 1 and set(report["test"]) == {"accuracy", "nll", "ece"}
+        assert report["schema"] == 2 and set(report["test"]) == {"accuracy", "nll", "ece"}
         assert set(report["laplace"]) == {"accuracy", "nll", "ece"}
         assert all(0 <= value < 10 for value in report["laplace"].values())
         assert report["paths"] == ["f-fc", "conv"]
@@ -438,7 +438,6 @@ class TestCollapse:
         resumed = fit(one_layer(classes=3), data, config=config, out=tmp_path / "run", resume=True)
         assert not differences(resumed.model.state_dict(), alone.model.state_dict())
         assert resumed.report["training"] == alone.report["training"]
-
 
     @staticmethod
     def one_spike(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:

@@ -15,6 +15,7 @@ from symlearn.analysis.plots.lengthscales import lengthscales
 from symlearn.analysis.plots.precisions import prior_precisions
 from symlearn.analysis.plots.proposals import proposals
 from symlearn.analysis.plots.reliability import reliability_diagram
+from symlearn.analysis.plots.removals import removals_heat_map
 from symlearn.analysis.plots.shares import layer_shares
 from symlearn.analysis.plots.sparsity import code_sparsity
 from symlearn.analysis.plots.style import path_colour
@@ -33,6 +34,7 @@ __all__ = [
     "prior_precisions",
     "proposals",
     "reliability_diagram",
+    "removals_heat_map",
     "rotated_filters",
     "run_figures",
 ]
@@ -45,6 +47,7 @@ def run_figures(report: Report, metrics: Metrics, filters: Filters = ()) -> dict
     """
     figures = {
         "effective-dimension": effective_dimension_heat_map(report),
+        "removals": removals_heat_map(report),
         "layer-shares": layer_shares(report),
         "proposals": proposals(report),
         "evidence": evidence_curve(metrics, report),

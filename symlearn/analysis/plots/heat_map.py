@@ -4,8 +4,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from symlearn.analysis.plots.grid import GAP, box, cell, frame, label_paths, outline
 from symlearn.analysis.plots.style import (
-    FAINT,
     INK,
     blend,
     ink_on,
@@ -33,8 +33,6 @@ from symlearn.analysis.verdict import layer_verdict, verdict
 from symlearn.analysis.wording import count, percent
 
 TITLE = "Relative effective dimension"
-_GAP = 0.03  # white between cells, in cells
-_VERDICT_COLUMNS = 0.85  # room for the verdicts at the right, in cells
 
 
 def effective_dimension_heat_map(report: Report) -> Figure:
@@ -57,15 +55,15 @@ def effective_dimension_heat_map(report: Report) -> Figure:
     separator = "\n" if len(layers) <= 12 else "   "
     for at, layer in enumerate(layers):
         _draw_layer(grid[0], at, layer, paths, separator, report)
-    _frame(grid[0], [layer_label(layer["name"]) for layer in layers], len(paths))
-    _label_paths(grid[0], paths)
+    frame(grid[0], [layer_label(layer["name"]) for layer in layers], len(paths))
+    label_paths(grid[0], paths)
     if heads:
         for at, head in enumerate(heads):
             _draw_head(grid[1], at, head, len(paths))
-        _frame(grid[1], [layer_label(head["name"]) for head in heads], len(paths))
+        frame(grid[1], [layer_label(head["name"]) for head in heads], len(paths))
     note(
         figure,
-        "outlined: the layer's effective type     hatched: absent     γ: effective number of parameters",
+        "outlined: largest, the paper's effective type     hatched: absent     γ: effective parameters",
     )
     figure.set_label(f"Heat map of relative effective dimension, layers by paths. {verdict(report)}")
     return figure
@@ -76,7 +74,7 @@ def _draw_layer(axes: Axes, at: int, layer: Layer, paths: list[str], separator: 
     for column, path in enumerate(paths):
         entry = path_entry(layer, path)
         if entry is None:
-            _cell(axes, column, at, "#ffffff", hatched=True)
+            cell(axes, column, at, "#ffffff", hatched=True)
             axes.text(
                 column,
                 at,
@@ -97,13 +95,13 @@ def _draw_layer(axes: Axes, at: int, layer: Layer, paths: list[str], separator: 
         if gamma is not None and gamma < SWITCHED_OFF_BELOW and path != top:
             strength = 0.0
         colour = blend("#f7f7f7", path_colour(path), strength)
-        _cell(axes, column, at, colour)
+        cell(axes, column, at, colour)
         weight = "bold" if path == top else "normal"
         axes.text(
             column, at, words, ha="center", va="center", fontsize=10, color=ink_on(colour), weight=weight
         )
     if top is not None:
-        _outline(axes, paths.index(top), at)
+        outline(axes, paths.index(top), at)
     axes.text(
         len(paths) - 0.5 + 0.08,
         at,
@@ -118,61 +116,7 @@ def _draw_layer(axes: Axes, at: int, layer: Layer, paths: list[str], separator: 
 
 def _draw_head(axes: Axes, at: int, head: Layer, columns: int) -> None:
     entry = head["paths"][HEAD_PATH]
-    axes.add_patch(Rectangle(*_box(0, at, _GAP, columns), facecolor="#ededed"))
+    axes.add_patch(Rectangle(*box(0, at, GAP, columns), facecolor="#ededed"))
     gamma, parameters = finite(entry.get("effective_parameters")), entry.get("parameters")
     words = f"linear   γ {count(gamma)} of {count(parameters)} parameters"
     axes.text((columns - 1) / 2, at, words, ha="center", va="center", fontsize=10, color=INK)
-
-
-def _cell(axes: Axes, column: int, at: int, colour: str, hatched: bool = False) -> None:
-    cell = Rectangle(*_box(column, at, _GAP), facecolor=colour, linewidth=0)
-    if hatched:
-        cell.set(hatch="////", edgecolor="#c4c4c4")
-    axes.add_patch(cell)
-
-
-def _outline(axes: Axes, column: int, at: int) -> None:
-    axes.add_patch(
-        Rectangle(*_box(column, at, _GAP + 0.012), fill=False, edgecolor=INK, linewidth=1.8, zorder=3)
-    )
-
-
-def _box(column: int, at: int, gap: float, columns: int = 1) -> tuple[tuple[float, float], float, float]:
-    """Corner, width and height of cells in data coordinates, less a gap that is wider between rows."""
-    return (column - 0.5 + 0.6 * gap, at - 0.5 + 1.5 * gap), columns - 1.2 * gap, 1 - 3 * gap
-
-
-def _frame(axes: Axes, labels: list[str], columns: int) -> None:
-    """Rows from the top down, no spines or ticks, room for the verdicts at the right."""
-    axes.set(xlim=(-0.5, columns - 0.5 + _VERDICT_COLUMNS), ylim=(len(labels) - 0.5, -0.5))
-    axes.set_yticks(range(len(labels)), labels, fontsize=10.5, color=INK, parse_math=False)
-    axes.tick_params(length=0)
-    axes.tick_params(axis="x", labelbottom=False)
-    axes.spines[:].set_visible(False)
-
-
-def _label_paths(axes: Axes, paths: list[str]) -> None:
-    for column, path in enumerate(paths):
-        axes.annotate(
-            path.replace(":", ":\n"),
-            (column, -0.5),
-            xytext=(0, 5),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize=10.5,
-            weight="bold",
-            color=text_colour(path),
-            parse_math=False,
-            annotation_clip=False,
-        )
-    axes.annotate(
-        "verdict",
-        (len(paths) - 0.5 + 0.08, -0.5),
-        xytext=(0, 5),
-        textcoords="offset points",
-        va="bottom",
-        fontsize=10.5,
-        color=FAINT,
-        annotation_clip=False,
-    )

@@ -46,6 +46,27 @@ def _layer(index: int, paths: dict[str, tuple[int, float] | None]) -> dict[str, 
     }
 
 
+def _decided(
+    layer: dict[str, Any],
+    symmetry: str,
+    needed: str = "",
+    unneeded: str = "",
+    undecided: str = "",
+    **deltas: float,
+) -> dict[str, Any]:
+    """The layer with a verdict; `deltas` by path, with "_" for "-"."""
+    removals = {
+        path.replace("_", "-"): {
+            "delta_log_evidence": delta,
+            "interval": [delta - 4, delta + 4],
+            "probability_needed": 1.0 if delta < -4 else 0.2,
+        }
+        for path, delta in deltas.items()
+    }
+    answers = {"needed": needed.split(), "unneeded": unneeded.split(), "undecided": undecided.split()}
+    return {**layer, "verdict": {"symmetry": symmetry, **answers, "removals": removals}}
+
+
 def _report(layers: list[dict[str, Any]], paths: list[str], **changes: Any) -> dict[str, Any]:
     """A report of these layers, two Linear layers after them and no proposals, with `changes` on top."""
     heads = [
@@ -58,7 +79,7 @@ def _report(layers: list[dict[str, Any]], paths: list[str], **changes: Any) -> d
         for at, size, gamma in ((0, 4160, 211.4), (2, 2600, 388.0))
     ]
     return {
-        "schema": 1,
+        "schema": 2,
         "data": "digits",
         "task": "quadrant",
         "paths": paths,
@@ -84,7 +105,20 @@ def _proposal(
         "action": action,
         "delta_log_evidence": delta,
         "accepted": accepted,
+        "halfway": 0.5 * delta,
         "noise": 12.5,
+    }
+
+
+def _removal(round_: int, paths: tuple[tuple[str, str], ...], delta: float, removed: bool) -> dict[str, Any]:
+    """One removal at the end of a fit."""
+    return {
+        "round": round_,
+        "paths": [list(pair) for pair in paths],
+        "delta_log_evidence": delta,
+        "interval": [delta - 4, delta + 4],
+        "probability_needed": 1.0 if delta < -4 else 0.2,
+        "removed": removed,
     }
 
 
@@ -92,6 +126,12 @@ def _proposal(
 def make_layer() -> Callable[..., dict[str, Any]]:
     """`make_layer(index, {"conv": (P, gamma), "f-fc": None})`: a layer's entry."""
     return _layer
+
+
+@pytest.fixture
+def decided() -> Callable[..., dict[str, Any]]:
+    """`decided(layer, symmetry, needed, unneeded, undecided, **deltas)`: the layer with a verdict."""
+    return _decided
 
 
 @pytest.fixture
@@ -116,6 +156,14 @@ def search_report() -> dict[str, Any]:
         _layer(3, {"f-fc": None, "conv": (4_640, 801.4)}),
         _layer(4, {"f-fc": (16_448, 1_204.0), "conv": (9_248, 40.2)}),
     ]
+    layers = [
+        _decided(layers[0], "shifts", "conv", "f-fc", conv=-900.0, f_fc=0.5),
+        *(
+            _decided(layer, "shifts", "conv", "f-fc" if "f-fc" in layer["paths"] else "")
+            for layer in layers[1:4]
+        ),
+        _decided(layers[4], "none", "f-fc conv", f_fc=-1204.0, conv=-410.0),
+    ]
     first = [
         _proposal(1, at, "add", "f-fc", delta, at == 4)
         for at, delta in enumerate((760.2, 805, 812.9, 930, 1640))
@@ -124,7 +172,13 @@ def search_report() -> dict[str, Any]:
         _proposal(2, at, "add", "f-fc", delta, False) for at, delta in enumerate((-20.5, 3.1, -8.0, -31.7))
     ]
     second.append(_proposal(2, 4, "remove", "conv", -410.0, False))
-    selection = {"method": "search", "proposals": [*first, *second]}
+    removals = [
+        _removal(0, (("layers.0", "conv"),), -900.0, False),
+        _removal(0, (("layers.0", "f-fc"),), 0.5, True),
+        _removal(1, (("layers.4", "f-fc"),), -1204.0, False),
+        _removal(1, (("layers.4", "conv"),), -410.0, False),
+    ]
+    selection = {"method": "search", "proposals": [*first, *second], "removals": removals}
     return _report(layers, ["f-fc", "conv"], selection=selection)
 
 

@@ -48,11 +48,16 @@ def test_page_holds_everything(search_report: dict[str, Any], search_metrics: li
     config = {"data": {"name": "digits"}, "training": {"lr": 0.005, "epochs": 60}}
     page = Outline(html_page(search_report, search_metrics, figures, config, {"torch": "2.13.0"}))
     assert not page.open, f"never closed: {page.open}"
-    expected = ["Layers 0–3 became convolutional; layer 4 fully connected.", "−2,590.0 nats", "94.7 %"]
-    expected += ["1,204 / 16,448", "+1,640 ± 12.5", "60 in 30 s"]
+    expected = [
+        "Layers 0–3 became convolutional; layer 4 fully connected beside convolutional",
+        "−2,590.0 nats",
+        "94.7 %",
+    ]
+    expected += ["1,204 / 16,448", "+1,640 ± 12.5", "60 in 30 s", "−410", "−414 to −406"]
     for words in [*expected, "training.lr", "0.005", "torch", "2.13.0"]:
         assert words in page.text, words
     assert page.count("details") == 2
+    assert sum(attributes.get("class") == "removal" for _, attributes in page.tags) == 4
     assert sum(attributes.get("class") == "kept" for _, attributes in page.tags) == 1
     assert sum(attributes.get("class") == "absent" for _, attributes in page.tags) == 3
     tops = sum(attributes.get("class") == "top" for _, attributes in page.tags)

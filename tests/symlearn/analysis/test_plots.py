@@ -48,6 +48,7 @@ def test_every_figure_renders_and_says_what_it_shows(
     figures = plots.run_figures(search_report, search_metrics)
     assert list(figures) == [
         "effective-dimension",
+        "removals",
         "layer-shares",
         "proposals",
         "evidence",
@@ -77,7 +78,7 @@ def test_heat_map_annotates_marks_and_hatches(search_report: dict[str, Any]) -> 
     written = texts(figure)
     assert {"94 %\nγ 1,204", "6 %\nγ 40.2", "0 %\nγ 0.2", "100 %\nγ 61.3"} <= set(written)
     assert written.count("absent") == 3
-    assert written.count("CONV") == 4 and written.count("FC") == 1
+    assert written.count("shifts") == 4 and written.count("none") == 1
     assert "linear   γ 211 of 4,160 parameters" in written
     cells = figure.axes[0].findobj(Rectangle)
     assert sum(bool(cell.get_hatch()) for cell in cells) == 3
@@ -113,7 +114,19 @@ def test_heat_map_has_a_cell_for_every_layer_and_path(
 def test_switched_off_path_is_blank_not_hatched(make_layer: Make, make_report: Make) -> None:
     report = make_report([make_layer(0, {"f-fc": (100, 0.1), "conv": (100, 0.2)})], ["f-fc", "conv"])
     figure = plots.effective_dimension_heat_map(report)
-    assert "switched off" in texts(figure) and "absent" not in texts(figure)
+    assert "not asked" in texts(figure) and "absent" not in texts(figure)
+
+
+def test_removals_heat_map(search_report: dict[str, Any], map_report: dict[str, Any]) -> None:
+    figure = plots.removals_heat_map(search_report)
+    written = texts(figure)
+    assert {"−1,204\n[−1,208, −1,200]", "−410\n[−414, −406]", "+0.5\n[−3.5, +4.5]"} <= set(written)
+    assert written.count("the only one left") == 3 and written.count("never kept") == 2
+    assert written.count("shifts") == 4 and written.count("none") == 1
+    cells = [c for c in figure.axes[0].findobj(Rectangle) if not c.get_fill() and c.get_linewidth() > 1]
+    assert len(cells) == 6, "one needed path in four layers, two in the last"
+    assert rendered(figure).startswith(b"\x89PNG")
+    assert "no path was tried without" in " ".join(texts(plots.removals_heat_map(map_report)))
 
 
 def test_layer_shares_stack_to_gamma(search_report: dict[str, Any]) -> None:
@@ -202,7 +215,7 @@ def test_prior_precisions_have_a_panel_a_layer(
 ) -> None:
     figure = plots.prior_precisions(search_metrics, search_report)
     titles = [axes.get_title() for axes in figure.axes if axes.axison]
-    assert titles == [*(f"layer {at}: CONV" for at in range(4)), "layer 4: FC", "head 0", "head 2"]
+    assert titles == [*(f"layer {at}: shifts" for at in range(4)), "layer 4: none", "head 0", "head 2"]
     lines = figure.axes[4].lines
     assert len(lines) == 6, "two tensors of conv, four of f-fc"
     entering = next(line for line in lines if line.get_color() == plots.path_colour("f-fc"))

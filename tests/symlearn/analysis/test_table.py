@@ -30,7 +30,7 @@ def test_cells_of_a_layer(search_report: dict[str, Any]) -> None:
     assert first.split() == [
         "layer",
         "4",
-        "FC",
+        "none",
         "f-fc",
         "94",
         "%",
@@ -53,15 +53,17 @@ def test_absent_paths_are_said_to_be_absent(search_report: dict[str, Any]) -> No
 
 def test_text_holds_verdict_proposals_and_numbers(search_report: dict[str, Any]) -> None:
     text = layer_table_text(search_report)
-    assert "Layers 0–3 became convolutional; layer 4 fully connected." in text
+    assert "Layers 0–3 became convolutional; layer 4 fully connected beside convolutional" in text
     assert "Δ log evidence [nats]" in text, "the unit is not taken for markup"
     kept = lines_with(text, "yes")
-    assert len(kept) == 1 and kept[0].split() == [
+    assert len(kept) == 2 and "f-fc of layer 0" in kept[1], kept
+    assert kept[0].split() == [
         "1",
         "layer",
         "4",
         "add",
         "f-fc",
+        "+820",
         "+1,640",
         "±",
         "12.5",
@@ -121,10 +123,13 @@ def test_markdown_is_one_table_a_part_and_escapes(search_report: dict[str, Any])
     search_report["data"] = "a|b<script>"
     text = layer_table_text(search_report, "md")
     assert text.startswith("## a\\|b&lt;script>, quadrant: f-fc + conv\n")
-    assert "| layer 4 | FC | f-fc | 94 % | 1,204 / 16,448 | 97 % | 4 | 3.22 |" in text
-    assert "**Layers 0–3 became convolutional; layer 4 fully connected.**" in text
+    assert "| layer 4 | none | f-fc | 94 % | 1,204 / 16,448 | 97 % | 4 | 3.22 |" in text
+    assert (
+        "**Layers 0–3 became convolutional; layer 4 fully connected beside convolutional, both needed.**"
+        in text
+    )
     columns = {line.count(" | ") for line in lines_with(text, "layer") if line.startswith("|")}
-    assert columns == {4, 7}, "five columns of proposals, eight of layers"
+    assert columns == {5, 7}, "six columns of proposals and of removals, eight of layers"
 
 
 def test_names_are_not_taken_for_markup(search_report: dict[str, Any]) -> None:
