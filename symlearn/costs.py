@@ -24,6 +24,7 @@ from symlearn.fitting import inputs_of, usable_device
 from symlearn.memory import Memory, available_bytes, fewer_weights, needed_and_free, paths_of
 from symlearn.pairs import Data, Pairs
 from symlearn.phases import Phase
+from symlearn.removal import CONTROLS, removable
 from symlearn.room import factor_shapes
 from symlearn.runs import load, network_of
 from symlearn.schedule import plan
@@ -165,6 +166,7 @@ def estimate_rows(found: Estimate) -> list[tuple[str, str, str]]:
         ("kept states", memory.copies, "weights and moments to come back to"),
         ("screening", memory.screening, "a search's first look at every path"),
         ("trials", memory.trials, f"{2 + config.evidence.proposals} candidates of a search round"),
+        ("removals", memory.removals, "the refit under way, and the states that are kept"),
         ("predictions", memory.predictions, "evaluation and Laplace predictive"),
         ("checkpoint", memory.checkpoint, "while it is written"),
     ]
@@ -227,11 +229,13 @@ def seconds_of(model: nn.Module, config: Config, train: Pairs, test: Pairs | Non
         if possible_changes(state, 0):
             quick = measured(state, train, test)
     choices = quick is not slow
+    rounds = config.evidence.rounds if choices else 1
+    asked = len(removable(state)) if config.evidence.selection == "gradient" else 0
     return Seconds(
         step=slow.step,
         update=slow.update,
-        least=quick.of(config, choices, at_most=1),
-        most=slow.of(config, choices, at_most=config.evidence.rounds if choices else 1),
+        least=quick.of(config, choices, at_most=1, removed=asked),
+        most=slow.of(config, choices, at_most=rounds, removed=asked or 2 * rounds * choices),
     )
 
 
@@ -244,8 +248,15 @@ class Measured:
     evaluation: float
     update: float
 
-    def of(self, config: Config, choices: bool, at_most: int) -> float:
-        """Seconds of the whole plan with at most so many rounds of the search, which may have no choices."""
+    def of(self, config: Config, choices: bool, at_most: int, removed: int = 0) -> float:
+        """Seconds of the whole plan.
+
+        Args:
+            config: of the fit.
+            choices: whether its search has any.
+            at_most: rounds of the search.
+            removed: paths that are tried without at the end.
+        """
         evidence, training = config.evidence, config.training
         steps = max(self.images // min(cast(int, training.batch_size), self.images), 1)
         epoch = steps * self.step + self.evaluation
@@ -259,6 +270,9 @@ class Measured:
                 burnt = stage.phase.burn_in if isinstance(stage.phase.burn_in, int) else burnt
                 moving = max(stage.epochs - burnt / steps, 0.0)
                 total += stage.epochs * epoch + moving / frequency * self.update
+            elif stage.kind == "removals":
+                refits = CONTROLS + removed if removed and not stage.number else 0
+                total += refits * stage.epochs * (epoch + self.update / frequency)
             elif done < at_most:
                 done += 1
                 total += trials * stage.epochs * (epoch + self.update / frequency) + 2 * self.update

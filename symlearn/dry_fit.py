@@ -94,7 +94,9 @@ def memory_of(model: nn.Module, given: FitSizes) -> Memory:
     activations = step_bytes(shadow, given)
     predictions = prediction_bytes(shadow, given, curved)
     copies = kept_states(config) * state
-    screening = trials = trial_curvature = 0
+    screening = trials = trial_curvature = removals = 0
+    if asks(config) and has_choices(shadow.model):  # the copy, its guard's, two kept ones, the best of all
+        removals = 5 * state + trained
     if config.evidence.selection == "search" and has_choices(shadow.model):
         screening = state + curvature.factors + screening_bytes(shadow, given, curvature)
         added = start_search(shadow.model)
@@ -115,8 +117,9 @@ def memory_of(model: nn.Module, given: FitSizes) -> Memory:
         screening=screening,
         trials=trials,
         trial_curvature=trial_curvature,
+        removals=removals,
         predictions=predictions,
-        checkpoint=copies + 3 * max(state + copies, trials) if given.checkpoints else 0,
+        checkpoint=copies + 3 * max(state + copies, trials, removals) if given.checkpoints else 0,
         shapes=shadow.kind,
     )
 
@@ -139,6 +142,11 @@ def kept_states(config: Config) -> int:
     if config.evidence.selection == "none":
         return 2
     return 2 + (plan(config)[-1].epochs > 1)
+
+
+def asks(config: Config) -> bool:
+    """Whether every remaining path is tried without at the end."""
+    return any(stage.kind == "removals" for stage in plan(config))
 
 
 def has_choices(model: nn.Module) -> bool:

@@ -63,6 +63,7 @@ class Memory:
         screening: of a search, with the factors.
         trials: candidates of a search's round.
         trial_curvature: of a trial.
+        removals: the refits at the end: the one under way, and the states that are kept.
         predictions: evaluation, and the Laplace predictive at the end.
         checkpoint: a checkpoint while it is written.
         shapes: how the network was run: "meta", or "fake" where it makes tensors of its own.
@@ -78,6 +79,7 @@ class Memory:
     screening: int
     trials: int
     trial_curvature: int
+    removals: int
     predictions: int
     checkpoint: int
     shapes: str
@@ -96,6 +98,7 @@ class Memory:
             "hyperparameters": self.hyperparameters + self.copies,
             "screening": self.screening,
             "trials": self.trials + max(self.trial_curvature, self.activations),
+            "removals": self.removals and self.removals + max(self.curvature.peak, self.activations),
             "predictions": self.predictions,
             "checkpoint": self.checkpoint,
         }
@@ -129,6 +132,8 @@ def advice(memory: Memory, config: Config, fewer: str) -> str:
         return "use a subset of the data (limit, test_limit)"
     if memory.weights > working or memory.largest == "checkpoint":
         return fewer
+    if memory.largest == "removals" and memory.removals > memory.curvature.peak:
+        return f"{fewer}, or ask nothing at the end (removal_rounds 0)"
     if memory.largest == "steps":
         return "use a smaller batch_size" if memory.activations > memory.copies else fewer
     if memory.largest == "hyperparameters":

@@ -64,10 +64,7 @@ def planted_cells() -> list[Cell]:
         for task in PLANTED
         for paths in ("f-fc+conv", "conv+gconv-p4")
     ]
-    return [
-        *fits,
-        *(Cell(t, p, 0, selection="none", short=True) for t in PLANTED for p in ("f-fc", "conv", "gconv-p4")),
-    ]
+    return [*(Cell(t, p, 0, selection="none", short=True) for t in PLANTED for p in SINGLE), *fits]
 
 
 def digits_cells() -> list[Cell]:
@@ -179,6 +176,9 @@ def run(
         "starts": [start["outcome"] for start in training.get("starts", [])],
         "setbacks": training.get("setbacks"),
         "types": [layer["effective_type"] for layer in found.get("layers", [])],
+        "verdicts": [layer["verdict"] for layer in found.get("layers", []) if "verdict" in layer],
+        "proposals": found.get("selection", {}).get("proposals"),
+        "removals": found.get("selection", {}).get("removals"),
         "seconds": round(time.monotonic() - begun, 1),
     }
 

@@ -37,6 +37,7 @@ from symlearn.training import TrainingStoppedError
 
 Command = Callable[..., tuple[int, str, str]]
 FIGURES = {
+    "removals",
     "effective-dimension",
     "equivariance",
     "filters",

@@ -72,6 +72,7 @@ CASES: dict[str, dict[str, Any]] = {
     "gradient": {"selection": "gradient", "curvature_batch_size": 60},
     "type-2": {"selection": "gradient", "fisher_type": "type-2", "batch_size": 100},
     "search": {"selection": "search", "proposals": 2},
+    "removals": {"selection": "gradient", "epochs": 12},
     "MAP": {"selection": "none", "epochs": 2, "optimizer": "sgd"},
 }
 
@@ -172,7 +173,7 @@ def test_the_rough_count_is_above_the_closer_one() -> None:
             assert rough_bytes(model, given) > memory.peak
 
 
-SMALL = Memory(1, 1, 3, 1, Curvature(1, 1, 1, 1), 1, 0, 0, 0, 0, 1, 0, "meta")
+SMALL = Memory(1, 1, 3, 1, Curvature(1, 1, 1, 1), 1, 0, 0, 0, 0, 0, 1, 0, "meta")
 ADVICE = {
     "factors": (replace(SMALL, curvature=Curvature(90, 50, 5, 9)), "sketch", "fewer weights"),
     "eigenvalues": (replace(SMALL, curvature=Curvature(9, 5, 5, 90)), "sketch", "fewer weights"),
@@ -189,6 +190,7 @@ ADVICE = {
     "trials": (replace(SMALL, trials=900), "mc", "fewer proposals"),
     "a trial's curvature": (replace(SMALL, trial_curvature=900), "mc", "curvature_batch_size"),
     "test": (replace(SMALL, predictions=900), "mc", "test_limit"),
+    "removals": (replace(SMALL, removals=900), "mc", "removal_rounds 0"),
     "declared": (replace(SMALL, hyperparameters=900), "mc", "gradient_images"),
 }
 

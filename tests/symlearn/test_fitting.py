@@ -468,7 +468,7 @@ class TestCollapse:
             )
             report = estimator.fit(x.numpy(), y.numpy()).report_
         training = report["training"]
-        assert [s["epoch"] for s in training["setbacks"]] == [20]
+        assert 20 in [s["epoch"] for s in training["setbacks"]]
         assert training["train_loss"] < 0.8 * training["constant_loss"], training
         assert training["learned"] or way != "map", "no evidence was maximised by MAP, so none is compared"
 

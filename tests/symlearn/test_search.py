@@ -358,8 +358,10 @@ class TestRound:
         assert {p.path for p in proposals} == {"fc", "f-fc"}
         assert sum(p.accepted for p in proposals) == int(accepted)
         for proposal, trial in zip(proposals, round_.trials, strict=True):
-            at = len(trial.run.evidences)
-            assert proposal.delta_log_evidence == trial.evidence - control.evidence_at(at), proposal
+            half, at = round_.half // round_.hold, len(trial.run.evidences)
+            assert proposal.halfway == trial.evidence_at(half) - control.evidence_at(half), proposal
+            whole = trial.evidence - control.evidence_at(at) if trial.run.over else None
+            assert proposal.delta_log_evidence == whole, "numbers of half a refit share no column"
             assert proposal.noise == abs(control.evidence - repeat.evidence)
             assert proposal.score is not None and describe(proposal).startswith(
                 f"round 0: add {proposal.path}"
@@ -516,7 +518,7 @@ class TestNothingKept:
         result = searched(paths, directions(100), 3, epochs=10, refit_epochs=4, rounds=3)
         phases = list(dict.fromkeys(line["phase"] for line in result.metrics))
         assert phases == ["start", "round 0", "anneal"], phases
-        assert result.report["selection"] == {"method": "search", "proposals": []}
+        assert result.report["selection"] == {"method": "search", "proposals": [], "removals": []}
 
     def test_no_rounds_at_all(self) -> None:
         result = searched("f-fc+conv", directions(100), 3, epochs=10, rounds=0)
