@@ -5,8 +5,8 @@ A file `experiments/<paper>/<name>.toml` has
     title, source          what it is, and which table of which paper
     note                   how the reduced scales differ from the paper's (optional)
     [scales.<scale>]       options of every row at scale smoke, small or paper; `seeds` is one of them
-    [[rows]]               label, `options` of its own, `published` figures, and `<scale>` options that
-                           replace them at that scale
+    [[rows]]               label, `options` of its own, `published` figures, `truth` about its layers where it
+                           is known (`analysis/truth.py`), and `<scale>` options that replace them there
 
 Options are those of `symlearn fit`, by the names of the configuration's keys. Results are written as JSON, a
 row a run, to `experiments/<paper>/results/<name>.<scale>.json`.
@@ -20,12 +20,13 @@ import multiprocessing
 import statistics
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from symlearn.analysis.truth import RIGHT, UNDECIDED, WRONG, scores
 from symlearn.run_folder import environment, to_json, write_atomically
 
 SCALES = ("smoke", "small", "paper")
@@ -42,12 +43,14 @@ class Row:
         options: of the fit.
         published: figures of the paper, by name; accuracies in percent.
         scaled: options that replace the row's at a scale.
+        truth: what is true of its layers, or None where nobody knows.
     """
 
     label: str
     options: dict[str, Any]
     published: dict[str, Any] = field(default_factory=dict)
     scaled: dict[str, dict[str, Any]] = field(default_factory=dict)
+    truth: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def read_experiment(name: str, folder: Path) -> Experiment:
                 dict(row["options"]),
                 dict(row.get("published", {})),
                 {scale: dict(row[scale]) for scale in SCALES if scale in row},
+                row.get("truth"),
             )
             for row in content["rows"]
         )
@@ -178,25 +182,26 @@ def run_one(job: Job) -> dict[str, Any]:
             for name, value in numbers.get("hyperparameters", {}).items()
             if isinstance(value, float)
         },
+        "verdicts": {layer["name"]: layer["verdict"] for layer in report["layers"] if "verdict" in layer},
         "proposals": report["selection"]["proposals"],
+        "removals": report["selection"]["removals"],
+        "training": report["training"],
         "equivariance": report.get("equivariance"),
         "seconds": report["seconds"],
     }
 
 
-def run_all(jobs: Iterable[Job], workers: int, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+def run_all(jobs: Iterable[Job], workers: int, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """Every job's row, in order; finished runs are read, not repeated."""
-    rows = []
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         for row in pool.map(run_one, jobs):
-            rows.append(row)
             said = (
                 row["stopped"]
                 if "stopped" in row
                 else f"accuracy {percent(row['accuracy'])} %, {row['seconds']:.0f} s"
             )
             tell(f"{row['label']}, seed {row['seed']}: {said}")
-    return rows
+            yield row
 
 
 def reproduce(
@@ -238,9 +243,11 @@ def reproduce(
         if row not in kept:
             continue
         options = {**experiment.options(row, scale), **(extra or {})}
-        for seed in chosen:
-            jobs.append((row.label, seed, options, str(place / f"{k}-seed{seed}")))
-    content = {
+        jobs += [(row.label, seed, options, str(place / f"{k}-seed{seed}")) for seed in chosen]
+    jobs.sort(key=lambda job: chosen.index(job[1]))  # a run that is cut has whole seeds
+    path = experiment.path.parent / "results" / f"{experiment.name}.{scale}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {
         "experiment": experiment.title,
         "source": experiment.source,
         "note": experiment.note,
@@ -249,11 +256,12 @@ def reproduce(
         "commit": commit(experiment.path.parent),
         "environment": environment(),
         "published": {row.label: row.published for row in kept},
-        "rows": run_all(jobs, workers, tell),
+        "truth": {row.label: row.truth for row in kept if row.truth is not None},
+        "rows": [],
     }
-    path = experiment.path.parent / "results" / f"{experiment.name}.{scale}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (to_json(content) + "\n").encode())
+    for done in run_all(jobs, workers, tell):
+        content["rows"].append(done)
+        write_atomically(path, (to_json(content) + "\n").encode())
     return content
 
 
@@ -287,13 +295,24 @@ def spread(values: list[float], digits: int) -> str:
 
 def table(content: Mapping[str, Any]) -> str:
     """The results as text, our figures with their spread over seeds, the paper's in the last columns."""
-    head = ["", "parameters", "accuracy %", "test NLL", "−log q / N", "share of γ by path", "published"]
+    truths = content.get("truth") or {}
+    right = ["layers right / wrong / undecided"] if truths else []
+    head = [
+        "",
+        "parameters",
+        "accuracy %",
+        "test NLL",
+        "−log q / N",
+        "share of γ by path",
+        *right,
+        "published",
+    ]
     lines = [head]
     for label, published in content["published"].items():
         runs = [r for r in content["rows"] if r["label"] == label and "stopped" not in r]
         told = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in published.items()) or "–"
         if not runs:
-            lines.append([label, "–", "stopped", "–", "–", "–", told])
+            lines.append([label, "–", "stopped", "–", "–", "–", *("–" for _ in right), told])
             continue
         total = {
             path: statistics.mean(share(r, path) for r in runs) for path in runs[0]["effective_parameters"]
@@ -309,6 +328,7 @@ def table(content: Mapping[str, Any]) -> str:
                 else "–",
                 ", ".join(f"{path} {value:.0%}" for path, value in total.items() if any(total.values()))
                 or "–",
+                *([scored(truths.get(label), runs)] if right else []),
                 told,
             ]
         )
@@ -318,6 +338,14 @@ def table(content: Mapping[str, Any]) -> str:
         for line in lines
     ]
     return "\n".join([content["experiment"], f"{content['source']}; scale {content['scale']}", "", *rows])
+
+
+def scored(truth: str | None, runs: list[dict[str, Any]]) -> str:
+    """Layers right, wrong and undecided over all runs of a row; a dash where no truth is known."""
+    if truth is None:
+        return "–"
+    found = [scores(truth, [v["symmetry"] for v in run["verdicts"].values()]) for run in runs]
+    return " / ".join(str(sum(one[key] for one in found)) for key in (RIGHT, WRONG, UNDECIDED))
 
 
 def share(row: Mapping[str, Any], path: str) -> float:

@@ -63,7 +63,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("symlearn.dry_fit",),
     ("symlearn.room",),
     ("symlearn.fitting",),
-    ("symlearn.analysis.reading",),
+    ("symlearn.analysis.reading", "symlearn.analysis.truth"),
     ("symlearn.analysis.wording",),
     ("symlearn.analysis.verdict",),
     ("symlearn.analysis.table", "symlearn.analysis.plots"),

@@ -9,6 +9,7 @@ from data_files import npz_arrays, write_folder, write_mnist, write_npz
 from PIL import Image
 
 from symlearn.data import SOURCES, Dataset, load_data, load_images
+from symlearn.data.planted import KINDS
 from symlearn.data.splits import mixed_order
 
 # forty classes and few images
@@ -256,7 +257,8 @@ def test_importing_the_data_package_is_light():
 
 
 def test_registry_holds_the_contracts_names():
-    assert list(SOURCES) == ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100"]
+    named = ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100"]
+    assert list(SOURCES) == [*named, *(f"planted-{kind}" for kind in KINDS)]
 
 
 def test_path_objects_and_strings_are_the_same(tmp_path):

@@ -1,0 +1,46 @@
+"""How right verdicts are where the truth is known: layers right, wrong and undecided.
+
+A truth is one of
+
+    shifts, p4, none, ...   every layer commutes with this, and with no more
+    late                    place matters, and only late: early layers commute with shifts, and somewhere in
+                            the second half of the layers one commutes with nothing; which one is free
+    any                     the data cannot tell, so whatever is said is neither right nor wrong
+
+Axes: none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+RIGHT, WRONG, UNDECIDED = "right", "wrong", "undecided"
+
+
+def scores(truth: str, verdicts: Sequence[str]) -> dict[str, int]:
+    """How many layers are right, wrong, undecided.
+
+    Args:
+        truth: see the module's notation.
+        verdicts: what each layer commutes with, first to last, as in report.json.
+    """
+    counts = dict.fromkeys((RIGHT, WRONG, UNDECIDED), 0)
+    for answer in _answers(truth, verdicts):
+        counts[answer] += 1
+    return counts
+
+
+def _answers(truth: str, verdicts: Sequence[str]) -> list[str]:
+    if truth == "any":
+        return [UNDECIDED if verdict == UNDECIDED else RIGHT for verdict in verdicts]
+    if truth != "late":
+        return [
+            UNDECIDED if verdict == UNDECIDED else RIGHT if verdict == truth else WRONG
+            for verdict in verdicts
+        ]
+    half = len(verdicts) // 2
+    early = _answers("shifts", verdicts[:half])
+    late = [UNDECIDED if verdict == UNDECIDED else RIGHT for verdict in verdicts[half:]]
+    if "none" not in verdicts[half:] and RIGHT in late and UNDECIDED not in late:
+        late[-1] = WRONG  # all call themselves equivariant, and one of them cannot be
+    return early + late

@@ -1,0 +1,117 @@
+"""`planted-<kind>`: made-up images whose symmetries are known by construction, to check verdicts against.
+
+16 x 16 noise with one pattern in it; 1,200 training images (seed 1) and 600 test images (seed 2), always the
+same ones. What decides the class, and so what a layer may commute with:
+
+| kind          | what decides the class                              | true of a network's layers         |
+|---------------|-----------------------------------------------------|------------------------------------|
+| texture       | which of four gratings, anywhere                    | shifts in every layer              |
+| side          | at which of four places; the grating does not matter | place matters, but only late      |
+| glyph         | which of four upright shapes, anywhere              | shifts in every layer              |
+| turned        | the same shapes, quarter-turned at random           | shifts and turns in every layer    |
+| fixed         | the same shapes, upright, at one place              | the data cannot tell               |
+| codes         | which of four sets of scattered pixels              | not local, but shifts cost nothing |
+| shifted-codes | by how far one set of scattered pixels is shifted   | place matters                      |
+| mixture       | half textures, half one shape at one of four places | place matters, but only late       |
+
+Axes: batch, h, w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from symlearn.data.raw import RawData, RawSplit
+
+PREFIX = "planted-"
+SIDE, NOISE, TRAIN, TEST = 16, 0.3, 1200, 600
+STROKES = (  # corners of the four shapes' polylines on a 7 x 7 grid, (row, column)
+    ((0, 0), (6, 0), (6, 3)),
+    ((0, 3), (3, 3), (3, 6), (3, 0), (4, 0)),
+    ((0, 0), (0, 3), (3, 3), (3, 5), (5, 5)),
+    ((1, 1), (1, 5), (3, 5), (3, 1), (1, 1), (4, 1)),
+)
+KINDS = ("texture", "side", "glyph", "turned", "fixed", "codes", "shifted-codes", "mixture")
+
+
+def shape(index: int) -> np.ndarray:
+    """One of four shapes that are no rotation of each other, `[7, 7]`."""
+    drawn = np.zeros((7, 7))
+    for (r0, c0), (r1, c1) in pairwise(STROKES[index]):
+        steps = max(abs(r1 - r0), abs(c1 - c0))
+        for k in range(steps + 1):
+            drawn[r0 + (r1 - r0) * k // steps, c0 + (c1 - c0) * k // steps] = 2.0
+    return drawn
+
+
+def grating(index: int) -> np.ndarray:
+    """One of four gratings, `[5, 5]`."""
+    row, column = np.mgrid[0:5, 0:5] / 2.5
+    return 2 * np.cos(2 * np.pi * (row, column, row + column, row - column)[index])
+
+
+def code(index: int) -> np.ndarray:
+    """One of four sets of ten scattered pixels, `[16, 16]`."""
+    drawn = np.zeros(SIDE * SIDE)
+    drawn[np.random.default_rng(99).permutation(SIDE * SIDE)[10 * index : 10 * index + 10]] = 1.2
+    return drawn.reshape(SIDE, SIDE)
+
+
+def pattern(kind: str, label: int, rng: np.random.Generator) -> tuple[np.ndarray, int, int]:
+    """What an image of a class has in it: the pattern `[a, b]`, and its row and column."""
+    if kind == "mixture" and label >= 4:
+        row, column = np.array(divmod(label - 4, 2)) * 8 + rng.integers(0, 2, 2)
+        return shape(3), int(row), int(column)
+    if kind in ("texture", "mixture"):
+        row, column = rng.integers(0, SIDE - 4, 2)
+        return grating(label), int(row), int(column)
+    if kind == "side":
+        row, column = np.array(divmod(label, 2)) * 9 + rng.integers(0, 2, 2)
+        return grating(int(rng.integers(0, 4))), int(row), int(column)
+    if kind == "fixed":
+        return shape(label), 4, 5
+    if kind in ("glyph", "turned"):
+        row, column = rng.integers(0, SIDE - 6, 2)
+        turns = int(rng.integers(0, 4)) if kind == "turned" else 0
+        return np.rot90(shape(label), turns), int(row), int(column)
+    shifted = np.roll(code(0), (4 * label, 5 * label), (0, 1))
+    return code(label) if kind == "codes" else shifted, 0, 0
+
+
+def planted_images(kind: str, images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images `[images, 16, 16]`, float32, and their classes `[images]`.
+
+    Raises:
+        ValueError: no such kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(KINDS)}")
+    rng = np.random.default_rng(seed)
+    x = rng.normal(0, NOISE, (images, SIDE, SIDE)).astype(np.float32)
+    y = rng.integers(0, 8 if kind == "mixture" else 4, images)
+    for image, label in zip(x, y, strict=True):
+        drawn, row, column = pattern(kind, int(label), rng)
+        image[row : row + drawn.shape[0], column : column + drawn.shape[1]] += drawn
+    return x, y
+
+
+def load_planted(kind: str, data_root: Path | None) -> RawData:
+    """One kind, `[1200, 1, 16, 16]` and `[600, 1, 16, 16]`, float32; `data_root` is not needed."""
+
+    def half(images: int, seed: int) -> RawSplit:
+        x, y = planted_images(kind, images, seed)
+        return RawSplit(torch.from_numpy(x)[:, None], torch.from_numpy(y))
+
+    classes = 8 if kind == "mixture" else 4
+    return RawData(half(TRAIN, 1), half(TEST, 2), class_names=tuple(str(k) for k in range(classes)))
+
+
+def planted_sources() -> dict[str, Callable[[Path | None], RawData]]:
+    """A source a kind, by its name."""
+    return {f"{PREFIX}{kind}": partial(load_planted, kind) for kind in KINDS}
