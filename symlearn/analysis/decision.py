@@ -100,12 +100,13 @@ def _answer(layer: str, path: str, left: Sequence[str], gone: set[str], asked: A
         alone = [r for r in tests if len(r.paths) == 1 and r.interval is not None]
         return NEEDED if alone and not alone[-1].free else UNDECIDED
     tried = [p for p in asked.proposals if (p.layer, p.path) == (layer, path)]
-    return UNNEEDED if asked.searched and not (tried and _pending(tried[-1])) else UNDECIDED
+    return UNNEEDED if asked.searched and not (tried and _pending(tried[-1], asked)) else UNDECIDED
 
 
-def _pending(proposal: Proposal) -> bool:
-    """Whether a path was worth adding when it was last tried, but another proposal was kept."""
-    gain = proposal.delta_log_evidence
-    if proposal.action != "add" or proposal.accepted or gain is None:
+def _pending(proposal: Proposal, asked: Asked) -> bool:
+    """Whether a path was worth adding when it was last tried, but another one was added in its place."""
+    gain = proposal.halfway if proposal.delta_log_evidence is None else proposal.delta_log_evidence
+    rival = any(p.accepted and p.round == proposal.round for p in asked.proposals)
+    if proposal.action != "add" or proposal.accepted or gain is None or not rival:
         return False
-    return gain > (proposal.noise or 0.0)
+    return gain > max(proposal.noise or 0.0, asked.threshold)

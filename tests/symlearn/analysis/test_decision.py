@@ -85,10 +85,31 @@ CASES: dict[str, tuple[tuple[str, ...], Asked, str, dict[str, list[str]]]] = {
         ("f-fc", "conv"),
         asked(
             searched=True,
-            proposals=(Proposal(0, "a", "f-fc", "add", delta_log_evidence=700.0, noise=300.0),),
+            proposals=(
+                Proposal(0, "a", "f-fc", "add", delta_log_evidence=700.0, noise=300.0),
+                Proposal(0, "b", "f-fc", "add", delta_log_evidence=900.0, noise=300.0, accepted=True),
+            ),
         ),
         "undecided",
         {"needed": ["conv"], "unneeded": [], "undecided": ["f-fc"]},
+    ),
+    "worth something halfway, dropped, and another was kept": (
+        ("f-fc", "conv"),
+        asked(
+            searched=True,
+            proposals=(
+                Proposal(0, "a", "f-fc", "add", halfway=1183.0, noise=351.0),
+                Proposal(0, "b", "f-fc", "add", delta_log_evidence=720.0, noise=351.0, accepted=True),
+            ),
+        ),
+        "undecided",
+        {"needed": ["conv"], "unneeded": [], "undecided": ["f-fc"]},
+    ),
+    "worth less than what was asked for": (
+        ("f-fc", "conv"),
+        asked(searched=True, proposals=(Proposal(0, "a", "f-fc", "add", delta_log_evidence=5.0, noise=1.0),)),
+        "shifts",
+        {"needed": ["conv"], "unneeded": ["f-fc"], "undecided": []},
     ),
     "tried again, and worth nothing": (
         ("f-fc", "conv"),
