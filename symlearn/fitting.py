@@ -411,6 +411,7 @@ class Fit:
             self.info.task,
             self.proposals,
             self.removals,
+            self.controls,
             calibration(state, self.test) if self.test else None,
             training_report(state, self.beginning.tried, self.train),
         )

@@ -9,11 +9,12 @@ nothing taken out, on batches of their own. With e the log evidence at the end o
 
 where s^2 is the variance of the controls about their mean (pooled over rounds), and t Student's quantile of
 its degrees of freedom, so that the interval holds `COVERAGE` of what a further refit would give. A path is
-needed where the whole interval is below zero. (A refit that fails counts as the constant predictor: no
-network need be worse.) What is not needed is then taken out together, for paths may
-stand in for each other: of a layer's paths the most symmetric one stays (of those, the one of fewer
-parameters). What the evidence does not miss, within its noise, goes: the simpler network wins. If it misses
-them together, the single one goes that it missed least. The next round asks again.
+needed where the whole interval is below zero. (A refit that fails says so too where even the constant
+predictor, which no network need be worse than, lies as far below the controls; otherwise nothing.) What is
+not needed is then taken out together, for paths may stand in for each other: of a layer's paths the most
+symmetric one stays (of those, the one of fewer parameters). What the evidence does not miss, within its
+noise, goes: the simpler network wins. If it misses them together, the single one goes that it missed least.
+The next round asks again.
 
 Axes: none.
 """
@@ -50,7 +51,7 @@ class Removal:
     Attributes:
         round: counted from 0.
         paths: (layer, path), one or more.
-        delta_log_evidence: of the refit without them, in nats; None: no control ended.
+        delta_log_evidence: of the refit without them, in nats; None: it failed, or no control ended.
         interval: that holds 90 % of what further refits would give, in nats; None: too few controls ended.
         probability_needed: that the true change is below zero, by Student's distribution.
         removed: whether they stayed out.
@@ -104,10 +105,12 @@ class Outcomes:
     Attributes:
         earlier: the controls' evidences of earlier rounds.
         controls: of this round; None for a refit that failed.
+        constant: the constant predictor's log evidence.
     """
 
     earlier: list[list[float]] = field(default_factory=list)
     controls: list[float | None] = field(default_factory=list)
+    constant: float = -math.inf
 
     @property
     def ended(self) -> list[float]:
@@ -117,8 +120,11 @@ class Outcomes:
     def judged(self, removal: Removal, evidence: float | None) -> Removal:
         """A removal with its change of evidence, interval and odds."""
         ended = self.ended
-        if evidence is None or not ended:
+        if not ended:
             return removal
+        if evidence is None:
+            failed = self.judged(removal, self.constant) if math.isfinite(self.constant) else removal
+            return removal if failed.interval is None or failed.free else failed
         delta = evidence - statistics.mean(ended)
         groups = [group for group in [*self.earlier, ended] if len(group) > 1]
         freedom = sum(len(group) - 1 for group in groups)
@@ -163,7 +169,8 @@ class RemovalRound:
         singles = [(path,) for path in removable(start)]
         self.queue: list[tuple[LayerPath, ...]] = [*[()] * CONTROLS, *singles] if singles else []
         self.evidences: list[float | None] = []
-        self.outcomes = Outcomes(list(earlier or []))
+        constant = constant_log_evidence(data[1], start.config.data.likelihood)
+        self.outcomes = Outcomes(list(earlier or []), constant=constant)
         self.kept: dict[str, dict[str, Any]] = {}  # "single" and "together": state, records, paths, evidence
         self.joined = not singles
         self.current: Candidate | None = None
@@ -239,9 +246,7 @@ class RemovalRound:
         self.current = None
         if not paths:
             self.outcomes.controls.append(ended)
-        elif ended is None:  # it could still do what the constant predictor does
-            self.evidences[-1] = constant_log_evidence(self.data[1], self.start.config.data.likelihood)
-        else:
+        elif ended is not None:
             kind = "single" if len(paths) == 1 else "together"
             best = self.kept.get(kind)
             if best is None or ended > best["evidence"]:
@@ -288,7 +293,7 @@ def told(removal: Removal) -> str:
     """One line about a removal."""
     what = " and ".join(f"{path} of {layer}" for layer, path in removal.paths)
     if removal.delta_log_evidence is None:
-        return f"without {what}: no control ended, so nothing is known"
+        return f"without {what}: failed, so nothing is known"
     change = f"{removal.delta_log_evidence:+.0f} nats"
     if removal.interval is not None:
         low, high = removal.interval

@@ -79,6 +79,7 @@ def build_report(
     task: str,
     proposals: Sequence[Proposal],
     removals: Sequence[Removal],
+    controls: Sequence[Sequence[float]],
     test: dict[str, float | None] | None,
     training: dict[str, Any],
 ) -> dict[str, Any]:
@@ -90,6 +91,7 @@ def build_report(
         task: name of the task.
         proposals: of the search.
         removals: that the fit ended with.
+        controls: log evidences of their controls, a list a round.
         test: scores on the test set, or None.
         training: as `training_report`.
     """
@@ -123,6 +125,7 @@ def build_report(
             "method": config.evidence.selection,
             "proposals": [asdict(p) for p in proposals],
             "removals": [asdict(r) for r in removals],
+            "controls": [list(ended) for ended in controls],
         },
         "eigenvalues": config.curvature.eigenvalues,
         "diagonal": list(config.curvature.diagonal),

@@ -219,7 +219,7 @@ def removal_rows(report: Report) -> list[list[str]]:
         layers: dict[str, list[str]] = {}
         for layer, path in removal.get("paths") or []:
             layers.setdefault(str(path), []).append(layer_label(str(layer)))
-        what = "; ".join(f"{path} of {few(names, 28)}" for path, names in layers.items())
+        what = "; ".join(f"{path} of {_together(names)}" for path, names in layers.items())
         interval = removal.get("interval")
         between = MISSING if not interval else f"{signed(interval[0])} to {signed(interval[1])}"
         odds = percent(removal.get("probability_needed"))
@@ -228,6 +228,14 @@ def removal_rows(report: Report) -> list[list[str]]:
         change = signed(delta)
         rows.append([str(removal.get("round", MISSING)), what, change, between, odds, stayed])
     return rows
+
+
+def _together(labels: Sequence[str]) -> str:
+    """Layers taken out together, in few words: "layers 0, 1 and 5"."""
+    plain = [label.removeprefix("layer ") for label in labels]
+    if len(labels) == 1 or plain == list(labels):
+        return few(labels, 60)
+    return f"layers {', '.join(plain[:-1])} and {plain[-1]}"
 
 
 def hyperparameter_rows(report: Report) -> list[list[str]]:
@@ -317,12 +325,14 @@ def _rich_table(headings: Sequence[str], numeric_from: int) -> Table:
     for at, heading in enumerate(headings):
         numeric = at >= numeric_from
         words = heading.replace("prior ", "prior\n").replace("weight ", "weight\n")
+        words = words.replace("log evidence ", "log evidence\n").replace("equivariant ", "equivariant\n")
         table.add_column(
             Text(words),
             justify="right" if numeric else "left",
             overflow="fold",
-            no_wrap=heading != "path",
+            no_wrap=heading not in ("path", "taken out"),
             min_width=8 if heading == "path" else None,
+            max_width=38 if heading == "taken out" else None,
         )
     return table
 

@@ -145,9 +145,7 @@ class TestRound:
         assert not differences(a[0].saved(), b[0].saved()) and a[2:] == b[2:]
         assert not differences(a[1], b[1])
 
-    def test_a_refit_that_fails_counts_as_the_constant_predictor(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_refit_that_fails_is_never_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data = quadrants()
         start = trained("f-fc+conv", data, epochs=20)
         honest = train_epoch
@@ -161,10 +159,13 @@ class TestRound:
         _, _, removals, _ = finished(RemovalRound(start, 0, data, observe)).outcome()
         (without_fc,) = [r for r in removals if r.paths == (("layer", "f-fc"),)]
         assert without_fc.delta_log_evidence is not None and without_fc.delta_log_evidence < 0
-        round_ = RemovalRound(start, 0, data, observe)
-        finished(round_)
-        at = round_.queue.index((("layer", "f-fc"),))
-        assert round_.evidences[at] == constant_log_evidence(data[1], "classification")
+        constant = constant_log_evidence(data[1], "classification")
+        for controls, known in (
+            ([constant + 50, constant + 51], True),
+            ([constant - 1, constant - 2], False),
+        ):
+            found = Outcomes([], list(controls), constant).judged(Removal(0, (("layer", "f-fc"),)), None)
+            assert not found.free and (found.interval is not None) is known
 
 
 class TestFit:

@@ -518,7 +518,12 @@ class TestNothingKept:
         result = searched(paths, directions(100), 3, epochs=10, refit_epochs=4, rounds=3)
         phases = list(dict.fromkeys(line["phase"] for line in result.metrics))
         assert phases == ["start", "round 0", "anneal"], phases
-        assert result.report["selection"] == {"method": "search", "proposals": [], "removals": []}
+        assert result.report["selection"] == {
+            "method": "search",
+            "proposals": [],
+            "removals": [],
+            "controls": [],
+        }
 
     def test_no_rounds_at_all(self) -> None:
         result = searched("f-fc+conv", directions(100), 3, epochs=10, rounds=0)
