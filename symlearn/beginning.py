@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from symlearn.chance import constant_log_evidence, constant_loss
 from symlearn.pairs import Pairs
+from symlearn.phases import Phase
 from symlearn.search import strictest_start
 from symlearn.starts import PROBE, Start, planned_starts, redraw
 from symlearn.structure import relaxed_layers
 from symlearn.training import FitState
+
+SETTLED_FROM, SETTLED_TO = 0.3, 0.01  # parts of the learning rate
 
 
 def plan_for(state: FitState) -> list[Start]:
@@ -34,6 +37,8 @@ class Beginning:
         initial: the state before the first step, saved; None once a start is chosen.
         best: the best state so far of those that were no better than the constant predictor, saved.
         learned: whether the chosen start beats the constant predictor; None: not judged yet.
+        settling: whether it runs a second time, at a falling rate, since its loss fell and its evidence
+            did not follow yet.
         fallen: whether its loss left the constant predictor's; True while nobody knows yet.
     """
 
@@ -42,6 +47,7 @@ class Beginning:
     initial: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
     learned: bool | None = None
+    settling: bool = False
     fallen: bool = True
 
     def open(self, state: FitState) -> None:
@@ -66,6 +72,10 @@ class Beginning:
         beaten = state.evidence is None or state.evidence > constant_log_evidence(data[1], likelihood)
         fallen = state.warm_up.fallen and loss < chance and fault is None
         short = state.step - state.begun < PROBE
+        if fallen and not beaten and not short and not self.settling:
+            self.settling = True
+            return f"start {self.at}: the loss fell; its evidence is given time, at a falling rate"
+        self.settling = False
         if fault is not None:
             outcome = fault
         elif short or (fallen and beaten):
@@ -101,6 +111,18 @@ class Beginning:
             self.fallen = bool(self.best["fallen"])
         self.initial = self.best = None
         return None
+
+    def phase(self, start: Phase) -> Phase:
+        """The phase of the present start: as planned, or the one in which its evidence settles.
+
+        Few images leave few updates of the precisions, and at a high rate the evidence of a network that
+        has learned may lie far below what it comes to.
+        """
+        if not self.settling:
+            return start
+        return replace(
+            start, lr=SETTLED_FROM * start.lr, lr_end=SETTLED_TO * start.lr, burn_in=0, keep_best=True
+        )
 
     def better(self, state: FitState) -> bool:
         """Whether a start that is no better than the constant predictor is the best of these so far."""

@@ -231,9 +231,11 @@ class Fit:
 
     def _phase(self, phase: Phase) -> None:
         while True:
-            fault = self._epochs(phase)
+            fault = self._epochs(self.beginning.phase(phase))
             if self.beginning.learned is not None:
                 break
+            assert self.run_ is not None
+            self.go_back(self.run_.best)
             note = self.beginning.next(self.state, self.train, fault)
             if note is None:
                 break
@@ -383,7 +385,7 @@ class Fit:
         if saved["run"] is not None:
             phase = self.stages[self.stage].phase
             assert phase is not None
-            self.run_ = PhaseRun(phase)
+            self.run_ = PhaseRun(self.beginning.phase(phase))
             self.run_.load(saved["run"])
         if saved["round"] is not None:
             stage, given = self.stages[self.stage], (self.train, self.observe, self.augment)

@@ -518,6 +518,37 @@ class TestStarts:
         assert not differences(resumed.model.state_dict(), alone.model.state_dict())
         assert resumed.report["training"] == alone.report["training"]
 
+    def test_evidence_is_given_time_to_follow_the_loss(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A start whose loss fell runs on at a falling rate before it counts as dead; also when killed there."""
+        monkeypatch.setattr("symlearn.beginning.PROBE", 120)
+        monkeypatch.setattr("symlearn.fitting.SAVE_EVERY", 0.0)
+        asked = [0.0]  # no evidence reaches 0; the second time any does
+
+        def constant(*_: Any) -> float:
+            return asked.pop() if asked else -math.inf
+
+        monkeypatch.setattr("symlearn.beginning.constant_log_evidence", constant)
+        data, config = bars(300, "direction"), self.config()
+        alone = fit(one_layer(classes=3), data, config=config)
+        (start,) = alone.report["training"]["starts"]
+        epochs = sum(line["phase"] == "start" for line in alone.metrics)
+        assert start["outcome"] == "learned" and start["steps"] == 12 * epochs and epochs == 2 * 24
+        notes = 0
+
+        def interrupt(progress: Progress) -> None:
+            nonlocal notes
+            notes += "given time" in (progress.note or "") or notes > 0
+            if notes == 5:
+                raise KeyboardInterrupt
+
+        asked[:] = [0.0]
+        with pytest.raises(KeyboardInterrupt):
+            fit(one_layer(classes=3), data, config=config, out=tmp_path / "run", progress=interrupt)
+        resumed = fit(one_layer(classes=3), data, config=config, out=tmp_path / "run", resume=True)
+        assert not differences(resumed.model.state_dict(), alone.model.state_dict())
+
     def test_nothing_to_learn(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Labels drawn at random: every start is tried, no round is searched, no layer has a verdict."""
         monkeypatch.setattr("symlearn.beginning.PROBE", 120)
