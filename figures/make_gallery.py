@@ -19,6 +19,7 @@ from symlearn.analysis.plots import (
     path_colour,
     proposals,
     reliability_diagram,
+    removals_heat_map,
 )
 from symlearn.reproduction import share
 
@@ -138,6 +139,7 @@ def main() -> None:
         report = json.loads((RESULTS / f"learned-{task}.report.json").read_text(encoding="utf-8"))
         metrics = read_lines(RESULTS / f"learned-{task}.metrics.jsonl")
         effective_dimension_heat_map(report).savefig(HERE / f"heat-map-{task}.png")
+        removals_heat_map(report).savefig(HERE / f"removals-{task}.png")
         proposals(report).savefig(HERE / f"proposals-{task}.png")
         evidence_curve(metrics, report).savefig(HERE / f"evidence-{task}.png")
         equivariance_errors(report).savefig(HERE / f"equivariance-{task}.png")
