@@ -9,12 +9,12 @@ nothing taken out, on batches of their own. With e the log evidence at the end o
 
 where s^2 is the variance of the controls about their mean (pooled over rounds), and t Student's quantile of
 its degrees of freedom, so that the interval holds `COVERAGE` of what a further refit would give. A path is
-needed where the whole interval is below zero. (A refit that fails says so too where even the constant
-predictor, which no network need be worse than, lies as far below the controls; otherwise nothing.) What is
-not needed is then taken out together, for paths may stand in for each other: of a layer's paths the most
-symmetric one stays (of those, the one of fewer parameters). What the evidence does not miss, within its
-noise, goes: the simpler network wins. If it misses them together, the single one goes that it missed least.
-The next round asks again.
+needed where all of the interval is a loss that counts, `min_gain` an image. (A refit that fails says so too
+where even the constant predictor, which no network need be worse than, lies as far below the controls;
+otherwise nothing.) What is not needed is then taken out together, for paths may stand in for each other: of a
+layer's paths the most symmetric one stays (of those, the one of fewer parameters). What the evidence does not
+miss for certain goes: the simpler network wins. If it misses them together, the single one goes that it
+missed least. The next round asks again.
 
 Axes: none.
 """
@@ -25,12 +25,13 @@ import copy
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from scipy.stats import t as student
 
 from symlearn.chance import constant_log_evidence
+from symlearn.config import Config
 from symlearn.layers.registry import path_kind
 from symlearn.pairs import Pairs
 from symlearn.phases import Phase, PhaseRun
@@ -53,7 +54,8 @@ class Removal:
         paths: (layer, path), one or more.
         delta_log_evidence: of the refit without them, in nats; None: it failed, or no control ended.
         interval: that holds 90 % of what further refits would give, in nats; None: too few controls ended.
-        probability_needed: that the true change is below zero, by Student's distribution.
+        probability_needed: that the true loss is more than what counts, by Student's distribution.
+        free: whether the evidence does not miss them for certain: within its noise, or by less than counts.
         removed: whether they stayed out.
     """
 
@@ -62,12 +64,13 @@ class Removal:
     delta_log_evidence: float | None = None
     interval: tuple[float, float] | None = None
     probability_needed: float | None = None
+    free: bool = False
     removed: bool = False
 
-    @property
-    def free(self) -> bool:
-        """Whether the evidence does not miss them, within its noise."""
-        return self.interval is not None and self.interval[1] >= 0
+
+def least_worth(config: Config, n_data: int) -> float:
+    """Nats that a path must be worth: `min_gain` an image, and at least one."""
+    return max(config.evidence.min_gain * n_data, 1.0)
 
 
 def removable(state: FitState) -> list[LayerPath]:
@@ -106,11 +109,13 @@ class Outcomes:
         earlier: the controls' evidences of earlier rounds.
         controls: of this round; None for a refit that failed.
         constant: the constant predictor's log evidence.
+        threshold: nats that count, a path.
     """
 
     earlier: list[list[float]] = field(default_factory=list)
     controls: list[float | None] = field(default_factory=list)
     constant: float = -math.inf
+    threshold: float = 0.0
 
     @property
     def ended(self) -> list[float]:
@@ -133,8 +138,10 @@ class Outcomes:
         variance = sum((len(group) - 1) * statistics.variance(group) for group in groups) / freedom
         spread = max(math.sqrt(variance * (1 + 1 / len(ended))), 1e-9)
         half = float(student.ppf(0.5 + COVERAGE / 2, freedom)) * spread
-        odds = float(student.cdf(-delta / spread, freedom))
-        return Removal(removal.round, removal.paths, delta, (delta - half, delta + half), odds)
+        counts = self.threshold * len(removal.paths)
+        odds = float(student.cdf((-counts - delta) / spread, freedom))
+        free = delta + half >= -counts
+        return Removal(removal.round, removal.paths, delta, (delta - half, delta + half), odds, free)
 
 
 class RemovalRound:
@@ -170,7 +177,9 @@ class RemovalRound:
         self.queue: list[tuple[LayerPath, ...]] = [*[()] * CONTROLS, *singles] if singles else []
         self.evidences: list[float | None] = []
         constant = constant_log_evidence(data[1], start.config.data.likelihood)
-        self.outcomes = Outcomes(list(earlier or []), constant=constant)
+        self.outcomes = Outcomes(
+            list(earlier or []), constant=constant, threshold=least_worth(start.config, start.n_data)
+        )
         self.kept: dict[str, dict[str, Any]] = {}  # "single" and "together": state, records, paths, evidence
         self.joined = not singles
         self.current: Candidate | None = None
@@ -285,7 +294,7 @@ class RemovalRound:
             return self.start, [], removals, False
         state = self.start.clone()
         state.load(best["state"])
-        removals[chosen] = Removal(**{**vars(removals[chosen]), "removed": True})
+        removals[chosen] = replace(removals[chosen], removed=True)
         return state, best["records"], removals, True
 
 

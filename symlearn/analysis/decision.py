@@ -1,8 +1,8 @@
 """What the evidence says of every layer: which paths it needs, and so what the layer commutes with.
 
-    needed      the evidence loses by the path's removal, for certain (the whole interval is below zero), or
-                nothing else is left in the layer, through which everything must pass
-    unneeded    it loses less than `min_gain` an image, for certain; or the search never kept the path
+    needed      the evidence loses more than `min_gain` an image by the path's removal, for certain (the whole
+                interval), or nothing else is left in the layer, through which everything must pass
+    unneeded    it loses less than that, for certain; or the search never kept the path
     undecided   anything else: the difference lies within its noise, or nobody asked
 
 A layer commutes with what its least symmetric needed path commutes with; where a path is undecided that

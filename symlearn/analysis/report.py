@@ -20,11 +20,11 @@ from symlearn.analysis.decision import Asked, decision
 from symlearn.analysis.effective_parameters import layer_reports
 from symlearn.chance import constant_log_evidence, constant_loss
 from symlearn.pairs import Pairs, batches
+from symlearn.removal import Removal, least_worth
 from symlearn.structure import relaxed_layers
 from symlearn.training import FitState, evaluate
 
 if TYPE_CHECKING:
-    from symlearn.removal import Removal
     from symlearn.search import Proposal
 
 SCHEMA = 2  # 1: no verdicts by evidence
@@ -100,7 +100,7 @@ def build_report(
         removals,
         proposals,
         chosen.selection == "search" and chosen.rounds > 0,
-        max(chosen.min_gain * state.n_data, 1.0),
+        least_worth(state.config, state.n_data),
         bool(training["learned"]),
     )
     layers = relaxed_layers(state.model)

@@ -69,6 +69,17 @@ class TestIntervals:
         )
         assert found.probability_needed == pytest.approx(0.5)
 
+    @pytest.mark.parametrize(
+        ("evidence", "threshold", "paths", "free"),
+        [(-4.0, 6.0, 1, True), (-8.0, 6.0, 1, False), (-8.0, 6.0, 2, True), (-4.0, 0.0, 1, False)],
+    )
+    def test_small_losses_do_not_count(
+        self, evidence: float, threshold: float, paths: int, free: bool
+    ) -> None:
+        removal = Removal(0, (("a", "conv"), ("b", "conv"))[:paths])
+        found = Outcomes([], [-0.1, 0.0, 0.1], threshold=threshold).judged(removal, evidence)
+        assert found.free is free and (found.probability_needed > 0.9) is not free
+
     def test_coverage(self) -> None:
         """Of a difference between one refit and the mean of three, nine times in ten."""
         generator = torch.Generator().manual_seed(0)

@@ -13,7 +13,9 @@ PATHS = ("f-fc", "conv", "gconv-p4")
 
 def out(path: str, delta: float, half: float = 5.0, round_: int = 0, removed: bool = False) -> Removal:
     """One path taken out of layer "a" alone."""
-    return Removal(round_, (("a", path),), delta, (delta - half, delta + half), 0.5, removed)
+    return Removal(
+        round_, (("a", path),), delta, (delta - half, delta + half), 0.5, delta + half >= -6, removed
+    )
 
 
 def asked(*removals: Removal, **changes: Any) -> Asked:
@@ -56,6 +58,12 @@ CASES: dict[str, tuple[tuple[str, ...], Asked, str, dict[str, list[str]]]] = {
         asked(out("f-fc", -900.0), out("conv", -20.0, 50.0, removed=True)),
         "none",
         {"needed": ["f-fc"], "unneeded": [], "undecided": ["conv"]},
+    ),
+    "a loss too small to count": (
+        ("f-fc", "conv"),
+        asked(out("f-fc", -900.0), out("conv", -4.0, 0.1, removed=True)),
+        "none",
+        {"needed": ["f-fc"], "unneeded": ["conv"], "undecided": []},
     ),
     "never asked": (
         ("f-fc", "conv"),
@@ -161,7 +169,7 @@ def test_three_paths_and_a_joint_removal() -> None:
     both = (("a", "f-fc"), ("a", "conv"))
     alone = (out("f-fc", 0.0), out("conv", -1.0), out("gconv-p4", -50.0))
     for delta, half, commutes in ((3.0, 5.0, "p4"), (-10.0, 30.0, "undecided")):
-        joint = Removal(0, both, delta, (delta - half, delta + half), 0.5, removed=True)
+        joint = Removal(0, both, delta, (delta - half, delta + half), 0.5, True, True)
         found = decision("a", PATHS, PATHS, asked(*alone, joint))
         assert found["symmetry"] == commutes and found["needed"] == ["gconv-p4"]
         assert set(found["removals"]) == set(PATHS), "each with its own number, not the joint one"
@@ -170,10 +178,10 @@ def test_three_paths_and_a_joint_removal() -> None:
 
 
 def test_removals_carry_their_numbers() -> None:
-    found = decision("a", ("f-fc", "conv"), ("f-fc", "conv"), asked(out("f-fc", -9.0), out("conv", -8.0)))
+    found = decision("a", ("f-fc", "conv"), ("f-fc", "conv"), asked(out("f-fc", -19.0), out("conv", -18.0)))
     assert found["removals"]["conv"] == {
-        "delta_log_evidence": -8.0,
-        "interval": [-13.0, -3.0],
+        "delta_log_evidence": -18.0,
+        "interval": [-23.0, -13.0],
         "probability_needed": 0.5,
     }
 
