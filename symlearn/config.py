@@ -40,8 +40,8 @@ class DataConfig(Table):
 
     data: str = Field(
         "digits",
-        description="digits, mnist, fashion-mnist, cifar10, cifar100, a .npz file or an image folder; of known "
-        "symmetry planted-texture, planted-side, planted-glyph, planted-turned, planted-fixed, "
+        description="digits, mnist, fashion-mnist, cifar10, cifar100, a .npz file or an image folder; of "
+        "known symmetry planted-texture, planted-side, planted-glyph, planted-turned, planted-fixed, "
         "planted-codes, planted-shifted-codes, planted-mixture",
     )
     task: str = Field(

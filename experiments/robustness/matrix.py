@@ -217,9 +217,10 @@ def main() -> int:
 
     with ThreadPoolExecutor(options.processes) as pool:
         list(pool.map(work, left))
-    from summary import summarise
+    from summary import drawn, summarise
 
     print(summarise(list(rows.values())))
+    drawn(list(rows.values())).savefig(HERE.parents[1] / "figures" / f"robustness-{options.set}.png")
     return 0
 
 
