@@ -25,14 +25,14 @@ from symlearn.analysis.table import (
     removal_rows,
     run_numbers,
 )
-from symlearn.analysis.verdict import layer_verdict, verdict
+from symlearn.analysis.verdict import layer_verdict, setbacks_sentence, verdict
 from symlearn.analysis.wording import subject
 
 DOTS_PER_INCH = 160  # sharp on screens of double density
 
 CAPTIONS = {
     "removals": "What becomes of the evidence when a path is taken out and the rest is refit; the verdict "
-    "goes by it. A path is needed where the whole interval is below zero.",
+    "goes by it. A path is needed where all of the interval is a loss that counts.",
     "effective-dimension": "How much of what each path could hold the data made it use, relative to the "
     "other paths of its layer.",
     "layer-shares": "How many parameters the data determines in each layer, and in which path they lie.",
@@ -70,6 +70,7 @@ def html_page(
     return _template().render(
         subject=subject(report),
         verdict=verdict(report),
+        setbacks=setbacks_sentence(report),
         numbers=run_numbers(report),
         headings=LAYER_HEADINGS,
         groups=[

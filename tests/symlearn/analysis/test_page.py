@@ -65,6 +65,13 @@ def test_page_holds_everything(search_report: dict[str, Any], search_metrics: li
     assert sum(attributes.get("class") == "layer" for _, attributes in page.tags) == 7
 
 
+def test_page_says_what_was_taken_back(search_report: dict[str, Any]) -> None:
+    setback = {"epoch": 20, "phase": "anneal", "reason": "the loss rose <far>", "layers": ["layers.3"]}
+    search_report["training"] = {"learned": True, "setbacks": [setback], "epoch": 19}
+    page = Outline(html_page(search_report, [], {}, None))
+    assert "in epoch 20 (layer 3 silent) the loss rose <far>" in page.text
+
+
 def test_page_asks_for_nothing_outside_itself(search_report: dict[str, Any]) -> None:
     page = html_page(
         search_report, [], {"effective-dimension": effective_dimension_heat_map(search_report)}, None
