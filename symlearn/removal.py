@@ -196,14 +196,7 @@ class RemovalRound:
                 "outcomes": asdict(self.outcomes),
                 "kept": self.kept,
                 "joined": self.joined,
-                "current": None
-                if current is None
-                else {
-                    "state": current.state.saved(),
-                    "run": current.run.saved(),
-                    "records": list(current.records),
-                    "failed": current.failed,
-                },
+                "current": None if current is None else current.saved(),
             }
         )
 
@@ -213,11 +206,8 @@ class RemovalRound:
         self.evidences, self.kept, self.joined = saved["evidences"], saved["kept"], saved["joined"]
         self.outcomes = Outcomes(**saved["outcomes"])
         if (kept := saved["current"]) is not None:
-            self.current = Candidate(
-                None, self.start.clone(), PhaseRun(self.phase), kept["records"], kept["failed"]
-            )
-            self.current.state.load(kept["state"])
-            self.current.run.load(kept["run"])
+            self.current = Candidate(None, self.start.clone(), PhaseRun(self.phase))
+            self.current.load(kept)
 
     @property
     def over(self) -> bool:

@@ -228,6 +228,21 @@ class Candidate:
         """Mean of the last two evidence updates so far."""
         return self.evidence_at(len(self.run.evidences))
 
+    def saved(self) -> dict[str, Any]:
+        """State and progress as plain values, for checkpoints; the proposal is not in it."""
+        return {
+            "state": self.state.saved(),
+            "run": self.run.saved(),
+            "records": list(self.records),
+            "failed": self.failed,
+        }
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Restore what `saved` gave."""
+        self.state.load(saved["state"])
+        self.run.load(saved["run"])
+        self.records, self.failed = saved["records"], saved["failed"]
+
 
 class SearchRound:
     """One round of proposals, trials and choice, an epoch at a time; see the module's notation.
@@ -263,10 +278,8 @@ class SearchRound:
         self.candidates = []
         for kept in saved["candidates"]:
             proposal = Proposal(**kept["proposal"]) if kept["proposal"] else None
-            run = PhaseRun(self.phase, most=TRIAL)
-            candidate = Candidate(proposal, start.clone(), run, kept["records"], kept["failed"])
-            candidate.state.load(kept["state"])
-            candidate.run.load(kept["run"])
+            candidate = Candidate(proposal, start.clone(), PhaseRun(self.phase, most=TRIAL))
+            candidate.load(kept)
             self.candidates.append(candidate)
 
     def saved(self) -> dict[str, Any]:
@@ -275,10 +288,7 @@ class SearchRound:
             "candidates": [
                 {
                     "proposal": asdict(c.proposal) if c.proposal else None,
-                    "state": c.state.saved(),
-                    "run": c.run.saved(),
-                    "records": list(c.records),
-                    "failed": c.failed,
+                    **c.saved(),
                 }
                 for c in self.candidates
             ]

@@ -50,7 +50,7 @@ def layer_state(layer: Layer) -> State:
 def layer_verdict(layer: Layer, report: Report | None = None) -> str:
     """What a layer commutes with, in a word: "shifts", "p4", "none", "undecided".
 
-    A dash where the network learned nothing, "not asked" where no path was tried without (`was_asked`).
+    A dash where the network learned nothing, "not asked" where no path was tried without (see `decided`).
     """
     if report is not None and without_verdict(report):
         return "–"

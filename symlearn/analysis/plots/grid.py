@@ -64,3 +64,17 @@ def label_paths(axes: Axes, paths: list[str]) -> None:
         color=FAINT,
         annotation_clip=False,
     )
+
+
+def label_verdict(axes: Axes, at: int, columns: int, words: str, colour: str) -> None:
+    """A layer's verdict at the right of its row."""
+    axes.text(
+        columns - 0.5 + 0.08,
+        at,
+        words,
+        va="center",
+        fontsize=10,
+        parse_math=False,
+        color=colour,
+        weight="bold",
+    )

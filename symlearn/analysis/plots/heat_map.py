@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from symlearn.analysis.plots.grid import GAP, box, cell, frame, label_paths, outline
+from symlearn.analysis.plots.grid import GAP, box, cell, frame, label_paths, label_verdict, outline
 from symlearn.analysis.plots.style import (
     INK,
     blend,
@@ -102,16 +102,7 @@ def _draw_layer(axes: Axes, at: int, layer: Layer, paths: list[str], separator: 
         )
     if top is not None:
         outline(axes, paths.index(top), at)
-    axes.text(
-        len(paths) - 0.5 + 0.08,
-        at,
-        layer_verdict(layer, report),
-        va="center",
-        fontsize=10,
-        parse_math=False,
-        color=text_colour(top) if top else "#666666",
-        weight="bold",
-    )
+    label_verdict(axes, at, len(paths), layer_verdict(layer, report), text_colour(top) if top else "#666666")
 
 
 def _draw_head(axes: Axes, at: int, head: Layer, columns: int) -> None:

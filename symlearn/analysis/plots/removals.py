@@ -3,7 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from symlearn.analysis.plots.grid import cell, frame, label_paths, outline
+from symlearn.analysis.plots.grid import cell, frame, label_paths, label_verdict, outline
 from symlearn.analysis.plots.style import (
     blend,
     ink_on,
@@ -58,15 +58,7 @@ def _draw(axes: Axes, at: int, layer: Layer, paths: list[str], separator: str, r
         axes.text(column, at, words, ha="center", va="center", fontsize=9.5, color=ink_on(colour))
         if answer == "needed":
             outline(axes, column, at)
-    axes.text(
-        len(paths) - 0.5 + 0.08,
-        at,
-        layer_verdict(layer, report),
-        va="center",
-        fontsize=10,
-        parse_math=False,
-        weight="bold",
-    )
+    label_verdict(axes, at, len(paths), layer_verdict(layer, report), "#000000")
 
 
 def _words(removal: dict[str, object] | None, separator: str) -> str | None:
