@@ -15,6 +15,7 @@ Axes: batch, c, group, h, w, component.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Literal
 
@@ -80,18 +81,40 @@ def largest(key: Tensor, among: Tensor) -> Tensor:
     return among & (key >= top - TIE * top.abs())
 
 
+def keys(x: Tensor, norm: Norm) -> Iterator[Tensor]:
+    """What is compared in turn, `[batch, component]` float64 each."""
+    planes = x.flatten(1, -3)  # [batch, c (x group), h, w]
+    if norm == "inf":
+        yield components(planes.abs().amax(1)).amax((2, 3)).double()
+    yield components(planes.square().sum(1).double()).sum((2, 3))
+    if x.dim() == 5:
+        yield symmetric_signature(x)
+    yield signature(x)
+
+
+def decided(candidates: Tensor) -> bool:
+    """Whether one candidate is left of every sample; False where a branch on data must not be taken.
+
+    On a CPU that saves most of the comparisons. A GPU would have to wait for the answer, and `vmap`, compiled
+    and exported networks cannot branch.
+    """
+    if candidates.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    try:
+        return bool((candidates.sum(1) == 1).all())
+    except RuntimeError:  # under vmap
+        return False
+
+
 def choose(x: Tensor, norm: Norm = "inf") -> Tensor:
     """Index `[batch]` of each sample's component of largest norm; see the module's notation for ties."""
     x = x.detach()
-    planes = x.flatten(1, -3)  # [batch, c (x group), h, w]
-    energy = components(planes.square().sum(1).double()).sum((2, 3))
-    candidates = torch.ones_like(energy, dtype=torch.bool)
-    if norm == "inf":
-        candidates = largest(components(planes.abs().amax(1)).amax((2, 3)).double(), candidates)
-    candidates = largest(energy, candidates)
-    if x.dim() == 5:
-        candidates = largest(symmetric_signature(x), candidates)
-    return torch.where(largest(signature(x), candidates), 1.0, 0.0).argmax(1)
+    candidates = torch.ones(len(x), 4, dtype=torch.bool, device=x.device)
+    for key in keys(x, norm):
+        candidates = largest(key, candidates)
+        if decided(candidates):
+            break
+    return candidates.to(torch.uint8).argmax(1)
 
 
 def pick(x: Tensor, component: Tensor) -> Tensor:
@@ -109,8 +132,8 @@ def pick(x: Tensor, component: Tensor) -> Tensor:
 class PolyphaseSubsample2d(nn.Module):
     """Stride-2 subsampling, `[batch, c, h, w] -> [batch, c, h/2, w/2]`, exactly shift-equivariant.
 
-    Group maps `[batch, c, group, h, w]` keep one choice for all group elements together. A gather with no
-    branch on data: `vmap`, `torch.compile` and `torch.export` work.
+    Group maps `[batch, c, group, h, w]` keep one choice for all group elements together. A gather, so that
+    `vmap`, `torch.compile` and `torch.export` work.
 
     Args:
         norm: "inf" (default) or "2".
