@@ -17,6 +17,7 @@ from torch import nn
 from kfac.modes import evaluated
 from symlearn.config import Config
 from symlearn.coverage import check_coverage, has_evidence
+from symlearn.differences import CONTROLS
 from symlearn.dry_fit import EVALUATED, FitSizes, memory_of, outputs_of, sizes_of
 from symlearn.dry_run import shadow_of
 from symlearn.fit_checks import check_fits
@@ -24,7 +25,7 @@ from symlearn.fitting import inputs_of, usable_device
 from symlearn.memory import Memory, available_bytes, fewer_weights, needed_and_free, paths_of
 from symlearn.pairs import Data, Pairs
 from symlearn.phases import Phase
-from symlearn.removal import CONTROLS, removable
+from symlearn.removal import removable
 from symlearn.room import factor_shapes
 from symlearn.runs import load, network_of
 from symlearn.schedule import plan
@@ -165,7 +166,7 @@ def estimate_rows(found: Estimate) -> list[tuple[str, str, str]]:
         ("hyperparameters", memory.hyperparameters, "gradients of what layers declare"),
         ("kept states", memory.copies, "weights and moments to come back to"),
         ("screening", memory.screening, "a search's first look at every path"),
-        ("trials", memory.trials, f"{2 + config.evidence.proposals} candidates of a search round"),
+        ("trials", memory.trials, f"{CONTROLS + config.evidence.proposals} candidates of a search round"),
         ("removals", memory.removals, "the refit under way, and the states that are kept"),
         ("predictions", memory.predictions, "evaluation and Laplace predictive"),
         ("checkpoint", memory.checkpoint, "while it is written"),
@@ -261,7 +262,7 @@ class Measured:
         steps = max(self.images // min(cast(int, training.batch_size), self.images), 1)
         epoch = steps * self.step + self.evaluation
         frequency = evidence.frequency or 1
-        trials = 2 + 0.75 * evidence.proposals * choices  # half of the proposals are dropped halfway
+        trials = CONTROLS + 0.75 * evidence.proposals * choices  # half of the proposals are dropped halfway
         total = self.update if evidence.selection == "none" else 0.0
         done = 0
         for stage in plan(config):

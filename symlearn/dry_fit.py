@@ -33,6 +33,7 @@ from symlearn.analysis.predictive import MEMORY, bytes_a_datum, last_layer
 from symlearn.config import Config
 from symlearn.coverage import has_evidence, seen
 from symlearn.declared import hyperparameters_of, tracked
+from symlearn.differences import CONTROLS
 from symlearn.dry_run import Shadow, shadow_of
 from symlearn.memory import Curvature, Memory
 from symlearn.pairs import batches
@@ -102,7 +103,7 @@ def memory_of(model: nn.Module, given: FitSizes) -> Memory:
         added = start_search(shadow.model)
         trained_at_start = trained_bytes(shadow.model)
         tried = sorted(added, reverse=True)[: config.evidence.proposals]
-        for extra in [0, 0, *tried]:
+        for extra in [*[0] * CONTROLS, *tried]:
             own = trained_at_start + extra
             trials += 2 * (whole + moments * own) + own
         trial_curvature = curvature_of(shadow, given).peak

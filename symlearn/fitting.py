@@ -21,7 +21,7 @@ from symlearn.analysis.calibration import scores
 from symlearn.analysis.codes import code_sparsity
 from symlearn.analysis.equivariance import equivariance_report
 from symlearn.analysis.predictive import predictive_of
-from symlearn.analysis.report import build_report, calibration, training_report
+from symlearn.analysis.report import Tried, build_report, calibration, training_report
 from symlearn.beginning import Beginning, plan_for
 from symlearn.config import Config, checked
 from symlearn.coverage import has_evidence
@@ -32,7 +32,7 @@ from symlearn.pairs import Data, Pairs, pair_of
 from symlearn.phases import Phase, PhaseRun
 from symlearn.removal import Removal, RemovalRound, told
 from symlearn.room import expect_room
-from symlearn.run_folder import CHECKPOINT, CHECKPOINT_SCHEMA, CONFIG, MODEL, RunFolder
+from symlearn.run_folder import CHECKPOINT, CONFIG, MODEL, RunFolder
 from symlearn.schedule import plan
 from symlearn.search import Proposal, SearchRound, describe
 from symlearn.subnormals import subnormals_flushed
@@ -153,6 +153,7 @@ class Fit:
         self.proposals: list[Proposal] = []
         self.removals: list[Removal] = []
         self.controls: list[list[float]] = []
+        self.search_controls: list[list[float]] = []
         self.metrics: list[dict[str, Any]] = []
         self.stage = 0
         self.run_: PhaseRun | None = None
@@ -280,13 +281,16 @@ class Fit:
 
     def _round(self, number: int) -> None:
         if self.round_ is None:
-            self.round_ = SearchRound(self.state, number, self.train, self.observe, self.augment)
+            self.round_ = SearchRound(
+                self.state, number, self.train, self.observe, self.augment, self.search_controls
+            )
         assert isinstance(self.round_, SearchRound)
         self._through(self.round_)
         self.state, records, proposals, accepted = self.round_.outcome()
         self.model = self.state.model
         self.record(records)
         self.proposals += proposals
+        self.search_controls = [*self.search_controls, self.round_.ended]
         for proposal in proposals:
             self.tell(records[-1] if records else {}, describe(proposal))
         self.search_over = not accepted
@@ -342,7 +346,6 @@ class Fit:
         self.folder.save_tensors(
             CHECKPOINT,
             {
-                "schema": CHECKPOINT_SCHEMA,
                 "config": self.config.to_toml(),
                 "stage": self.stage,
                 "search_over": self.search_over,
@@ -355,6 +358,7 @@ class Fit:
                 "proposals": [asdict(p) for p in self.proposals],
                 "removals": [asdict(r) for r in self.removals],
                 "controls": self.controls,
+                "search_controls": self.search_controls,
                 "lines": len(self.metrics),
                 "seconds": self.seconds,
             },
@@ -376,6 +380,7 @@ class Fit:
         self.state.load(saved["state"])
         self.stage, self.search_over = saved["stage"], saved["search_over"]
         self.removals_over, self.controls = saved["removals_over"], saved["controls"]
+        self.search_controls = saved["search_controls"]
         self.proposals = [Proposal(**p) for p in saved["proposals"]]
         self.removals = [Removal(**r) for r in saved["removals"]]
         self.folder.keep_metrics(saved["lines"])
@@ -394,7 +399,9 @@ class Fit:
                     self.state, stage.number, *given, earlier=self.controls, saved=saved["round"]
                 )
             else:
-                self.round_ = SearchRound(self.state, stage.number, *given, saved["round"])
+                self.round_ = SearchRound(
+                    self.state, stage.number, *given, earlier=self.search_controls, saved=saved["round"]
+                )
 
     def _finish(self) -> FitResult:
         state = self.state
@@ -411,9 +418,7 @@ class Fit:
             state,
             self.info.data,
             self.info.task,
-            self.proposals,
-            self.removals,
-            self.controls,
+            Tried(self.proposals, self.removals, self.search_controls, self.controls),
             calibration(state, self.test) if self.test else None,
             training_report(state, self.beginning.tried, self.train),
         )
@@ -427,7 +432,6 @@ class Fit:
             self.folder.save_tensors(
                 MODEL,
                 {
-                    "schema": CHECKPOINT_SCHEMA,
                     "model": self.model.state_dict(),
                     "prior_precision": precision,
                     "sigma_noise": state.sigma_noise,

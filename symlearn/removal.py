@@ -1,20 +1,14 @@
 """The last question of a fit: which of the paths that remain does the evidence need?
 
 A *round* starts from the best state of the anneal. Every path that shares its layer with another is taken out
-alone, and the rest is refit under a short schedule of its own; three *controls* get the same refit with
-nothing taken out, on batches of their own. With e the log evidence at the end of a refit,
-
-    delta = e(without the path) - mean of the controls' e
-    interval = delta -+ t s sqrt(1 + 1 / controls)
-
-where s^2 is the variance of the controls about their mean (pooled over rounds), and t Student's quantile of
-its degrees of freedom, so that the interval holds `COVERAGE` of what a further refit would give. A path is
-needed where all of the interval is a loss that counts, `min_gain` an image. (A refit that fails says so too
-where even the constant predictor, which no network need be worse than, lies as far below the controls;
-otherwise nothing.) What is not needed is then taken out together, for paths may stand in for each other: of a
-layer's paths the most symmetric one stays (of those, the one of fewer parameters). What the evidence does not
-miss for certain goes: the simpler network wins. If it misses them together, the single one goes that it
-missed least. The next round asks again.
+alone, and the rest is refit under a short schedule of its own; *controls* get the same refit with nothing
+taken out, on batches of their own (`differences.py`). A path is needed where all of the interval of its
+difference is a loss that counts, `min_gain` an image. (A refit that fails says so too where even the constant
+predictor, which no network need be worse than, lies as far below the controls; otherwise nothing.) What is
+not needed is then taken out together, for paths may stand in for each other: of a layer's paths the most
+symmetric one stays (of those, the one of fewer parameters). What the evidence does not miss for certain goes:
+the simpler network wins. If it misses them together, the single one goes that it missed least. The next round
+asks again.
 
 Axes: none.
 """
@@ -23,15 +17,13 @@ from __future__ import annotations
 
 import copy
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from scipy.stats import t as student
-
 from symlearn.chance import constant_log_evidence
 from symlearn.config import Config
+from symlearn.differences import CONTROLS, difference, within
 from symlearn.layers.registry import path_kind
 from symlearn.pairs import Pairs
 from symlearn.phases import Phase, PhaseRun
@@ -39,8 +31,6 @@ from symlearn.search import Candidate, Observe, Proposal, apply
 from symlearn.structure import layer_paths, relaxed_layers
 from symlearn.training import Augment, FitState
 
-CONTROLS = 3
-COVERAGE = 0.9  # of the stated intervals
 REWARM = 0.3  # part of the learning rate that a refit starts with
 LayerPath = tuple[str, str]  # a layer's name and one of its paths
 
@@ -130,18 +120,10 @@ class Outcomes:
         if evidence is None:
             failed = self.judged(removal, self.constant) if math.isfinite(self.constant) else removal
             return removal if failed.interval is None or failed.free else failed
-        delta = evidence - statistics.mean(ended)
-        groups = [group for group in [*self.earlier, ended] if len(group) > 1]
-        freedom = sum(len(group) - 1 for group in groups)
-        if not freedom:
-            return Removal(removal.round, removal.paths, delta)
-        variance = sum((len(group) - 1) * statistics.variance(group) for group in groups) / freedom
-        spread = max(math.sqrt(variance * (1 + 1 / len(ended))), 1e-9)
-        half = float(student.ppf(0.5 + COVERAGE / 2, freedom)) * spread
-        counts = self.threshold * len(removal.paths)
-        odds = float(student.cdf((-counts - delta) / spread, freedom))
-        free = delta + half >= -counts
-        return Removal(removal.round, removal.paths, delta, (delta - half, delta + half), odds, free)
+        found, counts = difference(evidence, ended, self.earlier), self.threshold * len(removal.paths)
+        interval, odds = found.interval, found.probability_below(-counts)
+        free = interval is not None and interval[1] >= -counts
+        return Removal(removal.round, removal.paths, found.value, interval, odds, free)
 
 
 class RemovalRound:
@@ -293,8 +275,5 @@ def told(removal: Removal) -> str:
     what = " and ".join(f"{path} of {layer}" for layer, path in removal.paths)
     if removal.delta_log_evidence is None:
         return f"without {what}: failed, so nothing is known"
-    change = f"{removal.delta_log_evidence:+.0f} nats"
-    if removal.interval is not None:
-        low, high = removal.interval
-        change += f" (90 %: {low:+.0f} to {high:+.0f})"
+    change = f"{removal.delta_log_evidence:+.0f} nats{within(removal.interval)}"
     return f"without {what}: {change}{', removed' if removal.removed else ''}"

@@ -25,8 +25,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-CHECKPOINT_SCHEMA = 1
 CONFIG, METRICS, CHECKPOINT, MODEL = "config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"
+SCHEMAS = {CHECKPOINT: 2, MODEL: 1}  # of files of tensors
 REPORT, PAGE, ENVIRONMENT, PREPROCESSING = (
     "report.json",
     "report.html",
@@ -237,7 +237,7 @@ class RunFolder:
         import torch
 
         buffer = io.BytesIO()
-        torch.save(content, buffer)
+        torch.save({"schema": SCHEMAS[name], **content}, buffer)
         write_atomically(self.file(name), buffer.getvalue())
 
     def load_tensors(self, name: str) -> dict[str, Any]:
@@ -258,7 +258,7 @@ class RunFolder:
             raise ValueError(
                 f"{path} is damaged and cannot be read ({reason}); restore it or fit again"
             ) from None
-        if not isinstance(content, dict) or content.get("schema") != CHECKPOINT_SCHEMA:
+        if not isinstance(content, dict) or content.get("schema") != SCHEMAS[name]:
             raise ValueError(f"{path} was not written by this version of symlearn; fit again")
         return content
 

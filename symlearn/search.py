@@ -13,10 +13,11 @@ that is absent or to remove one that is present:
    curvature pass gives it for all absent paths; its maximum over delta orders them. A present path is the
    likelier to be removed the smaller its share of its layer's effective parameters.
 2. *Trial.* The best guesses and an unchanged *control* get the same short refit, with the same batches and
-   the same drawn columns. Half of the proposals are dropped halfway.
-3. *Choice.* The control is run twice, with different batches; the difference is the noise. The proposal of
-   highest evidence is kept if it beats both controls by more than that. A round without such a proposal ends
-   the search, with the better of the two controls.
+   the same drawn columns; further controls have batches of their own. Half of the proposals are dropped
+   halfway.
+3. *Choice.* The controls say what noise a difference has (`differences.py`). The proposal of highest evidence
+   is kept if it beats the best control by more than that. A round without such a proposal ends the search,
+   with the best of the controls.
 
 A network of single paths goes through the same stages with nothing to propose, and paths draw their initial
 values independently of each other; so a search that keeps nothing ends exactly where the strictest network
@@ -28,7 +29,8 @@ Axes: params.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -37,6 +39,7 @@ import torch.nn.functional as F
 
 from kfac import DiagonalBlock, KroneckerBlock
 from kfac.modes import differentiable_kernels
+from symlearn.differences import CONTROLS, control_spread, difference, within
 from symlearn.pairs import Pairs, batches
 from symlearn.phases import Phase, PhaseRun
 from symlearn.starts import settle_scale
@@ -62,9 +65,10 @@ class Proposal:
         path: the path to add or remove.
         action: "add" or "remove".
         score: the screening's guess of the gain, in nats (None for removals).
-        halfway: evidence in the middle of the refit minus the control's, in nats.
+        halfway: evidence in the middle of the refit minus the controls' mean, in nats.
         delta_log_evidence: the same at its end; None for those that were dropped halfway, or failed.
-        noise: spread of that difference, in nats.
+        noise: standard deviation of that difference, in nats.
+        interval: that holds 90 % of what further refits would give, in nats.
         accepted: whether it was kept.
     """
 
@@ -76,6 +80,7 @@ class Proposal:
     halfway: float | None = None
     delta_log_evidence: float | None = None
     noise: float | None = None
+    interval: tuple[float, float] | None = None
     accepted: bool = False
 
 
@@ -253,6 +258,7 @@ class SearchRound:
         data: the training set.
         observe: completes an epoch's metrics.
         augment: augmentation of the weights' steps.
+        earlier: the controls' evidences of earlier rounds.
         saved: what `saved` gave, to go on with an interrupted round.
     """
 
@@ -263,17 +269,20 @@ class SearchRound:
         data: Pairs,
         observe: Observe,
         augment: Augment | None = None,
+        earlier: Sequence[Sequence[float]] = (),
         saved: dict[str, Any] | None = None,
     ) -> None:
         self.start, self.round, self.data, self.observe, self.augment = start, round_, data, observe, augment
+        self.earlier = earlier
         self.settings = start.config.evidence
         lr = start.config.training.lr
         self.phase = Phase(f"round {round_}", int(self.settings.refit_epochs or 1), lr, 0.03 * lr)
         if saved is None:
             ranked = screen(start, possible_changes(start, round_), data)[: self.settings.proposals]
-            self.candidates = [self.candidate(p) for p in [None, None, *ranked]]
-            repeat = start.config.training.seed + 7919 * (round_ + 1)
-            self.candidates[1].state.generator.manual_seed(repeat)
+            self.candidates = [self.candidate(p) for p in [*[None] * CONTROLS, *ranked]]
+            for at, repeat in enumerate(self.controls[1:]):
+                seed = start.config.training.seed + 7919 * ((CONTROLS - 1) * round_ + at + 1)
+                repeat.state.generator.manual_seed(seed)
             return
         self.candidates = []
         for kept in saved["candidates"]:
@@ -314,7 +323,17 @@ class SearchRound:
     @property
     def trials(self) -> list[Candidate]:
         """The candidates that carry a proposal."""
-        return self.candidates[2:]
+        return self.candidates[CONTROLS:]
+
+    @property
+    def controls(self) -> list[Candidate]:
+        """The candidates with nothing changed, the first on the trials' batches."""
+        return self.candidates[:CONTROLS]
+
+    @property
+    def ended(self) -> list[float]:
+        """The evidences of the controls that did not fail."""
+        return [c.evidence for c in self.controls if not c.failed]
 
     def survivors(self) -> list[Candidate]:
         """The better half of the trials, judged where each has had half of its refit."""
@@ -330,7 +349,7 @@ class SearchRound:
 
     def next_candidate(self) -> Candidate | None:
         """Who trains next: the controls, then every trial's first half, then the survivors' second."""
-        for candidate in self.candidates[:2]:
+        for candidate in self.controls:
             if not candidate.run.over and not candidate.failed:
                 return candidate
         for candidate in self.trials:
@@ -352,33 +371,33 @@ class SearchRound:
 
     def outcome(self) -> tuple[FitState, list[dict[str, Any]], list[Proposal], bool]:
         """(state to go on with, its metrics, all proposals with what became of them, was one kept)."""
-        control, repeat = self.candidates[:2]
-        spread = abs(control.evidence - repeat.evidence)
-        noise = spread if math.isfinite(spread) else None  # a control failed: nothing says how large it is
-        alive = [c for c in (control, repeat) if not c.failed]
+        alive = [c for c in self.controls if not c.failed]
         before = -math.inf if self.start.evidence is None else self.start.evidence  # if no control is left
-        best = max(self.survivors(), key=lambda c: c.evidence, default=control)
+        bar = max(self.ended, default=before)
+        noise, _ = control_spread(self.ended, self.earlier)
+        best = max(self.survivors(), key=lambda c: c.evidence, default=self.controls[0])
         threshold = max(self.settings.min_gain * self.start.n_data, noise or 0.0)
-        accepted = best.evidence > max((c.evidence for c in alive), default=before) + threshold
+        accepted = best.evidence > bar + threshold
+        half = max(self.half // self.hold, 1)
+        halves = [c.evidence_at(half) for c in alive] or [before]
         proposals = []
         for trial in self.trials:
             assert trial.proposal is not None
-            half = max(self.half // self.hold, 1)
-            gains = [
-                trial.evidence_at(at) - (alive[0].evidence_at(at) if alive else before)
-                for at in (half, len(trial.run.evidences))
-            ]
-            halfway, gain = (gain if math.isfinite(gain) else None for gain in gains)
+            halfway = trial.evidence_at(half) - statistics.mean(halves)
+            whole = None
+            if trial.run.over and math.isfinite(trial.evidence - bar):
+                whole = difference(trial.evidence, self.ended or [before], self.earlier if alive else ())
             proposals.append(
                 replace(
                     trial.proposal,
-                    halfway=halfway,
-                    delta_log_evidence=gain if trial.run.over else None,
+                    halfway=halfway if math.isfinite(halfway) else None,
+                    delta_log_evidence=None if whole is None else whole.value,
                     noise=noise,
+                    interval=None if whole is None else whole.interval,
                     accepted=accepted and trial is best,
                 )
             )
-        winner = best if accepted else control if control.evidence >= repeat.evidence else repeat
+        winner = best if accepted else max(self.controls, key=lambda c: c.evidence)
         if winner.failed:
             return self.start, [], proposals, False
         return winner.state, winner.records, proposals, accepted
@@ -388,6 +407,6 @@ def describe(proposal: Proposal) -> str:
     """One line about a trial."""
     gain, half = proposal.delta_log_evidence, proposal.halfway
     dropped = "failed" if half is None else f"{half:+.0f} nats halfway, dropped"
-    change = dropped if gain is None else f"{gain:+.0f} nats"
+    change = dropped if gain is None else f"{gain:+.0f} nats{within(proposal.interval)}"
     verdict = " (kept)" if proposal.accepted else ""
     return f"round {proposal.round}: {proposal.action} {proposal.path} in {proposal.layer}: {change}{verdict}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -73,13 +73,28 @@ def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Pair
     }
 
 
+@dataclass(frozen=True)
+class Tried:
+    """What a fit tried to add and to remove.
+
+    Attributes:
+        proposals: of the search.
+        removals: that the fit ended with.
+        search_controls: log evidences of the search's controls, a list a round.
+        controls: of the removals', the same.
+    """
+
+    proposals: Sequence[Proposal] = ()
+    removals: Sequence[Removal] = ()
+    search_controls: Sequence[Sequence[float]] = ()
+    controls: Sequence[Sequence[float]] = ()
+
+
 def build_report(
     state: FitState,
     data: str,
     task: str,
-    proposals: Sequence[Proposal],
-    removals: Sequence[Removal],
-    controls: Sequence[Sequence[float]],
+    tried: Tried,
     test: dict[str, float | None] | None,
     training: dict[str, Any],
 ) -> dict[str, Any]:
@@ -89,16 +104,14 @@ def build_report(
         state: at the end of the fit.
         data: name of the data set.
         task: name of the task.
-        proposals: of the search.
-        removals: that the fit ended with.
-        controls: log evidences of their controls, a list a round.
+        tried: to add and to remove.
         test: scores on the test set, or None.
         training: as `training_report`.
     """
     chosen = state.config.evidence
     asked = Asked(
-        removals,
-        proposals,
+        tried.removals,
+        tried.proposals,
         chosen.selection == "search" and chosen.rounds > 0,
         least_worth(state.config, state.n_data),
         bool(training["learned"]),
@@ -123,9 +136,10 @@ def build_report(
         "laplace": None,
         "selection": {
             "method": config.evidence.selection,
-            "proposals": [asdict(p) for p in proposals],
-            "removals": [asdict(r) for r in removals],
-            "controls": [list(ended) for ended in controls],
+            "proposals": [asdict(p) for p in tried.proposals],
+            "search_controls": [list(ended) for ended in tried.search_controls],
+            "removals": [asdict(r) for r in tried.removals],
+            "controls": [list(ended) for ended in tried.controls],
         },
         "eigenvalues": config.curvature.eigenvalues,
         "diagonal": list(config.curvature.diagonal),

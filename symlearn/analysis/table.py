@@ -60,7 +60,15 @@ LAYER_HEADINGS = (
     "weight norm",
 )
 HYPERPARAMETER_HEADINGS = ("layer", "path", "learned", "value")
-PROPOSAL_HEADINGS = ("round", "layer", "proposal", "Δ at half [nats]", "Δ log evidence [nats]", "kept")
+PROPOSAL_HEADINGS = (
+    "round",
+    "layer",
+    "proposal",
+    "Δ at half [nats]",
+    "Δ log evidence [nats]",
+    "90 % interval",
+    "kept",
+)
 REMOVAL_HEADINGS = ("round", "taken out", "Δ log evidence [nats]", "90 % interval", "needed", "stays out")
 
 
@@ -185,21 +193,35 @@ def layer_rows(layer: Layer, report: Report) -> list[dict[str, Any]]:
 def proposal_rows(report: Report) -> list[list[str]]:
     """Round, layer, proposal, its change of log evidence halfway and at the end of its refit, if it was kept.
 
-    Noise stands beside the change at the end, where it was measured; who was dropped halfway has none there.
+    Who was dropped halfway has no change at the end. Files of schema 1 have a noise and no interval.
     """
     rows = []
     for proposal in proposals_of(report):
-        delta = signed(proposal.get("delta_log_evidence"))
-        if (
-            finite(proposal.get("noise")) is not None
-            and finite(proposal.get("delta_log_evidence")) is not None
+        delta, interval = signed(proposal.get("delta_log_evidence")), proposal.get("interval")
+        if not interval and None not in (
+            finite(proposal.get(key)) for key in ("noise", "delta_log_evidence")
         ):
             delta += f" ± {count(_measured(proposal['noise']))}"
         layer = layer_label(_layer_name(proposal.get("layer"), report))
         kept = "yes" if proposal.get("accepted") else "no"
         half = signed(proposal.get("halfway"))
-        rows.append([str(proposal.get("round", MISSING)), layer, action_phrase(proposal), half, delta, kept])
+        rows.append(
+            [
+                str(proposal.get("round", MISSING)),
+                layer,
+                action_phrase(proposal),
+                half,
+                delta,
+                between(interval),
+                kept,
+            ]
+        )
     return rows
+
+
+def between(interval: Sequence[float] | None) -> str:
+    """An interval's cell."""
+    return f"{signed(interval[0])} to {signed(interval[1])}" if interval else MISSING
 
 
 def removals_table(report: Report) -> Table | None:
@@ -220,13 +242,13 @@ def removal_rows(report: Report) -> list[list[str]]:
         for layer, path in removal.get("paths") or []:
             layers.setdefault(str(path), []).append(layer_label(str(layer)))
         what = "; ".join(f"{path} of {_together(names)}" for path, names in layers.items())
-        interval = removal.get("interval")
-        between = MISSING if not interval else f"{signed(interval[0])} to {signed(interval[1])}"
         odds = percent(removal.get("probability_needed"))
         stayed = "yes" if removal.get("removed") else "no"
         delta = removal.get("delta_log_evidence")
         change = signed(delta)
-        rows.append([str(removal.get("round", MISSING)), what, change, between, odds, stayed])
+        rows.append(
+            [str(removal.get("round", MISSING)), what, change, between(removal.get("interval")), odds, stayed]
+        )
     return rows
 
 

@@ -32,6 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "symlearn.dry_run",
         "symlearn.pairs",
         "symlearn.chance",
+        "symlearn.differences",
         "symlearn.rates",
         "symlearn.starts",
     ),

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 import symlearn
 from symlearn.chance import constant_log_evidence
+from symlearn.differences import CONTROLS
 from symlearn.fitting import Progress, fit
 from symlearn.phases import Phase
-from symlearn.removal import CONTROLS, Outcomes, Removal, RemovalRound, removable, simplest, told
+from symlearn.removal import Outcomes, Removal, RemovalRound, removable, simplest, told
 from symlearn.structure import relaxed_layers
 from symlearn.training import FitState, TrainingStoppedError, train_epoch, update_evidence
 

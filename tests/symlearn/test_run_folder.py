@@ -128,7 +128,7 @@ def test_damaged_metrics_are_named_by_line(tmp_path: Path, line: bytes) -> None:
 @pytest.mark.parametrize("kept", [0, 1, 100, -1], ids=["empty", "a byte", "a part", "all but a byte"])
 def test_truncated_tensors_are_refused(tmp_path: Path, kept: int) -> None:
     folder = RunFolder(tmp_path)
-    folder.save_tensors("checkpoint.pt", {"schema": 1, "x": torch.arange(1000)})
+    folder.save_tensors("checkpoint.pt", {"x": torch.arange(1000)})
     whole = (tmp_path / "checkpoint.pt").read_bytes()
     assert torch.equal(folder.load_tensors("checkpoint.pt")["x"], torch.arange(1000))
     (tmp_path / "checkpoint.pt").write_bytes(whole[:kept])

@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import io
 import math
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from oracles import assert_close
+from scipy import stats
 from tiny_fits import bars, differences, directions, one_layer, options, quadrants, small_network, state_of
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
 import symlearn.phases as phases
+from symlearn.differences import CONTROLS, difference
 from symlearn.fitting import FitResult, fit
 from symlearn.layers import RelaxedLayer2d
 from symlearn.phases import PhaseRun
@@ -293,14 +297,17 @@ class TestRound:
         state = strict(small_network("f-fc+conv"), data, refit_epochs=4, proposals=4, frequency=1)
         round_ = search_round(state, data)
         order = [round_.candidates.index(c) for c in finish(round_)]
-        assert order[:16] == [0] * 4 + [1] * 4 + [k for k in range(2, 6) for _ in range(2)]
+        trials = range(CONTROLS, CONTROLS + 4)
+        assert order[:20] == [k for k in range(CONTROLS) for _ in range(4)] + [
+            k for k in trials for _ in range(2)
+        ]
         survivors = {round_.candidates.index(c) for c in round_.survivors()}
-        assert len(survivors) == 2 and set(order[16:]) == survivors and len(order) == 20
-        halves = {k: round_.candidates[k].evidence_at(2) for k in range(2, 6)}
+        assert len(survivors) == 2 and set(order[20:]) == survivors and len(order) == 24
+        halves = {k: round_.candidates[k].evidence_at(2) for k in trials}
         assert min(halves[k] for k in survivors) >= max(halves[k] for k in set(halves) - survivors)
 
     def test_first_control_is_the_start_going_on(self) -> None:
-        """The second sees other batches, and only those differ."""
+        """The others see other batches, each its own, and only those differ."""
         data = directions()
         state = strict(one_layer(classes=3), data)
         round_ = search_round(state, data)
@@ -308,10 +315,11 @@ class TestRound:
         alone, run = state.clone(), PhaseRun(round_.phase, hold=min(round_.hold, round_.half))
         while not run.over:
             run.next_epoch(alone, data)
-        control, repeat = round_.candidates[:2]
+        control, *repeats = round_.controls
         assert not differences(control.state.model.state_dict(), alone.model.state_dict())
-        assert control.run.evidences == run.evidences != repeat.run.evidences
-        assert len(repeat.run.evidences) == len(run.evidences)
+        assert control.run.evidences == run.evidences
+        assert len({control.evidence, *(r.evidence for r in repeats)}) == CONTROLS
+        assert {len(r.run.evidences) for r in repeats} == {len(run.evidences)}
 
     def test_start_is_left_alone(self) -> None:
         data = quadrants()
@@ -353,34 +361,55 @@ class TestRound:
         round_ = search_round(strict(one_layer("fc+f-fc+conv"), data, refit_epochs=8), data)
         finish(round_)
         _, _, proposals, accepted = round_.outcome()
-        control, repeat = round_.candidates[:2]
+        ended = round_.ended
         assert [(p.round, p.layer, p.action) for p in proposals] == [(0, "layer", "add")] * 2
         assert {p.path for p in proposals} == {"fc", "f-fc"}
         assert sum(p.accepted for p in proposals) == int(accepted)
         for proposal, trial in zip(proposals, round_.trials, strict=True):
             half, at = round_.half // round_.hold, len(trial.run.evidences)
-            assert proposal.halfway == trial.evidence_at(half) - control.evidence_at(half), proposal
-            whole = trial.evidence - control.evidence_at(at) if trial.run.over else None
-            assert proposal.delta_log_evidence == whole, "numbers of half a refit share no column"
-            assert proposal.noise == abs(control.evidence - repeat.evidence)
+            halves = statistics.mean(c.evidence_at(half) for c in round_.controls)
+            assert proposal.halfway == trial.evidence_at(half) - halves, proposal
+            assert all(len(c.run.evidences) == at for c in round_.controls) is trial.run.over
+            whole = difference(trial.evidence, ended) if trial.run.over else None
+            told = (None, None) if whole is None else (whole.value, whole.interval)
+            assert (proposal.delta_log_evidence, proposal.interval) == told, "half a refit is another number"
+            assert proposal.noise == pytest.approx(statistics.stdev(ended) * math.sqrt(1 + 1 / CONTROLS))
             assert proposal.score is not None and describe(proposal).startswith(
                 f"round 0: add {proposal.path}"
             )
 
-    def test_a_proposal_must_beat_both_controls_and_their_noise(self) -> None:
-        """Evidences planted by hand: what is kept, at which gain."""
+    def test_a_proposal_must_beat_the_best_control_and_their_noise(self) -> None:
+        """Evidences planted by hand: what is kept, at which gain; the noise of (0, 0, 10) is 6.7."""
         data = directions(100)
-        for trial, repeat, kept in ((-99.4, -100.0, False), (-98.0, -100.0, True), (-95.0, -90.0, False),
-                                    (-85.0, -95.0, True), (-85.0, -80.0, False), (-92.0, -95.0, False)):  # fmt: skip
-            round_ = search_round(
-                strict(one_layer(classes=3), data, min_gain=0.01), data
-            )  # 1 nat of 100 images
-            for candidate, evidence in zip(round_.candidates, (-100.0, repeat, trial), strict=True):
+        cases = (
+            (-99.4, (0, 0, 0), False),  # 1 nat of 100 images counts
+            (-98.0, (0, 0, 0), True),
+            (-95.0, (0, 0, 10), False),
+            (-84.0, (0, 0, 10), False),
+            (-83.0, (0, 0, 10), True),
+            (-83.0, (10, 0, 0), True),
+        )
+        for trial, above, kept in cases:
+            round_ = search_round(strict(one_layer(classes=3), data, min_gain=0.01), data)
+            evidences = [*(-100.0 + a for a in above), trial]
+            for candidate, evidence in zip(round_.candidates, evidences, strict=True):
                 candidate.run.evidences, candidate.run.done = [evidence] * 2, round_.phase.epochs
             state, _, proposals, accepted = round_.outcome()
-            assert accepted is kept and proposals[0].accepted is kept, (trial, repeat)
-            better = round_.candidates[0 if repeat <= -100.0 else 1]
-            assert state is (round_.candidates[2] if kept else better).state, (trial, repeat)
+            assert accepted is kept and proposals[0].accepted is kept, (trial, above)
+            best = round_.candidates[above.index(max(above))]
+            assert state is (round_.trials[0] if kept else best).state, (trial, above)
+
+    def test_noise_is_pooled_over_rounds(self) -> None:
+        data = directions(100)
+        state = strict(one_layer(classes=3), data)
+        round_ = SearchRound(state, 1, data, observe, earlier=[[-1.0, 1.0, 0.0]])
+        for candidate, evidence in zip(round_.candidates, (50.0, 54.0, 52.0, 60.0), strict=True):
+            candidate.run.evidences, candidate.run.done = [evidence] * 2, round_.phase.epochs
+        _, _, (proposal,), _ = round_.outcome()
+        spread = math.sqrt((2 * 1.0 + 2 * 4.0) / 4 * (1 + 1 / 3))
+        assert proposal.noise == pytest.approx(spread) and proposal.delta_log_evidence == pytest.approx(8.0)
+        half = stats.t.ppf(0.95, 4) * spread
+        assert proposal.interval == pytest.approx((8 - half, 8 + half))
 
     def test_a_trial_has_fewer_setbacks_than_a_phase(self) -> None:
         data = directions(100)
@@ -395,7 +424,7 @@ class TestFailures:
 
     @staticmethod
     def poisoned(
-        monkeypatch: pytest.MonkeyPatch, which: list[int], round_: SearchRound, value: float
+        monkeypatch: pytest.MonkeyPatch, which: Sequence[int], round_: SearchRound, value: float
     ) -> None:
         """After every epoch, plant a value in all weights of some candidates."""
         honest = phases.train_epoch
@@ -415,21 +444,22 @@ class TestFailures:
     def test_a_diverging_trial(self, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
         data = quadrants()
         round_ = search_round(strict(one_layer("fc+f-fc+conv"), data, refit_epochs=6, frequency=1), data)
-        self.poisoned(monkeypatch, [2], round_, value)
+        self.poisoned(monkeypatch, [CONTROLS], round_, value)
         finish(round_)
         _, _, proposals, accepted = round_.outcome()
-        assert round_.candidates[2].failed and not any(c.failed for c in round_.candidates[:2])
+        assert round_.trials[0].failed and not any(c.failed for c in round_.controls)
         assert proposals[0].delta_log_evidence is None and not proposals[0].accepted
         assert describe(proposals[0]).endswith("failed")
         assert proposals[1].delta_log_evidence is not None and accepted == proposals[1].accepted
 
-    def test_a_failed_control_leaves_the_other_to_compare_with(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_failed_controls_leave_the_last_to_compare_with(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data = quadrants()
         round_ = search_round(strict(one_layer(), data, refit_epochs=8, frequency=1), data)
-        self.poisoned(monkeypatch, [0], round_, math.nan)
+        self.poisoned(monkeypatch, range(CONTROLS - 1), round_, math.nan)
         finish(round_)
         _, _, (proposal,), accepted = round_.outcome()
-        repeat, trial = round_.candidates[1:]
+        repeat, trial = round_.candidates[CONTROLS - 1 :]
+        assert proposal.noise is None and proposal.interval is None
         assert proposal.delta_log_evidence == trial.evidence - repeat.evidence
         assert accepted is (proposal.delta_log_evidence > 0.005 * 200)
 
@@ -439,17 +469,17 @@ class TestFailures:
         for evidence, kept in ((-1e6, True), (1e6, False)):
             state.evidence = evidence
             round_ = search_round(state, data)
-            self.poisoned(monkeypatch, [0, 1], round_, math.nan)
+            self.poisoned(monkeypatch, range(CONTROLS), round_, math.nan)
             finish(round_)
             _, _, (proposal,), accepted = round_.outcome()
-            assert proposal.delta_log_evidence == round_.candidates[2].evidence - evidence
+            assert proposal.delta_log_evidence == round_.trials[0].evidence - evidence
             assert accepted is proposal.accepted is kept
 
     def test_if_all_fail_the_start_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data = quadrants()
         state = strict(one_layer(), data)
         round_ = search_round(state, data)
-        self.poisoned(monkeypatch, [0, 1, 2], round_, math.nan)
+        self.poisoned(monkeypatch, range(CONTROLS + 1), round_, math.nan)
         finish(round_)
         kept, records, (proposal,), accepted = round_.outcome()
         assert kept is state and records == [] and not accepted
@@ -521,9 +551,11 @@ class TestNothingKept:
         assert result.report["selection"] == {
             "method": "search",
             "proposals": [],
+            "search_controls": result.report["selection"]["search_controls"],
             "removals": [],
             "controls": [],
         }
+        assert [len(ended) for ended in result.report["selection"]["search_controls"]] == [CONTROLS]
 
     def test_no_rounds_at_all(self) -> None:
         result = searched("f-fc+conv", directions(100), 3, epochs=10, rounds=0)

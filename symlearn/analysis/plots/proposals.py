@@ -72,11 +72,11 @@ def _draw_round(axes: Axes, tried: Sequence[Proposal], layers: Sequence[str]) ->
         here = [each for each in tried if str(each["layer"]) == layer]
         for at, each in enumerate(here):
             x = place + (at - (len(here) - 1) / 2) * min(0.26, 0.8 / len(here))
-            delta, noise = float(each["delta_log_evidence"]), finite(each.get("noise"))
+            delta, reach = float(each["delta_log_evidence"]), _reach(each)
             colour = path_colour(str(each.get("path")))
             axes.plot([x, x], [0, delta], color=colour, linewidth=2, solid_capstyle="butt")
-            if noise:
-                axes.errorbar(x, delta, yerr=noise, color="#555555", linewidth=0.9, capsize=2, zorder=2.5)
+            if reach:
+                axes.errorbar(x, delta, yerr=reach, color="#555555", linewidth=0.9, capsize=2, zorder=2.5)
             marker = _MARKERS.get(str(each.get("action")), "o")
             axes.plot(x, delta, marker=marker, color=colour, markersize=8, markeredgewidth=0, zorder=3)
             if each.get("accepted"):
@@ -160,9 +160,16 @@ def _legend(tried: Sequence[Proposal]) -> list[Line2D]:
         handles.append(
             Line2D([], [], color=INK, linestyle="", marker="o", fillstyle="none", markersize=12, label="kept")
         )
-    if any(finite(each.get("noise")) for each in tried):
-        handles.append(Line2D([], [], color=INK, linestyle="", marker="|", markersize=11, label="± noise"))
+    if any(_reach(each) for each in tried):
+        what = "90 % interval" if any(each.get("interval") for each in tried) else "± noise"
+        handles.append(Line2D([], [], color=INK, linestyle="", marker="|", markersize=11, label=what))
     return handles
+
+
+def _reach(proposal: Proposal) -> float | None:
+    """Half of a change's interval, or its noise in files of schema 1 [nats]."""
+    interval = proposal.get("interval")
+    return (interval[1] - interval[0]) / 2 if interval else finite(proposal.get("noise"))
 
 
 def _label(proposal: Proposal) -> str:
