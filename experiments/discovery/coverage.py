@@ -11,8 +11,8 @@ beside what it was over the rounds, as the root mean square of log(predicted / o
     three controls    their standard deviation, times sqrt(1 + 1 / 3)
     all controls      the same, pooled over all rounds
     last updates      the standard deviation of the last three evidences of one control
-    same batches      no prediction: the spread of the difference to the control with the same batches, as a part
-                      of the spread of the difference to the controls' mean
+    same batches      no prediction: the spread of the difference to the control with the same batches, as a
+                      part of the spread of the difference to the controls' mean
 
 Runs should have all their paths (`--selection gradient`), so that there is something to take out. Results:
 results/coverage.json, by run; rounds that are there already are not run again.
