@@ -11,7 +11,7 @@ libraries are slow to import, and loaded when these are first named.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kfac.norm_rules as _norm_rules  # noqa: F401, registers the rules of normalisation layers
 from kfac.collect import compute_factors, project_factors
@@ -24,16 +24,24 @@ from kfac.owners import uncovered
 from kfac.partial_traces import partial_trace_basis
 from kfac.rules import Rule, register_rule
 
+if TYPE_CHECKING:  # what editors and type checkers see of the names in `_LAZY`
+    from kfac.backpack_backend import backpack_extensions, extend
+    from kfac.laplace_backend import KfacGGN, KfacLaplace
+
 __all__ = [
     "DiagonalBlock",
     "EigenFactors",
+    "KfacGGN",
+    "KfacLaplace",
     "KroneckerBlock",
     "KroneckerFactors",
     "NearestKroneckerBlock",
     "NonFiniteError",
     "Rule",
+    "backpack_extensions",
     "compute_factors",
     "correct_eigenvalues",
+    "extend",
     "ggn_block",
     "partial_trace_basis",
     "project_factors",
@@ -54,3 +62,8 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'kfac' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Everything public, imported or not."""
+    return sorted(__all__)

@@ -23,11 +23,12 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from symlearn.analysis.plots.heat_map import effective_dimension_heat_map
 from symlearn.config import Config, DataConfig
 from symlearn.data.preprocessing import Preprocessing, channel_statistics
-from symlearn.fitting import DataInfo, FitResult, fit
+from symlearn.fitting.fit import fit
+from symlearn.fitting.result import DataInfo, FitResult
 from symlearn.networks import configured_model, default_network
+from symlearn.report.plots.heat_map import effective_dimension_heat_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

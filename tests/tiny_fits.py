@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from symlearn.config import Config
 from symlearn.layers import RelaxedLayer2d
 from symlearn.networks import build_model
-from symlearn.phases import Phase, PhaseRun
-from symlearn.training import FitState
+from symlearn.training.phases import Phase, PhaseRun
+from symlearn.training.state import FitState
 
 Pairs = tuple[Tensor, Tensor]
 SIDE = 8

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 import kfac
 from kfac.loss_hessian import FisherType
-from symlearn.evidence import EvidenceModel, squared_norms
+from symlearn.evidence.laplace import EvidenceModel, squared_norms
+from symlearn.evidence.prior import PriorPrecision, tensor_groups
 from symlearn.networks import build_model
-from symlearn.prior import PriorPrecision, tensor_groups
 
 BATCH, CLASSES = 128, 10
 UNIT = "forward + backward"

@@ -21,9 +21,9 @@ from timing import Comparison, Measure, Prepare, Side, benchmark
 from torch import Tensor, nn
 
 import kfac
-from symlearn.declared import hyperparameters_of
-from symlearn.hyper_gradient import Estimator, HyperObjective, evidence_gradients
+from symlearn.evidence.gradient import Estimator, HyperObjective, evidence_gradients
 from symlearn.layers import FactoredLinear2d, SparseLinear2d
+from symlearn.layers.declared import hyperparameters_of
 from symlearn.networks import build_model
 
 SIZE, CLASSES = 32, 10

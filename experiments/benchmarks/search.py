@@ -23,10 +23,10 @@ import torch
 from scipy.stats import spearmanr
 
 import symlearn
-import symlearn.phases as phases
+import symlearn.training.phases as phases
 from symlearn.config import Config
 from symlearn.run_folder import environment
-from symlearn.training import train_epoch
+from symlearn.training.steps import train_epoch
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
 

@@ -18,8 +18,9 @@ from timing import Comparison, Prepare, Side, benchmark
 
 import symlearn
 from symlearn.config import Config
-from symlearn.subnormals import subnormals_flushed
-from symlearn.training import FitState, train_epoch
+from symlearn.training.state import FitState
+from symlearn.training.steps import train_epoch
+from symlearn.training.subnormals import subnormals_flushed
 
 EPOCHS = 60
 

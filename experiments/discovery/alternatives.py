@@ -40,21 +40,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import symlearn.phases as phases
-import symlearn.search as search
-import symlearn.training as training
-from symlearn.analysis.truth import scores
+import symlearn.selection.search as search
+import symlearn.training.phases as phases
+import symlearn.training.updates as updates
 from symlearn.config import Config
 from symlearn.data import load_data
-from symlearn.fitting import FitResult, fit
+from symlearn.data.pairs import Pairs
+from symlearn.fitting.fit import fit
+from symlearn.fitting.result import FitResult
 from symlearn.layers.registry import path_kind
+from symlearn.layers.structure import relaxed_layers
 from symlearn.networks import build_model
-from symlearn.pairs import Pairs
-from symlearn.phases import Phase, PhaseRun
 from symlearn.run_folder import environment
-from symlearn.search import Proposal, apply, strictest_start
-from symlearn.structure import relaxed_layers
-from symlearn.training import FitState, evaluate
+from symlearn.runs.truth import scores
+from symlearn.selection.search import Proposal, apply, strictest_start
+from symlearn.training.phases import Phase, PhaseRun
+from symlearn.training.state import FitState
+from symlearn.training.steps import evaluate
 
 RESULTS = Path(__file__).parent / "results" / "alternatives.json"
 PATHS = ("f-fc", "conv")
@@ -128,7 +130,7 @@ class Task:
 def counted(images: int) -> Iterator[list[float]]:
     """Count passes over `images`, forward and backward: epochs of steps and sweeps of the curvature."""
     total = [0.0]
-    honest = (phases.train_epoch, training.curvature_of, search.training_factors)
+    honest = (phases.train_epoch, updates.curvature_of, search.training_factors)
 
     def epoch(state: FitState, data: Pairs, *rest: Any) -> tuple[float, float | None]:
         total[0] += len(data[0]) / images
@@ -143,11 +145,11 @@ def counted(images: int) -> Iterator[list[float]]:
         return honest[2](model, config, data)
 
     phases.train_epoch = cast(Any, epoch)
-    training.curvature_of, search.training_factors = curvature, screening
+    updates.curvature_of, search.training_factors = curvature, screening
     try:
         yield total
     finally:
-        phases.train_epoch, training.curvature_of, search.training_factors = honest
+        phases.train_epoch, updates.curvature_of, search.training_factors = honest
 
 
 def by_map(state: FitState, data: Pairs, epochs: int = EPOCHS, lr: float | None = None) -> FitState:

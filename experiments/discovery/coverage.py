@@ -33,13 +33,13 @@ from typing import Any
 import torch
 
 from symlearn.config import read_config
-from symlearn.differences import CONTROLS, control_spread, difference
-from symlearn.pairs import Pairs
-from symlearn.phases import Phase
-from symlearn.removal import RemovalRound
+from symlearn.data.pairs import Pairs
 from symlearn.run_folder import CHECKPOINT, CONFIG, RunFolder, environment
-from symlearn.runs import load, network_of
-from symlearn.training import FitState
+from symlearn.runs.experiment import load, network_of
+from symlearn.selection.differences import CONTROLS, control_spread, difference
+from symlearn.selection.removal import RemovalRound
+from symlearn.training.phases import Phase
+from symlearn.training.state import FitState
 
 RESULTS = Path(__file__).parent / "results" / "coverage.json"
 

@@ -23,11 +23,11 @@ import torch
 
 from symlearn.config import Config, read_config
 from symlearn.data import DataSplits
-from symlearn.fitting import run_fit
-from symlearn.pairs import Pairs
-from symlearn.runs import load, network_of
-from symlearn.starts import settle_scale
-from symlearn.structure import relaxed_layers
+from symlearn.data.pairs import Pairs
+from symlearn.fitting.fit import run_fit
+from symlearn.layers.structure import relaxed_layers
+from symlearn.runs.experiment import load, network_of
+from symlearn.training.start_scale import settle_scale
 
 RESULTS = Path(__file__).parent / "results" / "refits.json"
 Structure = dict[str, list[str]]  # a layer's switched-on paths

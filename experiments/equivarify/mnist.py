@@ -36,11 +36,11 @@ import torch
 from torch import Tensor, nn
 
 import symlearn
-from symlearn import reproduction
 from symlearn.layers import ByElement, GroupConv2d, InvariantReading, LiftingConv2d, group_map_action
 from symlearn.layers.equivarify import equivarify
 from symlearn.layers.group_reading import AtIdentity, class_and_element, joint_cross_entropy
 from symlearn.run_folder import environment, to_json, write_atomically
+from symlearn.runs import reproduce as reproduction
 
 HERE = Path(__file__).resolve().parent
 SCALES: dict[str, dict[str, Any]] = {

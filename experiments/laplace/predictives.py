@@ -32,7 +32,6 @@ import torch
 from torch import Tensor
 
 import symlearn
-from symlearn import reproduction
 from symlearn.analysis.calibration import reliability, scores
 from symlearn.analysis.predictive import (
     LaplacePredictive,
@@ -44,7 +43,8 @@ from symlearn.analysis.predictive import (
 )
 from symlearn.config import Config
 from symlearn.run_folder import environment, to_json
-from symlearn.runs import load, network_of
+from symlearn.runs import reproduce as reproduction
+from symlearn.runs.experiment import load, network_of
 
 HERE = Path(__file__).resolve().parent
 TEMPERATURES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.0)

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from symlearn import reproduction
 from symlearn.config import Config
 from symlearn.run_folder import environment, to_json
+from symlearn.runs import reproduce as reproduction
 
 HERE = Path(__file__).resolve().parent
 TASKS = ("quadrant-digit", "quadrant")

@@ -34,9 +34,9 @@ from torch.nn import functional as F
 from torchvision.models import resnet18
 
 import symlearn
-from symlearn import reproduction
 from symlearn.analysis.calibration import scores
 from symlearn.run_folder import environment, to_json, write_atomically
+from symlearn.runs import reproduce as reproduction
 from symlearn.transfer.export import export
 
 HERE = Path(__file__).resolve().parent

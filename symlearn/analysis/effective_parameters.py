@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from kfac import EigenFactors, KroneckerFactors
-from symlearn.declared import hyperparameters_of
+from symlearn.layers.declared import hyperparameters_of
 from symlearn.layers.path_sum import PathSum
-from symlearn.structure import LayerPaths, effective_type_of, layer_paths, relaxed_layers
+from symlearn.layers.structure import LayerPaths, effective_type_of, layer_paths, relaxed_layers
 
 
 def effective_parameters(

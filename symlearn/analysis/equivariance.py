@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from kfac.modes import evaluated
 from symlearn.groups import FiniteGroup, group_of
 from symlearn.layers.equivarify import EquivariantMap
-from symlearn.structure import relaxed_layers
+from symlearn.layers.structure import relaxed_layers
 
 Shift = tuple[int, int]
 Action = Callable[[Tensor, int], Tensor]  # (y, element) -> element y

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from symlearn.layers.spatial_filters import HasSpatialFilters
-from symlearn.structure import relaxed_layers
+from symlearn.layers.structure import relaxed_layers
 
 MOST = 6  # filters kept of a tensor
 

@@ -42,9 +42,9 @@ from kfac.diagonal import gradients_by_datum
 from kfac.modes import evaluated
 from kfac.owners import find_owners
 from symlearn.config import Config, CurvatureConfig
-from symlearn.coverage import trainable
-from symlearn.pairs import Pairs
-from symlearn.training_curvature import spectra, training_factors
+from symlearn.curvature.coverage import trainable
+from symlearn.curvature.training_set import spectra, training_factors
+from symlearn.data.pairs import Pairs
 
 TYPE_2_UP_TO = 40  # classes; beyond, the columns that the fit drew have to do
 MEMORY = 2**26  # bytes that the gradients of one chunk of data may take

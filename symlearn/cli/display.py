@@ -18,11 +18,11 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from symlearn.analysis.reading import HEAD_PATH, finite, tensor_place
-from symlearn.analysis.wording import count, decimal, percent
+from symlearn.report.reading import HEAD_PATH, finite, tensor_place
+from symlearn.report.wording import count, decimal, percent
 
 if TYPE_CHECKING:
-    from symlearn.fitting import Progress
+    from symlearn.fitting.result import Progress
 
 EVERY = 2.0  # seconds between plain lines
 

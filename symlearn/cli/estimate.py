@@ -19,6 +19,6 @@ def estimate(
     options: dict[str, Any],
 ) -> None:
     """Say how much memory and time a fit will take, before it runs; takes the options of fit."""
-    from symlearn.costs import estimate_experiment
+    from symlearn.runs.estimate import estimate_experiment
 
     typer.echo(str(estimate_experiment(configured(config, options))))

@@ -14,7 +14,7 @@ from symlearn.config import Config, option_places, read_config
 from symlearn.run_folder import CHECKPOINT, CONFIG, FIGURES, PAGE, REPORT
 
 if TYPE_CHECKING:
-    from symlearn.runs import Prepared
+    from symlearn.runs.experiment import Prepared
 
 
 @with_config_options
@@ -55,9 +55,9 @@ def fit(
 def _fit(config: Config | None, folder: Path) -> None:
     """Run or resume (no configuration), with progress; then print the results."""
     from symlearn.cli.display import display
-    from symlearn.runs import resume_experiment, run_experiment
-    from symlearn.subnormals import subnormals_flushed
-    from symlearn.training import TrainingStoppedError
+    from symlearn.runs.experiment import resume_experiment, run_experiment
+    from symlearn.training.state import TrainingStoppedError
+    from symlearn.training.subnormals import subnormals_flushed
 
     images = 0
 

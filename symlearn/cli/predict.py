@@ -12,7 +12,7 @@ import typer
 from symlearn.cli.report import RunPath
 
 if TYPE_CHECKING:
-    from symlearn.predictions import Predictions
+    from symlearn.runs.predict import Predictions
 
 
 def predict(
@@ -38,8 +38,8 @@ def predict(
     ] = None,
 ) -> None:
     """Predict new images: a line of CSV each, with name, class, its probability and every class's."""
-    from symlearn.predictions import predict_images
     from symlearn.run_folder import RunFolder, write_atomically
+    from symlearn.runs.predict import predict_images
 
     text = as_csv(predict_images(RunFolder(directory), data, laplace=laplace))
     if out is None:

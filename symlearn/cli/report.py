@@ -25,17 +25,17 @@ def report(
         raise ValueError(f"--format is {format!r}; expected table, json, html or md")
     folder = RunFolder(directory)
     if format == "html":
-        from symlearn.results import read_page
+        from symlearn.runs.results import read_page
 
         typer.echo(read_page(folder), nl=False)
         return
-    from symlearn.results import read_report
+    from symlearn.runs.results import read_report
 
     found = read_report(folder)
     if format == "json":
         typer.echo(to_json(found))
     elif format == "md":
-        from symlearn.analysis.table import layer_table_text
+        from symlearn.report.table import layer_table_text
 
         typer.echo(layer_table_text(found, "md"), nl=False)
     else:
@@ -44,8 +44,8 @@ def report(
 
 def plot(directory: RunPath) -> None:
     """Draw the figures anew from the run's files and print where they lie; nothing is trained."""
-    from symlearn.results import draw_figures
     from symlearn.run_folder import RunFolder
+    from symlearn.runs.results import draw_figures
 
     for path in draw_figures(RunFolder(directory)):
         typer.echo(str(path))
@@ -53,7 +53,7 @@ def plot(directory: RunPath) -> None:
 
 def print_table(report: dict[str, Any]) -> None:
     """The layer table, the verdict, the proposals and the numbers; in bold and colour on a terminal."""
-    from symlearn.analysis import table
+    from symlearn.report import table
 
     if not sys.stdout.isatty():
         typer.echo(table.layer_table_text(report), nl=False)
@@ -61,8 +61,8 @@ def print_table(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from symlearn.analysis.verdict import setbacks_sentence, verdict
-    from symlearn.analysis.wording import subject
+    from symlearn.report.sentence import setbacks_sentence, verdict
+    from symlearn.report.wording import subject
 
     console = Console(highlight=False)
     layers = table.layer_table(report)

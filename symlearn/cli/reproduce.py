@@ -36,7 +36,7 @@ def reproduce(
     ] = None,
 ) -> None:
     """Run one experiment of experiments/, write its JSON, and print its table beside the published one."""
-    from symlearn import reproduction
+    from symlearn.runs import reproduce as reproduction
 
     folder = experiments or reproduction.experiments_folder()
     if name == "list":

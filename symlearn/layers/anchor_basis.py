@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from symlearn.declared import Hyperparameter
+from symlearn.layers.declared import Hyperparameter
 from symlearn.layers.kept import Kept
 from symlearn.layers.sizes import Size, pair
 

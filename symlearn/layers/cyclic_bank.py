@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from symlearn.declared import Hyperparameter
+from symlearn.layers.declared import Hyperparameter
 from symlearn.layers.dense import given_size, matrix_of
 from symlearn.layers.kept import Kept
 from symlearn.layers.rotation import QUARTER, is_quarter, rotation_matrices

@@ -27,10 +27,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from symlearn.declared import Hyperparameter, hyperparameters_within
 from symlearn.layers.banks import bank_turns, parse_banks
 from symlearn.layers.coset_pool import GroupBatchNorm2d
 from symlearn.layers.cyclic_bank import CyclicBank2d, Rotations
+from symlearn.layers.declared import Hyperparameter, hyperparameters_within
 from symlearn.layers.path_sum import PathSum, seeded
 from symlearn.layers.sizes import Size, expect_map, pair
 from symlearn.layers.soft_threshold import SoftThreshold

@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import nn
 
-from symlearn.declared import Hyperparameter, hyperparameters_of
 from symlearn.groups import FiniteGroup
+from symlearn.layers.declared import Hyperparameter, hyperparameters_of
 from symlearn.layers.path import Path
 
 Change = tuple[str, Literal["add", "remove"]]  # a path, and what a search may do with it

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from symlearn.declared import Hyperparameter
 from symlearn.layers.anchor_basis import AnchorBasis, Anchors
 from symlearn.layers.conv import wrap
+from symlearn.layers.declared import Hyperparameter
 from symlearn.layers.dense import given_size, matrix_of
 from symlearn.layers.sizes import Size, expect_channels, pair
 from symlearn.layers.spatial_filters import SpatialFilters

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symlearn.declared import Hyperparameter
 from symlearn.layers.anchor_basis import AnchorBasis, Anchors
+from symlearn.layers.declared import Hyperparameter
 from symlearn.layers.factored_fc import (
     TwoFactors2d,
     draw_theta1,

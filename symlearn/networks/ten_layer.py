@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from symlearn.declared import Hyperparameter, hyperparameters_within
 from symlearn.layers.coset_pool import CosetPool2d
+from symlearn.layers.declared import Hyperparameter, hyperparameters_within
 from symlearn.layers.registry import PathOptions, group_of_paths, parse_paths
 from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.layers.sizes import Size, pair

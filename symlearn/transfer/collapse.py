@@ -28,11 +28,13 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from symlearn.coverage import trainable, undeclared
-from symlearn.fitting import Data, FitResult, as_tensors
-from symlearn.pairs import Pairs
-from symlearn.structure import effective_type_of, layer_paths, relaxed_layers
-from symlearn.training_curvature import curvature_of, spectra, training_factors
+from symlearn.curvature.coverage import trainable, undeclared
+from symlearn.curvature.training_set import curvature_of, spectra, training_factors
+from symlearn.data.pairs import Pairs
+from symlearn.fitting.fit import Data
+from symlearn.fitting.result import FitResult
+from symlearn.layers.structure import effective_type_of, layer_paths, relaxed_layers
+from symlearn.training.inputs import as_tensors
 from symlearn.transfer.plain import plain_copy
 
 MEASURED = 256  # images that outputs are compared on

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from symlearn.run_folder import REPORT, RunFolder
-from symlearn.runs import load, resume_experiment
+from symlearn.runs.experiment import load, resume_experiment
 from symlearn.transfer.collapse import MEASURED, CollapseReport, collapse, removal_of
 from symlearn.transfer.export import FORMATS, export
 

@@ -15,8 +15,8 @@ import kfac
 import symlearn
 from symlearn.analysis.predictive import LaplacePredictive, predictive_factors
 from symlearn.config import Config
-from symlearn.fitting import fit
-from symlearn.training_curvature import training_factors
+from symlearn.curvature.training_set import training_factors
+from symlearn.fitting.fit import fit
 
 BODIES = {
     "lstm": lambda: nn.LSTM(8, 4, batch_first=True),

@@ -7,7 +7,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from symlearn.analysis.calibration import reliability, scores
-from symlearn.analysis.plots import reliability_diagram
+from symlearn.report.plots import reliability_diagram
 
 
 def predictions(data: int = 300, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from symlearn.analysis.effective_parameters import (
     path_numbers,
     share_by_path,
 )
-from symlearn.structure import LayerPaths, layer_paths
+from symlearn.layers.structure import LayerPaths, layer_paths
 
 NUMBERS = {"parameters", "effective_parameters", "normalised", "relative", "share"}
 

@@ -22,8 +22,8 @@ from symlearn.analysis.predictive import (
     probit,
 )
 from symlearn.config import Config
+from symlearn.layers.structure import relaxed_layers
 from symlearn.networks import build_model
-from symlearn.structure import relaxed_layers
 
 MODELS = {"mixed": (toys.mixed, (2, 5, 4)), "factored": (toys.factored, (2, 4, 3)), "mlp": (toys.mlp, (5,))}
 

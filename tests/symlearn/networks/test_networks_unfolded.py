@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from symlearn.analysis.equivariance import equivariance_report
-from symlearn.analysis.table import layer_table_text
-from symlearn.declared import hyperparameters_of
+from symlearn.layers.declared import hyperparameters_of
+from symlearn.layers.structure import layer_paths
 from symlearn.networks import build_model
-from symlearn.structure import layer_paths
+from symlearn.report.table import layer_table_text
 
 TOTALS = {  # CIFAR-10; shared over rotations, by channel
     "free": (56_290, 56_290),

@@ -17,8 +17,8 @@ from torch import nn
 
 import symlearn
 from kfac import compute_factors
-from symlearn.fitting import FitResult
-from symlearn.structure import relaxed_layers
+from symlearn.fitting.result import FitResult
+from symlearn.layers.structure import relaxed_layers
 from symlearn.transfer.collapse import local_changes, measured_changes
 from symlearn.transfer.export import FORMATS, KEY, export
 

@@ -18,7 +18,7 @@ from symlearn.layers import (
     RelaxedLayer2d,
     SparseLinear2d,
 )
-from symlearn.structure import relaxed_layers
+from symlearn.layers.structure import relaxed_layers
 from symlearn.transfer.plain import convolution_of, plain_copy, plain_form
 
 NETWORKS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ from torch.nn.utils import prune, spectral_norm
 
 import symlearn
 from symlearn.layers.relaxed_conv import RelaxedConv2d
-from symlearn.structure import relaxed_layers
+from symlearn.layers.structure import relaxed_layers
 from symlearn.transfer.one_image import outputs_of
 from symlearn.transfer.relax import Relaxation
 

@@ -1,0 +1,319 @@
+"""A fit on shapes alone: the bytes it will hold, predicted before it starts.
+
+Nothing is guessed from formulas where the code itself can be asked: a step on the weights, the curvature pass
+with its eigenvalues, the gradient of declared hyperparameters and passes of predictions are run on shapes
+alone (`dry_run.py`), and the most that each holds at once is counted. What is known by name is added:
+
+    weights     weights and buffers P, gradients and moments of the trained T, optimizer's temporaries
+    copies      states that a phase keeps to come back to, P and moments each
+    evidence    eigenvalues and their place in the spectrum, 24 bytes a parameter; 48 while gamma is computed
+    screening   37 precisions tried at once for every eigenvalue of one tensor
+    checkpoint  the copy that is saved, and its bytes twice, where a folder is written
+
+Not counted: what the interpreter and torch take by themselves, what operations take while they run, and the
+allocator's gaps. Every path of a layer counts as switched on, except in the trials of a search.
+
+Axes: batch, c, h, w, params, classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kfac import KroneckerFactors, compute_factors, project_factors
+from kfac.factors import KroneckerBlock
+from symlearn.analysis.predictive import MEMORY, bytes_a_datum, last_layer
+from symlearn.config import Config
+from symlearn.cost.memory import Curvature, Memory
+from symlearn.cost.shapes import Shadow, shadow_of
+from symlearn.curvature.coverage import has_evidence, seen
+from symlearn.curvature.training_set import curvature_options, spectra
+from symlearn.data.pairs import batches
+from symlearn.layers.declared import hyperparameters_of, tracked
+from symlearn.layers.structure import relaxed_layers
+from symlearn.selection.differences import CONTROLS
+from symlearn.training.schedule import plan
+
+FLOAT64 = 8
+EVALUATED = 500  # images a pass of an evaluation
+SCREENED = 2 * 37  # float64 values an eigenvalue while precisions are tried; see `search.best_gain`
+PASSES = 64  # batches of a curvature pass that are run at most, until rows of inputs are summed
+
+
+@dataclass(frozen=True)
+class FitSizes:
+    """What a fit is given, as far as memory goes.
+
+    Attributes:
+        config: with its schedules worked out.
+        train: number of training images.
+        test: number of test images.
+        image: `[c, h, w]`.
+        data: bytes of images and targets.
+        checkpoints: whether a folder is written.
+    """
+
+    config: Config
+    train: int
+    test: int
+    image: tuple[int, ...]
+    data: int
+    checkpoints: bool = False
+
+
+def sizes_of(
+    config: Config, train: Sequence[Tensor], test: Sequence[Tensor] | None, checkpoints: bool
+) -> FitSizes:
+    """The sizes of a fit to these data; see `FitSizes`."""
+    held = [*train, *(test or ())]
+    n_test = 0 if test is None else len(test[0])
+    return FitSizes(config, len(train[0]), n_test, tuple(train[0].shape[1:]), bytes_of(held), checkpoints)
+
+
+def memory_of(model: nn.Module, given: FitSizes) -> Memory:
+    """Bytes of a fit, from shapes alone; the network is left as it is.
+
+    Raises:
+        ValueError: the network does not run without values.
+    """
+    config = given.config
+    shadow = shadow_of(model, given.image)
+    curved = has_evidence(model, config.curvature)
+    moments = 2 if config.training.optimizer == "adam" else 1
+    whole = bytes_of([*shadow.model.parameters(), *shadow.model.buffers()])
+    trained = trained_bytes(shadow.model)
+    state = whole + moments * trained
+    curvature = curvature_of(shadow, given) if curved else Curvature()
+    hyperparameters = hyper_bytes(shadow, given) if curved and config.evidence.selection != "none" else 0
+    activations = step_bytes(shadow, given)
+    predictions = prediction_bytes(shadow, given, curved)
+    copies = kept_states(config) * state
+    screening = trials = trial_curvature = removals = 0
+    if asks(config) and has_choices(shadow.model):  # the copy, its guard's, two kept ones, the best of all
+        removals = 5 * state + trained
+    if config.evidence.selection == "search" and has_choices(shadow.model):
+        screening = state + curvature.factors + screening_bytes(shadow, given, curvature)
+        added = start_search(shadow.model)
+        trained_at_start = trained_bytes(shadow.model)
+        tried = sorted(added, reverse=True)[: config.evidence.proposals]
+        for extra in [*[0] * CONTROLS, *tried]:
+            own = trained_at_start + extra
+            trials += 2 * (whole + moments * own) + own
+        trial_curvature = curvature_of(shadow, given).peak
+    return Memory(
+        data=given.data,
+        model=whole,
+        gradients=(1 + moments) * trained,
+        activations=activations,
+        curvature=curvature,
+        copies=copies,
+        hyperparameters=hyperparameters,
+        screening=screening,
+        trials=trials,
+        trial_curvature=trial_curvature,
+        removals=removals,
+        predictions=predictions,
+        checkpoint=copies + 3 * max(state + copies, trials, removals) if given.checkpoints else 0,
+        shapes=shadow.kind,
+    )
+
+
+def bytes_of(tensors: Sequence[Tensor]) -> int:
+    """Bytes of tensors."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def trained_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters that are trained."""
+    return bytes_of([p for p in model.parameters() if p.requires_grad])
+
+
+def kept_states(config: Config) -> int:
+    """States that are held while a phase runs: the guard's, the best of all stages, the best of the phase.
+
+    Without evidence there is no best one, but the initial state is kept until the start has been judged.
+    """
+    if config.evidence.selection == "none":
+        return 2
+    return 2 + (plan(config)[-1].epochs > 1)
+
+
+def asks(config: Config) -> bool:
+    """Whether every remaining path is tried without at the end."""
+    return any(stage.kind == "removals" for stage in plan(config))
+
+
+def has_choices(model: nn.Module) -> bool:
+    """Whether a search has anything to propose."""
+    return any(len(layer.path_names) > 1 for layer in relaxed_layers(model).values())
+
+
+def start_search(model: nn.Module) -> list[int]:
+    """Switch to what a search starts from; the bytes that each addition then trains."""
+    added = []
+    for layer in relaxed_layers(model).values():
+        layer.start_search()
+        for name, action in layer.changes():
+            added.append(bytes_of(list(layer.paths[name].parameters())) if action == "add" else 0)
+    return added
+
+
+def batch_of(shadow: Shadow, given: FitSizes, count: int) -> tuple[Tensor, Tensor]:
+    """Images and targets of shapes alone."""
+    with shadow.running(), torch.no_grad():
+        x = shadow.images(count, given.image)
+        f = shadow.model.eval()(x[:2])
+        regression = given.config.data.likelihood == "regression"
+        y = (
+            f.new_zeros(count, f.shape[1])
+            if regression
+            else torch.zeros(count, dtype=torch.int64, device=x.device)
+        )
+    return x, y
+
+
+def step_bytes(shadow: Shadow, given: FitSizes) -> int:
+    """The most that a step on the weights holds besides weights, gradients and moments."""
+    training = given.config.training
+    x, y = batch_of(shadow, given, min(cast(int, training.batch_size), given.train))
+    shadow.model.train()
+    with shadow.counted(x, y) as live, torch.enable_grad():
+        for _ in range(2):  # the second has the gradients of the first
+            before = live.mark()
+            f = shadow.model(x)
+            regression = given.config.data.likelihood == "regression"
+            loss = (f - y).square().sum(1).mean() if regression else F.cross_entropy(f, y)
+            shadow.model.zero_grad(set_to_none=True)
+            loss.backward()
+            rise = live.peak - before
+            del f, loss
+    shadow.model.zero_grad(set_to_none=True)
+    temporaries = trained_bytes(shadow.model) if training.optimizer == "adam" else 0
+    return bytes_of([x, y]) + max(rise, temporaries)
+
+
+def curvature_of(shadow: Shadow, given: FitSizes) -> Curvature:
+    """Run a curvature pass and the eigenvalues on shapes."""
+    config = given.config
+    size = min(config.curvature.batch_size, given.train)
+    x, y = batch_of(shadow, given, size)
+    options = curvature_options(shadow.model, config)
+    with shadow.counted(x, y) as live, seen(shadow.model, config.curvature):
+        factors = compute_factors(
+            shadow.model, [(x, y)] * passes(shadow, given), config.data.likelihood, **options
+        )
+        held, most = live.now, live.peak
+        live.mark()
+        eigen = spectra(shadow.model, config, (x, y), factors)
+        params = sum(len(values) for values in eigen.eigenvalues.values())
+        decomposed = live.peak - held
+    return Curvature(
+        held,
+        largest_of(factors),
+        most - held,
+        max(decomposed, 3 * FLOAT64 * params, 6 * FLOAT64 * params - held),
+    )
+
+
+def passes(shadow: Shadow, given: FitSizes) -> int:
+    """Batches after which the factors have their final size: rows that are kept have been summed."""
+    config = given.config
+    size = min(config.curvature.batch_size, given.train)
+    count = math.ceil(given.train / size)
+    if count == 1:
+        return 1
+    x, y = batch_of(shadow, given, 2)
+    options = curvature_options(shadow.model, config)
+    with shadow.running(), seen(shadow.model, config.curvature):
+        factors = compute_factors(shadow.model, [(x, y)], config.data.likelihood, **options)
+    kept = [
+        block.inputs.size
+        for block in factors.values()
+        if isinstance(block, KroneckerBlock) and block.inputs is not None and block.inputs.rows
+    ]
+    return min(count, max(math.ceil(max(kept, default=0) / size) + 1, 2), PASSES)
+
+
+def largest_of(factors: KroneckerFactors) -> int:
+    """Bytes of the largest single factor."""
+    sizes = [0]
+    for block in factors.values():
+        if isinstance(block, KroneckerBlock):
+            sizes.append(bytes_of([block.output_factor]))
+            if block.inputs is not None:
+                moment = block.inputs
+                sizes.append(bytes_of([*moment.rows] if moment.summed is None else [moment.summed]))
+    return max(sizes)
+
+
+def hyper_bytes(shadow: Shadow, given: FitSizes) -> int:
+    """The most that a gradient of declared hyperparameters holds."""
+    config = given.config
+    declared = hyperparameters_of(shadow.model)
+    if not declared:
+        return 0
+    images = min(config.evidence.gradient_images, given.train)
+    x, y = batch_of(shadow, given, images)
+    loader = list(batches((x, y), config.curvature.batch_size))
+    values = [d.value for d in declared.values()]
+    options = curvature_options(shadow.model, given.config)
+    likelihood = config.data.likelihood
+    local = config.evidence.gradient == "local"
+    with shadow.counted(x, y) as live, seen(shadow.model, config.curvature):
+        fixed: dict[str, Any] = {"at_full_resolution": True} if local else {}
+        frozen = compute_factors(shadow.model, loader, likelihood, **options, **fixed) if local else None
+        with tracked(values), torch.enable_grad():
+            if frozen is None:
+                factors = compute_factors(shadow.model, loader, likelihood, **options, differentiable=True)
+            else:
+                factors = project_factors(shadow.model, frozen)
+            total = (
+                factors.eigendecompose().logdet(dict.fromkeys(factors.names, 1.0)) + factors.log_likelihood
+            )
+            torch.autograd.grad(total, values, allow_unused=True)
+        return live.peak
+
+
+def screening_bytes(shadow: Shadow, given: FitSizes, curvature: Curvature) -> int:
+    """The most that the screening of proposals holds besides a copy of the state and the factors."""
+    trained = [p.numel() for p in shadow.model.parameters() if p.requires_grad]
+    gradients = trained_bytes(shadow.model)
+    vectors = 3 * FLOAT64 // 4 * curvature.largest_factor  # eigenvectors and the work space they take
+    return max(curvature.activations, gradients + vectors + SCREENED * FLOAT64 * max(trained))
+
+
+def prediction_bytes(shadow: Shadow, given: FitSizes, curved: bool) -> int:
+    """The most that evaluation and, of classes, the last layer's Laplace predictive hold."""
+    most = forward_bytes(shadow, given, min(EVALUATED, max(given.test, 1)))
+    if not (curved and given.test and given.config.data.likelihood == "classification"):
+        return most
+    x, _ = batch_of(shadow, given, 2)
+    with shadow.running():
+        names = last_layer(shadow.model, x, given.config.curvature)
+    sizes = [p.numel() for name, p in shadow.model.named_parameters() if name in names]
+    classes = outputs_of(shadow, given)
+    held = bytes_a_datum(classes, sizes)
+    chunk = min(max(MEMORY // held, 1), given.test)
+    return max(most, forward_bytes(shadow, given, chunk), chunk * held)
+
+
+def outputs_of(shadow: Shadow, given: FitSizes) -> int:
+    """Number of outputs."""
+    x, _ = batch_of(shadow, given, 2)
+    with shadow.running(), torch.no_grad():
+        return int(shadow.model.eval()(x).shape[1])
+
+
+def forward_bytes(shadow: Shadow, given: FitSizes, count: int) -> int:
+    """The most that a pass without gradients holds."""
+    x, y = batch_of(shadow, given, count)
+    with shadow.counted(x, y) as live, torch.no_grad():
+        shadow.model.eval()(x)
+        return live.peak

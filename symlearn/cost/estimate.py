@@ -1,0 +1,303 @@
+"""What a fit will cost, before it runs: bytes from shapes alone (`dry_fit.py`), seconds from a few steps.
+
+Axes: n, c, h, w, group, d.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from kfac.modes import evaluated
+from symlearn.config import Config
+from symlearn.cost.dry_fit import EVALUATED, FitSizes, memory_of, outputs_of, sizes_of
+from symlearn.cost.memory import Memory, available_bytes, fewer_weights, needed_and_free, paths_of
+from symlearn.cost.room import factor_shapes
+from symlearn.cost.shapes import shadow_of
+from symlearn.curvature.coverage import has_evidence
+from symlearn.curvature.training_set import curvature_of, training_factors
+from symlearn.data.pairs import Data, Pairs
+from symlearn.selection.differences import CONTROLS
+from symlearn.selection.removal import removable
+from symlearn.selection.search import possible_changes, strictest_start
+from symlearn.training.inputs import check_fits, inputs_of, usable_device
+from symlearn.training.phases import Phase
+from symlearn.training.schedule import plan
+from symlearn.training.state import FitState
+from symlearn.training.steps import evaluate, train_epoch
+from symlearn.units import duration, size
+
+MEASURED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Time of a fit, roughly.
+
+    Attributes:
+        step: one step on the weights.
+        update: one evidence update over the training set.
+        least: the whole fit where the search stops after its first round and layers keep one path.
+        most: the whole fit with every round, and every path in every layer.
+    """
+
+    step: float
+    update: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a fit; as text a table, with what to change where memory does not suffice.
+
+    Attributes:
+        config: with its schedules worked out.
+        given: what is fitted: numbers of images, their shape.
+        outputs: of the network.
+        paths: that its layers have.
+        fewer: how the network would have fewer weights, in words.
+        parameters: of the network, all paths.
+        memory: bytes.
+        available: bytes the machine has left, or None where it does not say.
+        held: whether data and network are in memory already, and so are none of what must be free.
+        seconds: None where the memory does not suffice to measure, or nobody asked.
+    """
+
+    config: Config
+    given: FitSizes
+    outputs: int
+    paths: tuple[str, ...]
+    fewer: str
+    parameters: int
+    memory: Memory
+    available: int | None
+    held: bool
+    seconds: Seconds | None
+
+    @property
+    def needed(self) -> int:
+        """Bytes that must be free."""
+        return self.memory.rise if self.held else self.memory.peak
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory suffices, as far as is known."""
+        return self.available is None or self.needed <= self.available
+
+    def __str__(self) -> str:
+        rows = estimate_rows(self)
+        names, values = max(len(name) for name, _, _ in rows), max(len(value) for _, value, _ in rows)
+        lines = [f"{name:<{names}}  {value:>{values}}  {note}".rstrip() for name, value, note in rows]
+        if not self.fits:
+            free = self.available or 0
+            told = needed_and_free(self.memory, self.needed, free, self.config, self.fewer)
+            lines += ["", f"not enough memory: {told}"]
+        return "\n".join(lines)
+
+
+def estimate(
+    model: nn.Module,
+    train: Data,
+    test: Data | None = None,
+    config: Config | dict[str, Any] | None = None,
+    *,
+    seconds: bool = True,
+) -> Estimate:
+    """The cost of `fit` with the same arguments; the network is left as it is.
+
+    Args:
+        model: any network that `fit` takes.
+        train: a data set, (x, y) tensors or arrays `[n, c, h, w]` and `[n]`, or a loader.
+        test: the same, or None.
+        config: a `Config`, or tables as in config.toml; None takes the defaults.
+        seconds: whether to run a few steps of a copy, and tell the time of the fit from them.
+
+    Raises:
+        ValueError: whatever `fit` would refuse except for memory; a network that does not run without
+            values.
+    """
+    chosen, pairs, test_pairs = inputs_of(model, train, test, config)
+    with evaluated(model):
+        check_fits(model, pairs, test_pairs, chosen)
+    return estimated(model, lambda: copy.deepcopy(model), pairs, test_pairs, chosen, seconds, held=True)
+
+
+def estimate_rows(found: Estimate) -> list[tuple[str, str, str]]:
+    """Name, value and explanation, a line each; parts that come to nothing are left out."""
+    memory, config, given = found.memory, found.config, found.given
+    shape = "×".join(map(str, given.image))
+    largest = size(memory.curvature.largest_factor)
+    made = "" if memory.shapes == "meta" else "; run with fake tensors, as it makes some of its own"
+    rows = [
+        ("training images", f"{given.train:,}", f"{shape}, {found.outputs} outputs"),
+        ("parameters", f"{found.parameters:,}", " + ".join(found.paths) + made),
+    ]
+    parts = [
+        ("data", memory.data, ""),
+        ("weights", memory.weights, f"with gradients and {config.training.optimizer}'s moments"),
+        ("activations", memory.activations, f"a batch of {config.training.batch_size}"),
+        ("curvature factors", memory.curvature.factors, f"the largest {largest}"),
+        ("eigendecomposition", memory.curvature.eigen, "float64 copies, and the spectrum of all parameters"),
+        ("curvature activations", memory.curvature.activations, f"a batch of {config.curvature.batch_size}"),
+        ("hyperparameters", memory.hyperparameters, "gradients of what layers declare"),
+        ("kept states", memory.copies, "weights and moments to come back to"),
+        ("screening", memory.screening, "a search's first look at every path"),
+        ("trials", memory.trials, f"{CONTROLS + config.evidence.proposals} candidates of a search round"),
+        ("removals", memory.removals, "the refit under way, and the states that are kept"),
+        ("predictions", memory.predictions, "evaluation and Laplace predictive"),
+        ("checkpoint", memory.checkpoint, "while it is written"),
+    ]
+    rows += [(name, size(count), note) for name, count, note in parts if count]
+    at = f"during {memory.largest}"
+    free = "" if found.available is None else f"; {size(found.available)} are free"
+    rows.append(("memory at once", size(memory.peak), at + free))
+    if found.seconds is not None:
+        seconds = found.seconds
+        rows.append(("a step", duration(seconds.step), "measured, with every path"))
+        rows.append(("an evidence update", duration(seconds.update), "from one batch, with every path"))
+        spread = seconds.least < 0.9 * seconds.most
+        whole = f"{duration(seconds.least)} to {duration(seconds.most)}" if spread else duration(seconds.most)
+        why = "as early as the search ends, as few paths as it keeps" if spread else ""
+        rows.append(("the whole fit, about", whole, why))
+    return rows
+
+
+def estimated(
+    model: nn.Module,
+    build: Callable[[], nn.Module],
+    train: Pairs,
+    test: Pairs | None,
+    config: Config,
+    seconds: bool,
+    held: bool,
+) -> Estimate:
+    """See `estimate`; `model` may be of shapes alone, `build` makes one to run."""
+    device = usable_device(config)
+    given = sizes_of(config, train, test, checkpoints=not held)
+    memory = memory_of(model, given)
+    found = Estimate(
+        config,
+        given,
+        outputs_of(shadow_of(model, given.image), given),
+        paths_of(model),
+        fewer_weights(model),
+        sum(p.numel() for p in model.parameters()),
+        memory,
+        available_bytes(device),
+        held,
+        None,
+    )
+    if not seconds or not found.fits:
+        return found
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        return replace(found, seconds=seconds_of(build(), config, train, test))
+
+
+def seconds_of(model: nn.Module, config: Config, train: Pairs, test: Pairs | None) -> Seconds:
+    """Measure a few steps as the fit starts and with every path, and multiply by the plan."""
+    device = usable_device(config)
+    train = train[0].to(device), train[1].to(device)
+    test = None if test is None else (test[0].to(device), test[1].to(device))
+    state = FitState(model.to(device), config, len(train[0]))
+    slow = quick = measured(state, train, test)
+    if config.evidence.selection == "search":
+        strictest_start(state)
+        if possible_changes(state, 0):
+            quick = measured(state, train, test)
+    choices = quick is not slow
+    rounds = config.evidence.rounds if choices else 1
+    asked = len(removable(state)) if config.evidence.selection == "gradient" else 0
+    return Seconds(
+        step=slow.step,
+        update=slow.update,
+        least=quick.of(config, choices, at_most=1, removed=asked),
+        most=slow.of(config, choices, at_most=rounds, removed=asked or 2 * rounds * choices),
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of the parts of a fit, for `images` training images."""
+
+    images: int
+    step: float
+    evaluation: float
+    update: float
+
+    def of(self, config: Config, choices: bool, at_most: int, removed: int = 0) -> float:
+        """Seconds of the whole plan.
+
+        Args:
+            config: of the fit.
+            choices: whether its search has any.
+            at_most: rounds of the search.
+            removed: paths that are tried without at the end.
+        """
+        evidence, training = config.evidence, config.training
+        steps = max(self.images // min(cast(int, training.batch_size), self.images), 1)
+        epoch = steps * self.step + self.evaluation
+        frequency = evidence.frequency or 1
+        trials = CONTROLS + 0.75 * evidence.proposals * choices  # half of the proposals are dropped halfway
+        total = self.update if evidence.selection == "none" else 0.0
+        done = 0
+        for stage in plan(config):
+            if isinstance(stage.phase, Phase):
+                burnt = steps * stage.phase.epochs if stage.phase.burn_in is None else 0
+                burnt = stage.phase.burn_in if isinstance(stage.phase.burn_in, int) else burnt
+                moving = max(stage.epochs - burnt / steps, 0.0)
+                total += stage.epochs * epoch + moving / frequency * self.update
+            elif stage.kind == "removals":
+                refits = CONTROLS + removed if removed and not stage.number else 0
+                total += refits * stage.epochs * (epoch + self.update / frequency)
+            elif done < at_most:
+                done += 1
+                total += trials * stage.epochs * (epoch + self.update / frequency) + 2 * self.update
+        return total
+
+
+def measured(state: FitState, train: Pairs, test: Pairs | None) -> Measured:
+    """Time two steps, one curvature batch, an evaluation (each after a first try) and eigenvalues."""
+    x, y = train
+    curvature = state.config.curvature
+    size = min(cast(int, state.config.training.batch_size), len(x))
+    few: Pairs = (x[: MEASURED_STEPS * size], y[: MEASURED_STEPS * size])
+    rate = state.config.training.lr_end
+    steps = len(few[0]) // size
+    step = timed(lambda: train_epoch(state, few, lambda _: rate)) / steps
+    evaluation = 0.0
+    if test is not None:
+        some: Pairs = (test[0][:EVALUATED], test[1][:EVALUATED])
+        evaluation = timed(lambda: evaluate(state, some)) * len(test[0]) / len(some[0])
+    batch = min(curvature.batch_size, len(x))
+    if not has_evidence(state.model, curvature):
+        return Measured(len(x), step, evaluation, 0.0)
+    sharp = curvature.eigenvalues != "kronecker"  # then eigenvectors of every batch count, which is too much
+    first: Pairs = (x[:batch], y[:batch])
+    factors = timed(lambda: (curvature_of if sharp else training_factors)(state.model, state.config, first))
+    shapes = factor_shapes(state.model, x[:1], curvature.group_factors == "shared")
+    update = factors * len(x) / batch + eigenvalue_seconds(shapes)
+    return Measured(len(x), step, evaluation, update)
+
+
+def eigenvalue_seconds(shapes: list[tuple[int, int]]) -> float:
+    """Seconds of all factors' eigenvalues, by the cube of their side from a matrix of at most 1000."""
+    side = min(max((d for _, d in shapes), default=1), 1000)
+    matrix = torch.randn(side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    one = timed(lambda: torch.linalg.eigvalsh(matrix @ matrix.T))
+    return one * sum(groups * (d / side) ** 3 for groups, d in shapes)
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of the second of two calls."""
+    call()
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began

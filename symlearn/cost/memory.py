@@ -1,0 +1,199 @@
+"""The memory of a fit, part by part: what it comes to at once, what is free, and what to change.
+
+`dry_fit.py` says how the parts are found.
+
+Axes: none.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from symlearn.config import Config
+from symlearn.layers.relaxed_conv import CONV, RelaxedConv2d
+from symlearn.layers.structure import relaxed_layers
+from symlearn.units import size
+
+LEANER = {
+    "fc": "f-fc",
+    "f-fc": "s-fc",
+    "conv": "s-conv",
+}  # the path of fewer weights that stands in for another
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Bytes of a curvature pass and of the evidence from it.
+
+    Attributes:
+        factors: all of them, when the pass is over.
+        largest_factor: the largest single one.
+        activations: what the pass holds besides, at most.
+        eigen: what eigenvalues and evidence take besides, at most.
+    """
+
+    factors: int = 0
+    largest_factor: int = 0
+    activations: int = 0
+    eigen: int = 0
+
+    @property
+    def peak(self) -> int:
+        """The most at once."""
+        return self.factors + max(self.activations, self.eigen)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a fit.
+
+    Attributes:
+        data: images and targets.
+        model: weights and buffers.
+        gradients: gradients and the optimizer's moments.
+        activations: of a step on the weights, with the optimizer's temporaries.
+        curvature: of the training set, every path switched on.
+        copies: states that are kept to come back to.
+        hyperparameters: gradient of what layers declare.
+        screening: of a search, with the factors.
+        trials: candidates of a search's round.
+        trial_curvature: of a trial.
+        removals: the refits at the end: the one under way, and the states that are kept.
+        predictions: evaluation, and the Laplace predictive at the end.
+        checkpoint: a checkpoint while it is written.
+        shapes: how the network was run: "meta", or "fake" where it makes tensors of its own.
+    """
+
+    data: int
+    model: int
+    gradients: int
+    activations: int
+    curvature: Curvature
+    copies: int
+    hyperparameters: int
+    screening: int
+    trials: int
+    trial_curvature: int
+    removals: int
+    predictions: int
+    checkpoint: int
+    shapes: str
+
+    @property
+    def weights(self) -> int:
+        """Weights, gradients and moments."""
+        return self.model + self.gradients
+
+    @property
+    def stages(self) -> dict[str, int]:
+        """The most that each part of a fit holds at once, besides data, weights, gradients and moments."""
+        return {
+            "steps": self.activations + self.copies,
+            "evidence": self.curvature.peak + self.copies,
+            "hyperparameters": self.hyperparameters + self.copies,
+            "screening": self.screening,
+            "trials": self.trials + max(self.trial_curvature, self.activations),
+            "removals": self.removals and self.removals + max(self.curvature.peak, self.activations),
+            "predictions": self.predictions,
+            "checkpoint": self.checkpoint,
+        }
+
+    @property
+    def largest(self) -> str:
+        """The part that holds the most."""
+        return max(self.stages, key=lambda name: self.stages[name])
+
+    @property
+    def peak(self) -> int:
+        """The most at once."""
+        return self.data + self.weights + max(self.stages.values())
+
+    @property
+    def rise(self) -> int:
+        """The most at once besides data and network: what must be free where these are already there."""
+        return self.peak - self.data - self.model
+
+
+def advice(memory: Memory, config: Config, fewer: str) -> str:
+    """What to change for less memory, by what takes most of it.
+
+    Args:
+        memory: of the fit.
+        config: of the fit.
+        fewer: how the network would have fewer weights; see `fewer_weights`.
+    """
+    working = max(memory.stages.values())
+    if memory.data > max(working, memory.weights):
+        return "use a subset of the data (limit, test_limit)"
+    if memory.weights > working or memory.largest == "checkpoint":
+        return fewer
+    if memory.largest == "removals" and memory.removals > memory.curvature.peak:
+        return f"{fewer}, or ask nothing at the end (removal_rounds 0)"
+    if memory.largest == "steps":
+        return "use a smaller batch_size" if memory.activations > memory.copies else fewer
+    if memory.largest == "hyperparameters":
+        return "use fewer gradient_images, or gradient 'local'"
+    if memory.largest == "predictions":
+        return "use a smaller test set (test_limit)"
+    trials = memory.largest == "trials"
+    if trials and memory.trials > memory.trial_curvature:
+        return "use fewer proposals, or selection 'gradient'"
+    curvature = memory.curvature
+    if trials or curvature.activations > max(curvature.factors, curvature.eigen):
+        exact = config.curvature.fisher_type == "type-2"
+        return "use a smaller curvature_batch_size" + (", or fisher_type 'mc'" if exact else "")
+    return fewer
+
+
+def fewer_weights(model: nn.Module) -> str:
+    """The leaner form of the first path that has one, or a narrower network; of what `relax` made, fewer.
+
+    There the convolutions are the user's own, so they keep their form and there is no alpha to set.
+    """
+    layers = relaxed_layers(model).values()
+    users = any(isinstance(layer, RelaxedConv2d) for layer in layers)
+    alpha = layers or isinstance(getattr(model, "alpha", None), int)
+    narrower = "use a narrower network" + (" (a smaller alpha)" if alpha else "")
+    otherwise = "relax fewer layers (only=[...])" if users else narrower
+    for path, leaner in LEANER.items():
+        if path in paths_of(model) and not (users and path == CONV):
+            return f"use {leaner} in place of {path}, or {otherwise.removeprefix('use ')}"
+    return otherwise
+
+
+def paths_of(model: nn.Module) -> tuple[str, ...]:
+    """The paths of a network's layers."""
+    return tuple(dict.fromkeys(p for layer in relaxed_layers(model).values() for p in layer.path_names))
+
+
+def needed_and_free(memory: Memory, needed: int, free: int, config: Config, fewer: str) -> str:
+    """One line: bytes needed, bytes free, what to change."""
+    return f"about {size(needed)} are needed and {size(free)} are free; {advice(memory, config, fewer)}"
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Free memory of the device, or of this machine within its limits; None where it cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = []
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            found.append(int(line.split()[1]) * 1024)
+    limits, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
+    if limits and used and limits[0].isdecimal() and used[0].isdecimal():
+        found.append(max(int(limits[0]) - int(used[0]), 0))
+    if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found) if found else None
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []

@@ -1,0 +1,1 @@
+"""A whole fit: its beginning, its stages, its result."""

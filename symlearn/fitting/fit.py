@@ -1,0 +1,420 @@
+"""A whole fit: the stages of `schedule.py`, an epoch at a time, with checkpoints that continue it exactly.
+
+Everything that decides the result is in the checkpoint: a fit that is killed at any moment and resumed takes
+the same steps, bit for bit on a CPU with the same number of threads.
+
+Axes: batch, c, h, w, classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from symlearn.analysis.calibration import scores
+from symlearn.analysis.codes import code_sparsity
+from symlearn.analysis.equivariance import equivariance_report
+from symlearn.analysis.predictive import predictive_of
+from symlearn.config import Config
+from symlearn.curvature.coverage import has_evidence
+from symlearn.data import augment
+from symlearn.data.pairs import Data, Pairs
+from symlearn.fitting.beginning import Beginning, plan_for
+from symlearn.fitting.inputs import ready_inputs
+from symlearn.fitting.result import DataInfo, FitResult, Progress
+from symlearn.report.numbers import Tried, build_report, calibration, training_report
+from symlearn.run_folder import CHECKPOINT, CONFIG, MODEL, RunFolder
+from symlearn.selection.removal import Removal, RemovalRound, told
+from symlearn.selection.search import Proposal, SearchRound, describe
+from symlearn.training.phases import Phase, PhaseRun
+from symlearn.training.schedule import plan
+from symlearn.training.state import Augment, FitState, TrainingStoppedError
+from symlearn.training.steps import evaluate
+from symlearn.training.subnormals import subnormals_flushed
+from symlearn.training.updates import update_evidence
+
+SAVE_EVERY = 5.0  # seconds between checkpoints within a stage
+
+
+@dataclass
+class Fit:
+    """A fit in progress; `run` takes it to its end.
+
+    Args:
+        model: the network; changed in place.
+        train: the training set.
+        test: the test set or None; only ever recorded.
+        config: with its schedules worked out.
+        folder: where to keep everything, or None.
+        progress: told after every epoch.
+        info: what the report says about the data.
+    """
+
+    model: nn.Module
+    train: Pairs
+    test: Pairs | None
+    config: Config
+    folder: RunFolder | None = None
+    progress: Callable[[Progress], None] | None = None
+    info: DataInfo = field(default_factory=DataInfo)
+
+    def __post_init__(self) -> None:
+        self.given = self.model
+        self.state = FitState(self.model, self.config, len(self.train[0]))
+        self.beginning = Beginning()
+        self.best: dict[str, Any] | None = None
+        self.proposals: list[Proposal] = []
+        self.removals: list[Removal] = []
+        self.controls: list[list[float]] = []
+        self.search_controls: list[list[float]] = []
+        self.metrics: list[dict[str, Any]] = []
+        self.stage = 0
+        self.run_: PhaseRun | None = None
+        self.round_: SearchRound | RemovalRound | None = None
+        self.search_over = self.removals_over = False
+        self.seconds_before = 0.0
+        self.clock = time.monotonic()
+        self.saved_at = -float("inf")
+        self.beginning.open(self.state)
+        self.stages = plan(self.config)
+        self.augment = self._augmentation()
+
+    def _augmentation(self) -> Augment | None:
+        if not self.config.training.augment:
+            return None
+        black = self.info.preprocessing.black if self.info.preprocessing is not None else 0.0
+        return lambda images, generator: augment(images, generator, fill=black)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, over all resumptions."""
+        return self.seconds_before + time.monotonic() - self.clock
+
+    def observe(self, state: FitState, phase: Phase, record: dict[str, Any]) -> dict[str, Any]:
+        """Complete an epoch's metrics."""
+        line: dict[str, Any] = {"epoch": state.epoch, "step": state.step, "phase": phase.name, **record}
+        line["log_marginal_likelihood"] = record.get("log_marginal_likelihood")
+        line["test_accuracy"], line["test_nll"] = evaluate(state, self.test) if self.test else (None, None)
+        line["seconds"] = round(self.seconds, 3)
+        if line["log_marginal_likelihood"] is not None:
+            precision = state.prior.floats()
+            line["prior_precision"] = {name: precision[name] for name in state.effective_parameters}
+            line["effective_parameters"] = dict(state.effective_parameters)
+            line["sigma_noise"] = state.sigma_noise
+            for name, one in state.hyper.declared.items():
+                if one.value.numel() == 1:
+                    line.setdefault(one.kind, {})[name] = float(one.read(one.value.detach()))
+        return line
+
+    def tell(self, record: dict[str, Any], note: str | None = None) -> None:
+        """Report progress."""
+        if self.progress is None:
+            return
+        total = sum(stage.epochs * (1 if stage.phase else 6) for stage in self.stages)
+        done = sum(stage.epochs * (1 if stage.phase else 6) for stage in self.stages[: self.stage])
+        if self.run_ is not None:
+            done += self.run_.done
+        elif self.round_ is not None:
+            done += self.round_.progress
+        name = self.stages[min(self.stage, len(self.stages) - 1)].name
+        epoch = record.get("epoch", self.state.epoch)
+        self.progress(Progress(name, epoch, record, note, min(done / max(total, 1), 1.0)))
+
+    def run(self) -> FitResult:
+        """Take the fit to its end.
+
+        Raises:
+            TrainingStoppedError: a value is not finite whatever start was tried; the last checkpoint is kept.
+        """
+        while self.stage < len(self.stages):
+            stage = self.stages[self.stage]
+            if stage.phase is not None:
+                if self.beginning.fallen:
+                    self._phase(stage.phase)
+                self.keep_best()
+            elif stage.kind == "removals":
+                if not self.removals_over and self.beginning.learned and self.best is not None:
+                    self._removals(stage.number)
+            elif not self.search_over and self.beginning.learned:
+                self._round(stage.number)
+                self.keep_best()
+            self.stage += 1
+            self.run_ = self.round_ = None
+            self.save(force=True)
+        return self._finish()
+
+    def _phase(self, phase: Phase) -> None:
+        while True:
+            fault = self._epochs(self.beginning.phase(phase))
+            if self.beginning.learned is not None:
+                break
+            assert self.run_ is not None
+            self.go_back(self.run_.best)
+            note = self.beginning.next(self.state, self.train, fault)
+            if note is None:
+                break
+            self.run_ = None
+            self.tell({}, note)
+            self.save(force=True)
+        assert self.run_ is not None
+        self.go_back(self.run_.best)
+
+    def _epochs(self, phase: Phase) -> str | None:
+        """Run a phase to its end, or a start until it is hopeless; what made it stop before, or None.
+
+        Raises:
+            TrainingStoppedError: a value is not finite, and there is neither a state to go back to nor a
+                start left.
+        """
+        if self.run_ is None:
+            self.run_ = PhaseRun(phase)
+        while not self.run_.over and not self.beginning.hopeless(self.state):
+            try:
+                record = self.run_.next_epoch(self.state, self.train, self.augment)
+            except TrainingStoppedError as error:
+                if self.beginning.learned is None and self.beginning.at + 1 < len(plan_for(self.state)):
+                    return str(error)
+                if self.beginning.learned is None and self.beginning.at:
+                    tried = "; ".join(start.words for start in plan_for(self.state))
+                    raise TrainingStoppedError(f"{error}; tried: {tried}") from None
+                raise
+            line = self.observe(self.state, phase, record)
+            self.record([line])
+            fault = record.get("taken_back")
+            note = f"epoch {self.state.epoch} taken back: {fault}; half the rate" if fault else None
+            self.tell(line, note)
+            self.save()
+        return None
+
+    def keep_best(self) -> None:
+        """Keep the state of best evidence over all stages."""
+        evidence = self.state.evidence
+        if evidence is not None and (self.best is None or evidence >= self.best["evidence"]):
+            self.best = self.state.saved()
+
+    def _round(self, number: int) -> None:
+        if self.round_ is None:
+            self.round_ = SearchRound(
+                self.state, number, self.train, self.observe, self.augment, self.search_controls
+            )
+        assert isinstance(self.round_, SearchRound)
+        self._through(self.round_)
+        self.state, records, proposals, accepted = self.round_.outcome()
+        self.model = self.state.model
+        self.record(records)
+        self.proposals += proposals
+        self.search_controls = [*self.search_controls, self.round_.ended]
+        for proposal in proposals:
+            self.tell(records[-1] if records else {}, describe(proposal))
+        self.search_over = not accepted
+
+    def _through(self, round_: SearchRound | RemovalRound) -> None:
+        while not round_.over:
+            candidate = round_.next_epoch()
+            self.tell(candidate.records[-1] if candidate.records else {})
+            self.save()
+
+    def _removals(self, number: int) -> None:
+        """Try every path without; under a search what the evidence does not miss stays out."""
+        if self.round_ is None:
+            if number == 0:  # time goes on
+                epoch, step = self.state.epoch, self.state.step
+                self.go_back(self.best)
+                self.state.epoch, self.state.step = epoch, step
+            self.round_ = RemovalRound(
+                self.state, number, self.train, self.observe, self.augment, self.controls
+            )
+        assert isinstance(self.round_, RemovalRound)
+        self._through(self.round_)
+        self.state, records, removals, removed = self.round_.outcome()
+        self.model = self.state.model
+        self.removals += removals
+        self.controls = [*self.controls, self.round_.outcomes.ended]
+        self.removals_over = not removed
+        if removed and self.config.evidence.selection == "search":
+            self.record(records)
+            self.best = self.state.saved()
+        for removal in removals:
+            self.tell({}, told(removal))
+
+    def go_back(self, saved: dict[str, Any] | None) -> None:
+        """Go back to a state; what the guard took back is history and stays."""
+        if saved is not None:
+            setbacks = self.state.setbacks
+            self.state.load(saved)
+            self.state.setbacks = setbacks
+
+    def record(self, lines: list[dict[str, Any]]) -> None:
+        """Keep metrics, in memory and in the folder."""
+        self.metrics += lines
+        if self.folder is not None:
+            self.folder.append_metrics(lines)
+
+    def save(self, force: bool = False) -> None:
+        """Write a checkpoint, at most every few seconds unless forced."""
+        now = time.monotonic()
+        if self.folder is None or not (force or now - self.saved_at > SAVE_EVERY):
+            return
+        self.saved_at = now
+        self.folder.save_tensors(
+            CHECKPOINT,
+            {
+                "config": self.config.to_toml(),
+                "stage": self.stage,
+                "search_over": self.search_over,
+                "removals_over": self.removals_over,
+                "state": self.state.saved(),
+                "run": self.run_.saved() if self.run_ else None,
+                "round": self.round_.saved() if self.round_ else None,
+                "beginning": self.beginning.saved(),
+                "best": self.best,
+                "proposals": [asdict(p) for p in self.proposals],
+                "removals": [asdict(r) for r in self.removals],
+                "controls": self.controls,
+                "search_controls": self.search_controls,
+                "lines": len(self.metrics),
+                "seconds": self.seconds,
+            },
+        )
+
+    def resume(self) -> None:
+        """Go back to the folder's checkpoint, or to the start if there is none yet.
+
+        Raises:
+            ValueError: the checkpoint is damaged or belongs to another configuration.
+        """
+        assert self.folder is not None
+        if not self.folder.file(CHECKPOINT).exists():
+            self.folder.keep_metrics(0)
+            return
+        saved = self.folder.load_tensors(CHECKPOINT)
+        if saved["config"] != self.config.to_toml():
+            raise ValueError(f"{self.folder.file(CHECKPOINT)} belongs to another {CONFIG}; restore that file")
+        self.state.load(saved["state"])
+        self.stage, self.search_over = saved["stage"], saved["search_over"]
+        self.removals_over, self.controls = saved["removals_over"], saved["controls"]
+        self.search_controls = saved["search_controls"]
+        self.proposals = [Proposal(**p) for p in saved["proposals"]]
+        self.removals = [Removal(**r) for r in saved["removals"]]
+        self.folder.keep_metrics(saved["lines"])
+        self.metrics = self.folder.metrics()
+        self.seconds_before = saved["seconds"]
+        self.beginning, self.best = Beginning(**saved["beginning"]), saved["best"]
+        if saved["run"] is not None:
+            phase = self.stages[self.stage].phase
+            assert phase is not None
+            self.run_ = PhaseRun(self.beginning.phase(phase))
+            self.run_.load(saved["run"])
+        if saved["round"] is not None:
+            stage, given = self.stages[self.stage], (self.train, self.observe, self.augment)
+            if stage.kind == "removals":
+                self.round_ = RemovalRound(
+                    self.state, stage.number, *given, earlier=self.controls, saved=saved["round"]
+                )
+            else:
+                self.round_ = SearchRound(
+                    self.state, stage.number, *given, earlier=self.search_controls, saved=saved["round"]
+                )
+
+    def _finish(self) -> FitResult:
+        state = self.state
+        self.go_back(self.best)
+        if self.model is not self.given:  # a search went on with a copy; the network given is the result
+            self.given.load_state_dict(self.model.state_dict())
+            self.model = state.model = self.given
+        curved = has_evidence(self.model, self.config.curvature)
+        if self.config.evidence.selection == "none" and curved:
+            update_evidence(state, self.train, step_hyperparameters=False)
+        self.model.eval()
+        precision = state.prior.floats()
+        report = build_report(
+            state,
+            self.info.data,
+            self.info.task,
+            Tried(self.proposals, self.removals, self.search_controls, self.controls),
+            calibration(state, self.test) if self.test else None,
+            training_report(state, self.beginning.tried, self.train),
+        )
+        if self.test and curved and self.config.data.likelihood == "classification":
+            predictive = predictive_of(self.model, self.train, self.config, precision)
+            report["laplace"] = scores(predictive.probabilities(self.test[0]), self.test[1])
+        report["equivariance"] = equivariance_report(self.model, self.train[0])
+        report["sparsity"] = code_sparsity(self.model, self.train[0])
+        report["seconds"] = round(self.seconds, 1)
+        if self.folder is not None:
+            self.folder.save_tensors(
+                MODEL,
+                {
+                    "model": self.model.state_dict(),
+                    "prior_precision": precision,
+                    "sigma_noise": state.sigma_noise,
+                    "class_names": list(self.info.class_names),
+                },
+            )
+        return FitResult(
+            self.model, report, self.metrics, precision, state.sigma_noise, self.config, self.train
+        )
+
+
+def fit(
+    model: nn.Module,
+    train: Data,
+    test: Data | None = None,
+    config: Config | dict[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    info: DataInfo | None = None,
+) -> FitResult:
+    """Fit a network and the precisions of its paths; see `schedule.py` for its stages.
+
+    Args:
+        model: a network of relaxed layers (`build_model`), or any network with rules in kfac. It becomes
+            the learned network: the result's `model` is this very object, at the state of best evidence.
+        train: a data set, (x, y) tensors or arrays `[n, c, h, w]` and `[n]`, or a loader; read into memory.
+        test: the same; recorded, never used to choose anything.
+        config: a `Config`, or tables as in config.toml; None takes the defaults.
+        out: a folder to keep config, metrics, checkpoints and the model in.
+        resume: continue what lies in `out`.
+        progress: called after every epoch.
+        info: what the report says about the data.
+
+    Raises:
+        ValueError: data that do not fit the network, a fit that does not fit into memory, an unusable folder.
+        TrainingStoppedError: a value is not finite whatever start was tried; the last checkpoint is kept.
+    """
+    chosen, train_pairs, test_pairs = ready_inputs(model, train, test, config, out is not None)
+    if out is None:
+        return run_fit(model, train_pairs, test_pairs, chosen, progress=progress, info=info)
+    folder = RunFolder.open(out) if resume else RunFolder.create(out)
+    folder.acquire()
+    try:
+        if not resume:
+            folder.write_text(CONFIG, chosen.to_toml())
+        return run_fit(model, train_pairs, test_pairs, chosen, folder, resume, progress, info)
+    finally:
+        folder.release()
+
+
+def run_fit(
+    model: nn.Module,
+    train: Pairs,
+    test: Pairs | None,
+    config: Config,
+    folder: RunFolder | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    info: DataInfo | None = None,
+) -> FitResult:
+    """Fit what has been checked: network and data on one device, a folder that is held; see `fit`."""
+    running = Fit(model, train, test, config, folder, progress, info or DataInfo())
+    if resume:
+        running.resume()
+    with subnormals_flushed():
+        return running.run()

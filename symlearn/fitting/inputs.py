@@ -1,0 +1,35 @@
+"""What a fit is given, checked together with the room it needs.
+
+Axes: n, c, h, w.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from symlearn.config import Config
+from symlearn.cost.dry_fit import sizes_of
+from symlearn.cost.room import expect_room
+from symlearn.data.pairs import Data, Pairs
+from symlearn.training.inputs import check_fits, inputs_of
+
+
+def ready_inputs(
+    model: nn.Module,
+    train: Data,
+    test: Data | None,
+    config: Config | dict[str, Any] | None,
+    checkpoints: bool,
+) -> tuple[Config, Pairs, Pairs | None]:
+    """`inputs_of`, with the network on the same device, checked together with the room for the fit.
+
+    Raises:
+        ValueError: see `inputs_of`, `check_fits` and `expect_room`.
+    """
+    chosen, train_pairs, test_pairs = inputs_of(model, train, test, config)
+    device = train_pairs[0].device
+    check_fits(model.to(device), train_pairs, test_pairs, chosen)
+    expect_room(model, sizes_of(chosen, train_pairs, test_pairs, checkpoints), device)
+    return chosen, train_pairs, test_pairs

@@ -1,0 +1,74 @@
+"""What goes into a fit besides data and network, what it tells on its way, and what it gives back.
+
+Axes: n, c, h, w.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from symlearn.config import Config
+from symlearn.data import Preprocessing
+from symlearn.data.pairs import Pairs
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What the report says about the data.
+
+    Attributes:
+        data: name or path of the data set.
+        task: name of the task.
+        class_names: names of the classes.
+        preprocessing: what new images must go through.
+    """
+
+    data: str = "given"
+    task: str = "class"
+    class_names: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a fit tells while it runs.
+
+    Attributes:
+        stage: "start", "round 0", "anneal", or "map".
+        epoch: epochs of the learned network so far (a trial's own within a round).
+        record: the epoch's metrics.
+        note: a line worth printing by itself, or None.
+        fraction: how much of the planned work is done, between 0 and 1.
+    """
+
+    stage: str
+    epoch: int
+    record: dict[str, Any]
+    note: str | None
+    fraction: float
+
+
+@dataclass
+class FitResult:
+    """A finished fit.
+
+    Attributes:
+        model: the learned network, in `eval` mode, at the state of best evidence.
+        report: the numbers of report.json.
+        metrics: a dictionary an epoch, as in metrics.jsonl.
+        prior_precision: delta by parameter name.
+        sigma_noise: learned noise (regression).
+        config: the configuration, every schedule worked out.
+        train: the training set (x, y), or None for a run that was only read.
+    """
+
+    model: nn.Module
+    report: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    prior_precision: dict[str, float]
+    sigma_noise: float
+    config: Config
+    train: Pairs | None = None

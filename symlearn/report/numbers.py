@@ -1,0 +1,160 @@
+"""The numbers of report.json, from a finished fit.
+
+`log_marginal_likelihood` is the total over the training set in nats; accuracies are fractions; `nll` is the
+mean negative log-likelihood in nats; `ece` is the expected calibration error over 15 bins (Guo et al. 2017).
+
+Axes: batch, classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from symlearn.analysis.calibration import scores
+from symlearn.analysis.effective_parameters import layer_reports
+from symlearn.data.pairs import Pairs, batches
+from symlearn.layers.structure import relaxed_layers
+from symlearn.selection.removal import Removal, least_worth
+from symlearn.selection.verdict import Asked, decision
+from symlearn.training.chance import constant_log_evidence, constant_loss
+from symlearn.training.state import FitState
+from symlearn.training.steps import evaluate
+
+if TYPE_CHECKING:
+    from symlearn.selection.search import Proposal
+
+SCHEMA = 2  # 1: no verdicts by evidence
+
+
+def calibration(state: FitState, data: Pairs) -> dict[str, float | None]:
+    """Accuracy, negative log-likelihood and calibration error of the MAP predictions."""
+    accuracy, nll = evaluate(state, data)
+    if state.config.data.likelihood == "regression":
+        return {"accuracy": None, "nll": nll, "ece": None}
+    with torch.no_grad():
+        probabilities = torch.cat([state.model(x).softmax(1) for x, _ in batches(data, 500)])
+    return {"accuracy": accuracy, "nll": nll, "ece": scores(probabilities, data[1])["ece"]}
+
+
+def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Pairs) -> dict[str, Any]:
+    """How the fit went: what was tried, what was taken back, and whether anything was learned.
+
+    Args:
+        state: at the end of the fit.
+        tried: the starts, as `Beginning.tried`.
+        data: the training set.
+
+    Returns:
+        `learned`: whether the network beats the constant predictor, in its loss and in the evidence, unless
+        no evidence was maximised (MAP at fixed precisions); `constant_log_evidence` and `constant_loss`
+        of that predictor, in nats; `starts`;
+        `setbacks`; `epoch`: the one whose state was kept.
+    """
+    likelihood = state.config.data.likelihood
+    constant = constant_log_evidence(data[1], likelihood)
+    chance = constant_loss(data[1], likelihood, state.sigma_noise)
+    _, loss = evaluate(state, data)
+    if likelihood == "regression":  # `evaluate` adds the constants that `constant_loss` leaves out
+        targets = data[1].numel() / len(data[1])
+        loss -= targets / 2 * math.log(2 * math.pi * state.sigma_noise**2)
+    by_evidence = state.evidence is not None and state.config.evidence.selection != "none"
+    return {
+        "learned": loss < chance and (not by_evidence or cast(float, state.evidence) > constant),
+        "constant_log_evidence": constant,
+        "constant_loss": chance,
+        "train_loss": loss,
+        "starts": list(tried),
+        "setbacks": list(state.setbacks),
+        "epoch": state.epoch,
+    }
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a fit tried to add and to remove.
+
+    Attributes:
+        proposals: of the search.
+        removals: that the fit ended with.
+        search_controls: log evidences of the search's controls, a list a round.
+        controls: of the removals', the same.
+    """
+
+    proposals: Sequence[Proposal] = ()
+    removals: Sequence[Removal] = ()
+    search_controls: Sequence[Sequence[float]] = ()
+    controls: Sequence[Sequence[float]] = ()
+
+
+def build_report(
+    state: FitState,
+    data: str,
+    task: str,
+    tried: Tried,
+    test: dict[str, float | None] | None,
+    training: dict[str, Any],
+) -> dict[str, Any]:
+    """report.json as a dictionary (schema 2).
+
+    Args:
+        state: at the end of the fit.
+        data: name of the data set.
+        task: name of the task.
+        tried: to add and to remove.
+        test: scores on the test set, or None.
+        training: as `training_report`.
+    """
+    chosen = state.config.evidence
+    asked = Asked(
+        tried.removals,
+        tried.proposals,
+        chosen.selection == "search" and chosen.rounds > 0,
+        least_worth(state.config, state.n_data),
+        bool(training["learned"]),
+    )
+    layers = relaxed_layers(state.model)
+    declared = list(dict.fromkeys(path for layer in layers.values() for path in layer.path_names))
+    trained = [p.numel() for p in state.model.parameters() if p.requires_grad]
+    config = state.config
+    return {
+        "schema": SCHEMA,
+        "data": data,
+        "task": task,
+        "paths": declared,
+        "network": config.model.network,
+        "seed": config.training.seed,
+        "train_examples": state.n_data,
+        "parameters": sum(p.numel() for p in state.model.parameters()),
+        "active_parameters": sum(trained),
+        "log_marginal_likelihood": state.evidence,
+        "sigma_noise": state.sigma_noise if config.data.likelihood == "regression" else None,
+        "test": test or {"accuracy": None, "nll": None, "ece": None},
+        "laplace": None,
+        "selection": {
+            "method": config.evidence.selection,
+            "proposals": [asdict(p) for p in tried.proposals],
+            "search_controls": [list(ended) for ended in tried.search_controls],
+            "removals": [asdict(r) for r in tried.removals],
+            "controls": [list(ended) for ended in tried.controls],
+        },
+        "eigenvalues": config.curvature.eigenvalues,
+        "diagonal": list(config.curvature.diagonal),
+        "left_out": list(config.curvature.left_out),
+        "training": training,
+        "layers": [
+            layer
+            if (relaxed := layers.get(layer["name"])) is None
+            else {
+                **layer,
+                "verdict": decision(layer["name"], relaxed.path_names, relaxed.active, asked),
+            }
+            for layer in layer_reports(
+                state.model, state.effective_parameters, state.prior.floats(), config.curvature.left_out
+            )
+        ],
+    }

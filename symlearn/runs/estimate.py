@@ -1,0 +1,29 @@
+"""The cost of what a configuration describes, before anything is run.
+
+Axes: n, c, h, w.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from symlearn.config import Config
+from symlearn.cost.estimate import Estimate, estimated
+from symlearn.curvature.coverage import check_coverage
+from symlearn.runs.experiment import load, network_of
+
+
+def estimate_experiment(config: Config) -> Estimate:
+    """The cost of what a configuration describes; loads the data, writes nothing.
+
+    Raises:
+        ValueError: whatever `run_experiment` would refuse.
+    """
+    config, splits = load(config)
+    with torch.device("meta"):
+        shadow = network_of(config, splits).to("meta")  # tables of groups are made on the CPU
+    check_coverage(shadow, config.curvature, config.evidence.selection != "none")
+    (x, y), (x_test, y_test) = splits.train.tensors, splits.test.tensors
+    return estimated(
+        shadow, lambda: network_of(config, splits), (x, y), (x_test, y_test), config, seconds=True, held=False
+    )

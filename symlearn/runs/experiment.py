@@ -1,0 +1,233 @@
+"""A whole run, from a configuration to a folder that holds everything about it.
+
+    prepare(config)                    data and network, checked; nothing is written
+    run_experiment(config, out)        fits and writes the folder (`run_folder.py` says what lies in it)
+    resume_experiment(out)             continues an interrupted fit; a finished one is only read
+
+The command line and the experiments call these same functions. `report.json` is written last: a folder that
+has it is a finished run.
+
+Axes: n, c, h, w, classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from symlearn.analysis.filters import filters_of
+from symlearn.config import Config, read_config
+from symlearn.data import SOURCES, TASKS, DataSplits, load_data
+from symlearn.data.pairs import Pairs
+from symlearn.fitting.fit import run_fit
+from symlearn.fitting.inputs import ready_inputs
+from symlearn.fitting.result import DataInfo, FitResult, Progress
+from symlearn.layers.registry import parse_paths
+from symlearn.networks import NETWORKS, configured_model, default_network
+from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
+from symlearn.runs.results import read_learned, read_report, write_results
+from symlearn.training.inputs import usable_device
+
+Announce = Callable[["Prepared"], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run that is ready to start.
+
+    Attributes:
+        config: with network and schedules worked out, paths of files absolute.
+        splits: the data, normalised.
+        model: the network at its seeded start, on the device of the fit.
+        train, test: the data as the fit takes them.
+    """
+
+    config: Config
+    splits: DataSplits
+    model: nn.Module
+    train: Pairs
+    test: Pairs | None
+
+    @property
+    def info(self) -> DataInfo:
+        """What the report says about the data."""
+        return DataInfo(
+            data_label(self.config.data.data),
+            self.config.data.task,
+            self.splits.class_names,
+            self.splits.preprocessing,
+        )
+
+
+def data_label(data: str) -> str:
+    """A data set as reports and folders call it: its name, or the last part of its path."""
+    return data if data in SOURCES else Path(data).name
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The same configuration, valid in every working directory."""
+    data, root = config.data.data, config.data.data_root
+    if data not in SOURCES:
+        data = str(Path(data).expanduser().absolute())
+    if root is not None:
+        root = str(Path(root).expanduser().absolute())
+    return config.with_options(data=data, data_root=root)
+
+
+def prepare(config: Config) -> Prepared:
+    """Load the data and build the network; whatever is wrong with either is said here.
+
+    The global random generator is left as it was.
+
+    Raises:
+        ValueError: in one line, what was wrong, what was expected and what to do.
+    """
+    config, splits = load(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        model = network_of(config, splits)
+        config, train, test = ready_inputs(model, splits.train, splits.test, config, checkpoints=True)
+    config = config.with_options(alpha=getattr(model, "alpha", None))
+    return Prepared(config, splits, model, train, test)
+
+
+def load(config: Config) -> tuple[Config, DataSplits]:
+    """The data of a configuration, and the configuration with network, schedules and paths worked out.
+
+    Raises:
+        ValueError: in one line, what was wrong, what was expected and what to do.
+    """
+    check_names(config)
+    usable_device(config)
+    data = config.data
+    splits = load_data(
+        data.data,
+        data.task,
+        data_root=data.data_root,
+        limit=data.limit,
+        test_limit=data.test_limit,
+        seed=config.training.seed,
+        size=data.size,
+        likelihood=data.likelihood,
+    )
+    network = config.model.network or default_network(splits.size)
+    return with_absolute_paths(config.with_options(network=network)).resolved(len(splits.train)), splits
+
+
+def network_of(config: Config, splits: DataSplits) -> nn.Module:
+    """The network that a worked-out configuration describes, for these data; draws its weights."""
+    return configured_model(config.model, splits.in_channels, splits.size, splits.classes)
+
+
+def check_names(config: Config) -> None:
+    """Check every name before any data is read.
+
+    Raises:
+        ValueError: an unknown path, network or task.
+    """
+    parse_paths(config.model.paths)
+    if config.model.network is not None and config.model.network not in NETWORKS:
+        raise ValueError(f"unknown network {config.model.network!r}; expected one of {', '.join(NETWORKS)}")
+    if config.data.task not in TASKS:
+        raise ValueError(f"unknown task {config.data.task!r}; expected one of {', '.join(TASKS)}")
+
+
+def run_experiment(
+    config: Config,
+    out: str | Path,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    announce: Announce | None = None,
+) -> FitResult:
+    """Fit what a configuration describes and write everything about it into a new folder.
+
+    Args:
+        config: what to fit.
+        out: a folder that is new or empty; made only once data and network have been checked.
+        progress: called after every epoch.
+        announce: called once, before the fit starts.
+
+    Raises:
+        ValueError: wrong input, an unusable folder, a full disk.
+        TrainingStoppedError: the fit cannot go on; what it has so far is in the folder.
+    """
+    prepared = prepare(config)
+    folder = RunFolder.create(out)
+    folder.acquire()
+    try:
+        folder.write_text(CONFIG, prepared.config.to_toml())
+        return _fit(prepared, folder, False, progress, announce)
+    finally:
+        folder.release()
+
+
+def resume_experiment(
+    out: str | Path,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    announce: Announce | None = None,
+) -> FitResult:
+    """Continue the fit of a folder where its checkpoint left it; the steps are those it would have taken.
+
+    A finished fit is read back, nothing is computed. Arguments as for `run_experiment`.
+
+    Raises:
+        ValueError: no run folder, damaged files, data that have changed, a folder in use, a full disk.
+        TrainingStoppedError: the fit cannot go on.
+    """
+    folder = RunFolder.open(out)
+    if folder.file(REPORT).is_file():
+        learned = read_learned(folder)
+        return FitResult(
+            learned.model,
+            read_report(folder),
+            folder.metrics(),
+            learned.prior_precision,
+            learned.sigma_noise,
+            learned.config,
+        )
+    folder.acquire()
+    try:
+        prepared = prepare(read_config(folder.file(CONFIG)))
+        return _fit(prepared, folder, True, progress, announce)
+    finally:
+        folder.release()
+
+
+def _fit(
+    prepared: Prepared,
+    folder: RunFolder,
+    resume: bool,
+    progress: Callable[[Progress], None] | None,
+    announce: Announce | None,
+) -> FitResult:
+    """Fit in a folder that is ours, and write the results."""
+    _note_environment(folder)
+    folder.write_text(PREPROCESSING, to_json(prepared.splits.preprocessing.to_dict()))
+    if announce is not None:
+        announce(prepared)
+    p = prepared
+    result = run_fit(p.model, p.train, p.test, p.config, folder, resume, progress, p.info)
+    write_results(folder, result.report, result.metrics, filters_of(result.model), result.config)
+    return result
+
+
+def _note_environment(folder: RunFolder) -> None:
+    """Write environment.json once; a fit that is resumed in another environment is told so."""
+    now = environment()
+    if not folder.file(ENVIRONMENT).is_file():
+        folder.write_text(ENVIRONMENT, to_json(now))
+        return
+    before = folder.read_json(ENVIRONMENT)
+    for key, name in (("threads", "threads"), ("versions", "package versions")):
+        if isinstance(before, dict) and before.get(key) != now[key]:
+            warnings.warn(
+                f"the fit was started with other {name} than now; its last digits may differ from those of "
+                "an uninterrupted run",
+                stacklevel=2,
+            )

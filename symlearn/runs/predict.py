@@ -1,0 +1,99 @@
+"""Predictions of a finished run for new images, by its MAP weights or by the Laplace predictive.
+
+Axes: n, c, h, w, classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from symlearn.data import load_images
+from symlearn.run_folder import RunFolder
+from symlearn.runs.experiment import load
+from symlearn.runs.results import Learned, read_learned
+
+BATCH = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a network says of some images.
+
+    Attributes:
+        names: the images' names.
+        outputs: names of the classes, or of a regression's outputs.
+        values: probabilities `[n, classes]`, or predicted targets, float64.
+        spread: standard deviations `[n, outputs]` of the targets (regression with Laplace), or None.
+        classes: whether the outputs are classes.
+    """
+
+    names: tuple[str, ...]
+    outputs: tuple[str, ...]
+    values: Tensor
+    spread: Tensor | None
+    classes: bool
+
+    @property
+    def columns(self) -> list[str]:
+        """The header of a table of them."""
+        if self.classes:
+            return ["name", "class", "probability", *self.outputs]
+        spread = [f"{name} (standard deviation)" for name in self.outputs] if self.spread is not None else []
+        return ["name", *self.outputs, *spread]
+
+    def rows(self) -> Iterator[list[str | float]]:
+        """A row an image."""
+        for i, (name, values) in enumerate(zip(self.names, self.values.tolist(), strict=True)):
+            if self.classes:
+                top = max(range(len(values)), key=values.__getitem__)
+                yield [name, self.outputs[top], values[top], *values]
+            else:
+                yield [name, *values, *(self.spread[i].tolist() if self.spread is not None else [])]
+
+
+def predict_images(folder: RunFolder, data: str, *, laplace: bool = False) -> Predictions:
+    """Predict images with a finished run's network.
+
+    Args:
+        folder: of the run.
+        data: what `load_images` reads.
+        laplace: the Laplace predictive; loads the run's training data and computes their curvature.
+
+    Raises:
+        ValueError: the run has not finished, or the images cannot be read or do not fit the network.
+    """
+    learned = read_learned(folder)
+    channels = len(learned.preprocessing.mean)
+    images, names = load_images(
+        data, channels=channels if channels in (1, 3) else None, data_root=learned.config.data.data_root
+    )
+    try:
+        x = learned.preprocessing(images)
+    except ValueError as error:
+        raise ValueError(f"{data}: {error}") from None
+    regression = learned.config.data.likelihood == "regression"
+    if laplace:
+        values, spread = _laplace(learned, x)
+    else:
+        with torch.no_grad():
+            f = torch.cat([learned.model(part) for part in x.split(BATCH)]).double()
+        values, spread = (f if regression else f.softmax(1)), None
+    return Predictions(names, learned.class_names, values, spread, not regression)
+
+
+def _laplace(learned: Learned, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Probabilities `[n, classes]`, or mean and standard deviation of a regression's targets."""
+    from symlearn.analysis.predictive import predictive_of
+
+    config, splits = load(learned.config)
+    inputs, targets = splits.train.tensors
+    predictive = predictive_of(
+        learned.model, (inputs, targets), config, learned.prior_precision, learned.sigma_noise
+    )
+    if config.data.likelihood == "regression":
+        return predictive.targets(x)
+    return predictive.probabilities(x), None

@@ -1,0 +1,205 @@
+"""What a finished run leaves in its folder, written and read: report, page, figures, the learned network.
+
+Reading never trains; figures and page are drawn from `report.json` and `metrics.jsonl` alone.
+
+Axes: n, c, h, w, classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from symlearn.config import Config, read_config
+from symlearn.run_folder import (
+    CONFIG,
+    ENVIRONMENT,
+    FIGURES,
+    FILTERS,
+    MODEL,
+    PAGE,
+    PREPROCESSING,
+    REPORT,
+    RunFolder,
+    to_json,
+    write_atomically,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import nn
+
+    from symlearn.data import Preprocessing
+
+REPORT_SCHEMAS = (1, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A learned network and what it needs to be used.
+
+    Attributes:
+        model: in `eval` mode, `[n, c, h, w] -> [n, classes]`, for preprocessed images.
+        preprocessing: what raw images must go through.
+        class_names: names of the classes.
+        prior_precision: delta by parameter name.
+        sigma_noise: noise of a regression.
+        config: of its fit.
+    """
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    prior_precision: dict[str, float]
+    sigma_noise: float
+    config: Config
+
+
+def write_results(
+    folder: RunFolder,
+    report: Mapping[str, Any],
+    metrics: list[dict[str, Any]],
+    filters: list[dict[str, Any]],
+    config: Config,
+) -> None:
+    """Write filters.json, figures, page and, last of all, report.json.
+
+    Raises:
+        ValueError: a file cannot be written.
+    """
+    folder.write_text(FILTERS, to_json(filters))
+    from symlearn.report.page import pngs
+
+    figures = run_figures_of(report, metrics, filters)
+    drawn = pngs(figures)  # the slow part, for the files and for the page
+    _write_figures(folder, drawn)
+    environment = folder.read_json(ENVIRONMENT) if folder.file(ENVIRONMENT).is_file() else None
+    folder.write_text(PAGE, page_of(report, metrics, figures, config, environment, drawn))
+    folder.write_text(REPORT, to_json(report))
+
+
+def run_figures_of(
+    report: Mapping[str, Any], metrics: list[dict[str, Any]], filters: list[dict[str, Any]]
+) -> dict[str, Figure]:
+    """Every figure of a run by the stem of its file."""
+    from symlearn.report.plots import run_figures
+
+    return run_figures(report, metrics, filters)
+
+
+def page_of(
+    report: Mapping[str, Any],
+    metrics: list[dict[str, Any]],
+    figures: Mapping[str, Figure],
+    config: Config,
+    environment: Mapping[str, Any] | None,
+    drawn: Mapping[str, bytes] | None = None,
+) -> str:
+    """The run's HTML page."""
+    from symlearn.report.page import html_page
+
+    tables = config.model_dump(exclude_none=True)
+    return html_page(report, metrics, figures, tables, environment, drawn)
+
+
+def draw_figures(folder: RunFolder) -> list[Path]:
+    """Draw the figures of a finished run anew; returns their paths.
+
+    Raises:
+        ValueError: the run has not finished, its report is damaged, or a file cannot be written.
+    """
+    from symlearn.report.page import pngs
+
+    figures = run_figures_of(read_report(folder), folder.metrics(), read_filters(folder))
+    return _write_figures(folder, pngs(figures))
+
+
+def read_page(folder: RunFolder) -> str:
+    """The HTML page of a finished run, made anew from what lies in its folder.
+
+    Raises:
+        ValueError: the run has not finished, or a file is damaged.
+    """
+    report, metrics = read_report(folder), folder.metrics()
+    environment = folder.read_json(ENVIRONMENT) if folder.file(ENVIRONMENT).is_file() else None
+    config = read_config(folder.file(CONFIG))
+    figures = run_figures_of(report, metrics, read_filters(folder))
+    return page_of(report, metrics, figures, config, environment)
+
+
+def read_filters(folder: RunFolder) -> list[dict[str, Any]]:
+    """filters.json of a finished run; empty for a folder that was written without one.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    if not folder.file(FILTERS).is_file():
+        return []
+    found, wanted = folder.read_json(FILTERS), {"layer", "path", "part", "size", "filters", "anchors"}
+    if not isinstance(found, list) or not all(isinstance(e, dict) and wanted <= set(e) for e in found):
+        raise ValueError(f"{folder.file(FILTERS)} is damaged; delete it, or restore it")
+    return found
+
+
+def read_report(folder: RunFolder) -> dict[str, Any]:
+    """report.json of a finished run.
+
+    Raises:
+        ValueError: the run has not finished, or the file is no report.
+    """
+    report, path = folder.read_json(REPORT), folder.file(REPORT)
+    if not isinstance(report, dict) or report.get("schema") not in REPORT_SCHEMAS:
+        known = " or ".join(map(str, REPORT_SCHEMAS))
+        raise ValueError(f"{path} is no report of schema {known}; restore it or fit again")
+    layers, selection = report.get("layers"), report.get("selection")
+    whole = isinstance(layers, list) and all(
+        isinstance(layer, dict)
+        and isinstance(layer.get("name"), str)
+        and isinstance(layer.get("paths"), dict)
+        and all(isinstance(entry, dict) for entry in layer["paths"].values())
+        for layer in layers
+    )
+    if not whole or not isinstance(selection, dict) or not isinstance(report.get("paths"), list):
+        raise ValueError(
+            f"{path} is damaged: layers, paths or selection are missing; restore it or fit again"
+        )
+    return report
+
+
+def read_learned(folder: RunFolder) -> Learned:
+    """The learned network of a finished run.
+
+    Raises:
+        ValueError: the run has not finished, or a file is damaged.
+    """
+    import torch
+
+    from symlearn.data import Preprocessing
+    from symlearn.networks import configured_model
+
+    saved = folder.load_tensors(MODEL)
+    config = read_config(folder.file(CONFIG))
+    preprocessing = Preprocessing.from_dict(folder.read_json(PREPROCESSING))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            classes = len(saved["class_names"])
+            model = configured_model(config.model, len(preprocessing.mean), preprocessing.size, classes)
+        model.load_state_dict(saved["model"])
+        precision = {str(name): float(value) for name, value in saved["prior_precision"].items()}
+        sigma_noise = float(saved["sigma_noise"])
+    except (KeyError, TypeError, AttributeError, RuntimeError):
+        raise ValueError(
+            f"{folder.file(MODEL)} does not belong to {folder.file(CONFIG)}; restore them or fit again"
+        ) from None
+    return Learned(model.eval(), preprocessing, tuple(saved["class_names"]), precision, sigma_noise, config)
+
+
+def _write_figures(folder: RunFolder, drawn: Mapping[str, bytes]) -> list[Path]:
+    place = folder.subfolder(FIGURES)
+    paths = []
+    for name, image in drawn.items():
+        paths.append(place / f"{name}.png")
+        write_atomically(paths[-1], image)
+    return paths

@@ -1,0 +1,1 @@
+"""Which paths stay: search, removals, and the verdict that rests on them."""

@@ -1,0 +1,112 @@
+"""What the evidence says of every layer: which paths it needs, and so what the layer commutes with.
+
+    needed      the evidence loses more than `min_gain` an image by the path's removal, for certain (the whole
+                interval), or nothing else is left in the layer, through which everything must pass
+    unneeded    it loses less than that, for certain; or the search never kept the path
+    undecided   anything else: the difference lies within its noise, or nobody asked
+
+A layer commutes with what its least symmetric needed path commutes with; where a path is undecided that
+commutes with less, so is the layer. Everything that speaks of a layer (table, sentence, page, figures,
+collapse) reads this one decision.
+
+Axes: none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from symlearn.layers.registry import path_kind
+from symlearn.selection.removal import Removal
+from symlearn.selection.search import Proposal
+
+NEEDED, UNNEEDED, UNDECIDED = "needed", "unneeded", "undecided"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a fit tried, and what of it decides.
+
+    Attributes:
+        removals: at the end of the fit, in order.
+        proposals: of the search, in order.
+        searched: whether absent paths are absent because a search did not keep them.
+        threshold: nats that a needed path is worth at least.
+        learned: whether the network beats the constant predictor.
+    """
+
+    removals: Sequence[Removal] = ()
+    proposals: Sequence[Proposal] = ()
+    searched: bool = False
+    threshold: float = 1.0
+    learned: bool = True
+
+
+def decision(layer: str, declared: Sequence[str], active: Sequence[str], asked: Asked) -> dict[str, Any]:
+    """The `verdict` of a layer in report.json.
+
+    Args:
+        layer: its name.
+        declared: all its paths.
+        active: those that are switched on at the end.
+        asked: what the fit tried.
+
+    Returns:
+        `symmetry`, `needed`, `unneeded`, `undecided`, and `removals` by path: `delta_log_evidence`,
+        `interval` (90 %), `probability_needed`.
+    """
+    gone = {path for r in asked.removals if r.removed for name, path in r.paths if name == layer}
+    left = [path for path in active if path not in gone]
+    answers = {path: _answer(layer, path, left, gone, asked) for path in declared}
+    by_answer = {
+        answer: [path for path in declared if answers[path] == answer]
+        for answer in (NEEDED, UNNEEDED, UNDECIDED)
+    }
+    removals = {}
+    for removal in asked.removals:
+        if removal.interval is not None and len(removal.paths) == 1 and removal.paths[0][0] == layer:
+            removals[removal.paths[0][1]] = {
+                "delta_log_evidence": removal.delta_log_evidence,
+                "interval": list(removal.interval),
+                "probability_needed": removal.probability_needed,
+            }
+    return {"symmetry": symmetry(by_answer[NEEDED], by_answer[UNDECIDED]), **by_answer, "removals": removals}
+
+
+def symmetry(needed: Sequence[str], undecided: Sequence[str]) -> str:
+    """What a layer commutes with: "none", "shifts", a group's name; "undecided" where that is open."""
+    if not needed:
+        return UNDECIDED
+    least = min(needed, key=lambda path: path_kind(path).symmetry)
+    if any(path_kind(path).symmetry < path_kind(least).symmetry for path in undecided):
+        return UNDECIDED
+    return path_kind(least).commutes_with
+
+
+def _answer(layer: str, path: str, left: Sequence[str], gone: set[str], asked: Asked) -> str:
+    if not asked.learned:
+        return UNDECIDED
+    if list(left) == [path]:
+        return NEEDED
+    tests = [r for r in asked.removals if (layer, path) in r.paths]
+    if path in gone:
+        last = next(r for r in tests if r.removed)
+        # paths taken out together share what the evidence lost by all of them
+        sure = last.interval is not None and last.interval[0] > -asked.threshold * len(last.paths)
+        return UNNEEDED if sure else UNDECIDED
+    if path in left:
+        alone = [r for r in tests if len(r.paths) == 1 and r.interval is not None]
+        return NEEDED if alone and not alone[-1].free else UNDECIDED
+    tried = [p for p in asked.proposals if (p.layer, p.path) == (layer, path)]
+    return UNNEEDED if asked.searched and not (tried and _pending(tried[-1], asked)) else UNDECIDED
+
+
+def _pending(proposal: Proposal, asked: Asked) -> bool:
+    """Whether a path was worth adding when it was last tried, but another one was added in its place."""
+    gain = proposal.halfway if proposal.delta_log_evidence is None else proposal.delta_log_evidence
+    rival = any(p.accepted and p.round == proposal.round for p in asked.proposals)
+    if proposal.action != "add" or proposal.accepted or gain is None or not rival:
+        return False
+    return gain > max(proposal.noise or 0.0, asked.threshold)

@@ -1,0 +1,159 @@
+"""What is said before a fit starts: data, network and configuration that do not go together.
+
+Axes: batch, c, h, w, outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kfac.checks import check_modules, one_line
+from symlearn.config import Config, checked
+from symlearn.curvature.coverage import check_coverage, has_evidence
+from symlearn.curvature.training_set import curvature_of
+from symlearn.data.pairs import Data, Pairs, pair_of
+from symlearn.layers.declared import hyperparameters_of
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The type of a network's parameters, which images are brought to.
+
+    Raises:
+        ValueError: no network, or one without anything to train.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"expected a network, an nn.Module, got {type(model).__name__}")
+    parameters = list(model.parameters())
+    if not any(p.requires_grad for p in parameters):
+        why = "every parameter is frozen; call requires_grad_()" if parameters else "it has no parameters"
+        raise ValueError(f"the network has nothing to train: {why}")
+    return parameters[0].dtype
+
+
+def check_fits(model: nn.Module, train: Pairs, test: Pairs | None, config: Config) -> None:
+    """Run an image of every set through the network, so that a misfit is said before anything starts.
+
+    The network is left in `eval` mode.
+
+    Raises:
+        ValueError: curvature or corrected eigenvalues where they are not to be had, images that the network
+            does not take; see `check_coverage` and `check_targets` too.
+    """
+    selects = config.evidence.selection != "none"
+    check_coverage(model, config.curvature, selects)
+    model.eval()
+    f = outputs_of_one(model, train[0], "training")
+    check_targets(f, train[1], config, "training")
+    if test is not None:
+        f_test = outputs_of_one(model, test[0], "test")
+        if f_test.shape != f.shape:
+            raise ValueError(
+                f"the network has {f.shape[1]} outputs for training images {list(train[0].shape[1:])}, but "
+                f"{f_test.shape[1]} for test images {list(test[0].shape[1:])}; bring them to one size"
+            )
+        check_targets(f, test[1], config, "test")
+    declared = sorted(hyperparameters_of(model))
+    if declared and config.curvature.eigenvalues != "kronecker":
+        raise ValueError(
+            f"corrected eigenvalues have no gradient for {declared[0]}, which the evidence learns; set "
+            "curvature.eigenvalues to 'kronecker', or model.learn to 'nothing'"
+        )
+    if not has_evidence(model, config.curvature):
+        return
+    check_modules(model)
+    if config.curvature.eigenvalues != "kronecker":
+        curvature_of(model, config, (train[0][:1], train[1][:1]))  # says what has no corrected eigenvalues
+
+
+def outputs_of_one(model: nn.Module, x: Tensor, name: str) -> Tensor:
+    """The outputs `[1, outputs]` of a set's first image.
+
+    Raises:
+        ValueError: the network does not take it, or its outputs are of another shape.
+    """
+    try:
+        with torch.no_grad():
+            f = model(x[:1])
+    except Exception as error:  # whatever a user's code raises
+        raise ValueError(
+            f"the network takes no {name} images {[1, *x.shape[1:]]} ({one_line(error)}); give it the size "
+            "and channels it was built for"
+        ) from error
+    if not isinstance(f, Tensor) or f.dim() != 2 or len(f) != 1:
+        got = list(f.shape) if isinstance(f, Tensor) else f"a {type(f).__name__}"
+        raise ValueError(f"the network must return [batch, outputs], but one image gives {got}")
+    return f
+
+
+def check_targets(f: Tensor, y: Tensor, config: Config, name: str) -> None:
+    """Refuse targets of a set that do not fit the outputs `f` of one image.
+
+    Raises:
+        ValueError: a wrong type, shape or range.
+    """
+    if config.data.likelihood == "regression":
+        if not y.is_floating_point() or y.reshape(len(y), -1).shape[1] != f.shape[1]:
+            raise ValueError(
+                f"regression needs real targets [n, {f.shape[1]}], got {y.dtype} {list(y.shape)} for {name}"
+            )
+        return
+    if y.is_floating_point() or y.dim() != 1:
+        raise ValueError(f"classification needs integer labels [n], got {y.dtype} {list(y.shape)} for {name}")
+    if int(y.min()) < 0 or int(y.max()) >= f.shape[1]:
+        raise ValueError(
+            f"{name} labels run from {int(y.min())} to {int(y.max())}, but the network has {f.shape[1]} "
+            "outputs; build it with classes=… to match"
+        )
+
+
+def as_tensors(data: Data, device: torch.device, dtype: torch.dtype = torch.float32) -> Pairs:
+    """A data set, a loader or a pair of tensors or arrays as (x, y) on a device.
+
+    Images and real targets come out in the given dtype, labels as int64.
+
+    Raises:
+        ValueError: no data, values that are not finite, or x and y of different lengths; see `pair_of` too.
+    """
+    x, y = pair_of(data)
+    if x.dim() < 2 or y.dim() < 1:
+        raise ValueError(
+            f"expected images [n, c, h, w] and targets [n], got {list(x.shape)} and {list(y.shape)}; "
+            "give every image an axis of its own"
+        )
+    if len(x) != len(y) or not len(x):
+        raise ValueError(f"expected as many targets as images and at least one, got {len(x)} and {len(y)}")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{int((~torch.isfinite(x)).sum())} pixels are NaN or infinite; clean the images")
+    if y.is_floating_point() and not torch.isfinite(y).all():
+        raise ValueError("some targets are NaN or infinite; clean them")
+    return x.to(device, dtype), y.to(device, dtype if y.is_floating_point() else torch.int64)
+
+
+def inputs_of(
+    model: nn.Module, train: Data, test: Data | None, config: Config | dict[str, Any] | None
+) -> tuple[Config, Pairs, Pairs | None]:
+    """The configuration with its schedules worked out, and the data on its device in the network's type.
+
+    Raises:
+        ValueError: a configuration, a device, a network or data that no fit can use.
+    """
+    chosen = checked(config) if isinstance(config, dict) else config or Config()
+    device, dtype = usable_device(chosen), dtype_of(model)
+    pairs = as_tensors(train, device, dtype)
+    test_pairs = None if test is None else as_tensors(test, device, dtype)
+    return chosen.resolved(len(pairs[0])), pairs, test_pairs
+
+
+def usable_device(config: Config) -> torch.device:
+    """The device a fit runs on.
+
+    Raises:
+        ValueError: CUDA was asked for and is not there.
+    """
+    device = torch.device(config.training.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but this machine has no CUDA device; use device 'cpu'")
+    return device

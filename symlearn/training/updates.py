@@ -1,0 +1,102 @@
+"""Updates of the hyperparameters up the evidence: precisions, noise, and what layers declare.
+
+Axes: batch, c, h, w, params.
+"""
+
+from __future__ import annotations
+
+import math
+
+from kfac import NonFiniteError
+from symlearn.curvature.coverage import seen
+from symlearn.curvature.training_set import curvature_of, curvature_options
+from symlearn.data.pairs import Pairs
+from symlearn.evidence.gradient import HyperObjective, NonFiniteGradientError, evidence_gradients, subset
+from symlearn.training.batch_statistics import settle_batch_statistics
+from symlearn.training.state import STRIDE, FitState, TrainingStoppedError
+
+
+def step_declared(state: FitState, data: Pairs) -> None:
+    """Step what the layers declare up the evidence, on a seeded subset of the data.
+
+    Raises:
+        TrainingStoppedError: a gradient is not finite.
+    """
+    settings, declared = state.config.evidence, state.hyper.declared
+    if not declared:
+        return
+    for step in range(settings.gradient_steps):
+        pairs, scale = subset(data, settings.gradient_images, state.config.training.seed + state.step + step)
+        objective = HyperObjective(
+            state.model,
+            pairs,
+            state.prior.floats(),
+            state.config.data.likelihood,
+            state.sigma_noise,
+            scale,
+            state.config.curvature.batch_size,
+            curvature_options(state.model, state.config),
+        )
+        try:
+            with seen(state.model, state.config.curvature):
+                gradients = evidence_gradients(objective, declared, settings.gradient)
+        except (NonFiniteError, NonFiniteGradientError) as error:
+            raise TrainingStoppedError(f"in epoch {state.epoch} {error}") from None
+        state.hyper.step(gradients, settings.hyper_lr)
+
+
+def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = True) -> float:
+    """Step the hyperparameters, and note evidence and effective parameters.
+
+    Returns what the step gained in evidence at these weights, in nats: what it promises of them. No log
+    precision moves by more than the state's `trust` times `STRIDE`.
+
+    Running statistics of batch normalisation are measured anew and what the layers declare moves first, so
+    that the curvature and the evidence are those of the state as it is left.
+
+    Raises:
+        TrainingStoppedError: a gradient, the curvature or the evidence is not finite.
+    """
+    settings, hyper = state.config.evidence, state.hyper
+    settle_batch_statistics(state.model, data[0], state.config.curvature.batch_size)
+    if step_hyperparameters:
+        step_declared(state, data)
+    try:
+        model = curvature_of(state.model, state.config, data)
+    except NonFiniteError as error:
+        raise TrainingStoppedError(f"in epoch {state.epoch} {error}; lower lr or check the data") from None
+    before = model.terms(state.prior.by_tensor(), state.sigma_noise).total
+    held = state.prior.state()
+    if step_hyperparameters:
+        fixed = hyper.fixed_groups()
+        if settings.method == "mackay":
+            hyper.sigma_noise = model.mackay(
+                hyper.prior, hyper.sigma_noise, settings.hyper_steps, fixed=fixed
+            )
+        else:
+            hyper.sigma_noise = model.adam(
+                hyper.prior,
+                hyper.moments,
+                hyper.sigma_noise,
+                settings.hyper_steps,
+                settings.hyper_lr,
+                fixed=fixed,
+            )
+        state.prior.keep_within(held, state.trust * STRIDE)
+    delta = state.prior.by_tensor()
+    total = float(model.terms(delta, state.sigma_noise).total) + log_hyperprior(state)
+    if not math.isfinite(total):
+        raise TrainingStoppedError(
+            f"the log marginal likelihood became {total} in epoch {state.epoch}; lower lr or hyper_steps"
+        )
+    state.evidence = total
+    promise = float(model.terms(delta, state.sigma_noise).total - before)
+    state.effective_parameters = model.effective_parameters(delta, state.sigma_noise)
+    return promise
+
+
+def log_hyperprior(state: FitState) -> float:
+    """Log density of the declared hyperparameters that have a hyperprior, in nats; part of the evidence."""
+    return sum(
+        float(d.log_prior(d.value.detach()).sum()) for d in state.hyper.declared.values() if d.log_prior
+    )
