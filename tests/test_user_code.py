@@ -15,13 +15,16 @@ import kfac
 import symlearn
 
 SCRIPT = """
+from torch.utils.data import DataLoader
+
 import kfac
 import symlearn
 
 splits = symlearn.load_data("planted-side")
 model = symlearn.build_model("f-fc+conv", alpha=10, in_channels=3, size=32, classes=10)
 result = symlearn.fit(model, splits.train, splits.test, symlearn.Config())
-factors = kfac.compute_factors(model, splits.train, "classification")
+loader = DataLoader(splits.train, batch_size=100)
+factors = kfac.compute_factors(model, loader, "classification")
 plain = symlearn.collapse(model, result)
 reveal_type(symlearn.fit)
 reveal_type(result)
