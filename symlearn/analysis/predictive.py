@@ -45,6 +45,7 @@ from symlearn.config import Config, CurvatureConfig
 from symlearn.curvature.coverage import trainable
 from symlearn.curvature.training_set import spectra, training_factors
 from symlearn.data.pairs import Pairs
+from symlearn.evidence.likelihood import likelihood_of
 
 TYPE_2_UP_TO = 40  # classes; beyond, the columns that the fit drew have to do
 MEMORY = 2**26  # bytes that the gradients of one chunk of data may take
@@ -135,7 +136,8 @@ def predictive_of(
         prior_precision: delta by parameter name.
         sigma_noise: the learned noise (regression only).
     """
-    names = None if config.data.likelihood == "regression" else last_layer(model, data[0], config.curvature)
+    classes = likelihood_of(config.data.likelihood).classes
+    names = last_layer(model, data[0], config.curvature) if classes else None
     factors = predictive_factors(model, data, config, names)
     sharper = config.curvature.eigenvalues != "kronecker"
     eigen = corrected_spectra(model, factors, data, config) if sharper else None

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfac import KroneckerFactors, compute_factors, project_factors
@@ -36,6 +35,7 @@ from symlearn.cost.shapes import Shadow, shadow_of
 from symlearn.curvature.coverage import has_evidence, seen
 from symlearn.curvature.training_set import curvature_options, spectra
 from symlearn.data.pairs import batches
+from symlearn.evidence.likelihood import likelihood_of
 from symlearn.layers.declared import hyperparameters_of, tracked
 from symlearn.layers.structure import relaxed_layers
 from symlearn.selection.differences import CONTROLS
@@ -170,12 +170,7 @@ def batch_of(shadow: Shadow, given: FitSizes, count: int) -> tuple[Tensor, Tenso
     with shadow.running(), torch.no_grad():
         x = shadow.images(count, given.image)
         f = shadow.model.eval()(x[:2])
-        regression = given.config.data.likelihood == "regression"
-        y = (
-            f.new_zeros(count, f.shape[1])
-            if regression
-            else torch.zeros(count, dtype=torch.int64, device=x.device)
-        )
+        y = likelihood_of(given.config.data.likelihood).blank(count, f)
     return x, y
 
 
@@ -188,8 +183,7 @@ def step_bytes(shadow: Shadow, given: FitSizes) -> int:
         for _ in range(2):  # the second has the gradients of the first
             before = live.mark()
             f = shadow.model(x)
-            regression = given.config.data.likelihood == "regression"
-            loss = (f - y).square().sum(1).mean() if regression else F.cross_entropy(f, y)
+            loss = likelihood_of(given.config.data.likelihood).loss(f, y)
             shadow.model.zero_grad(set_to_none=True)
             loss.backward()
             rise = live.peak - before
@@ -292,7 +286,7 @@ def screening_bytes(shadow: Shadow, given: FitSizes, curvature: Curvature) -> in
 def prediction_bytes(shadow: Shadow, given: FitSizes, curved: bool) -> int:
     """The most that evaluation and, of classes, the last layer's Laplace predictive hold."""
     most = forward_bytes(shadow, given, min(EVALUATED, max(given.test, 1)))
-    if not (curved and given.test and given.config.data.likelihood == "classification"):
+    if not (curved and given.test and likelihood_of(given.config.data.likelihood).classes):
         return most
     x, _ = batch_of(shadow, given, 2)
     with shadow.running():

@@ -27,6 +27,7 @@ from kfac.loss_hessian import Likelihood, log_likelihood
 from kfac.modes import differentiable_kernels, evaluated
 from symlearn.data.pairs import Pairs, batches
 from symlearn.evidence.laplace import Evidence, EvidenceModel, squared_norms
+from symlearn.evidence.likelihood import likelihood_of
 from symlearn.layers.declared import Hyperparameter, tracked
 
 Estimator = Literal["full", "local"]
@@ -96,7 +97,7 @@ class HyperObjective:
         """The scaled log-likelihood, differentiable through the outputs; without the noise's own term."""
         with evaluated(self.model), differentiable_kernels(self.model):
             total = sum(log_likelihood(self.model(x), y, self.likelihood) for x, y in self._batches())
-        noise = self.sigma_noise**2 if self.likelihood == "regression" else 1.0
+        noise = likelihood_of(self.likelihood).variance(self.sigma_noise)
         assert isinstance(total, Tensor)
         return self.scale * total / noise
 

@@ -20,13 +20,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from kfac import EigenFactors, KroneckerFactors
-from kfac.loss_hessian import Likelihood
+from symlearn.evidence.likelihood import likelihood_of
 from symlearn.evidence.prior import LOG_MAX, LOG_MIN, PriorPrecision
 
 HyperMethod = Literal["mackay", "adam"]
@@ -85,7 +85,8 @@ class EvidenceModel:
             raise ValueError(f"no weight norms for {sorted(missing)}")
         self.eigen = factors.eigendecompose() if eigen is None else eigen
         self.names = factors.names
-        self.regression = likelihood == "regression"
+        self.likelihood = likelihood_of(likelihood)
+        self.regression = not self.likelihood.classes
         self.fit = factors.log_likelihood  # classification: log p; regression: -SSE / 2
         self.n_targets = factors.n_targets
         spectra = [self.eigen.eigenvalues[name] for name in self.names]
@@ -119,7 +120,7 @@ class EvidenceModel:
         return torch.stack(values)
 
     def _gamma(self, delta: Tensor, sigma_noise: float) -> Tensor:
-        scaled = self.spectrum / (sigma_noise**2 if self.regression else 1.0)
+        scaled = self.spectrum / self.likelihood.variance(sigma_noise)
         ratio = scaled / (scaled + delta[self.segments])
         return torch.zeros(len(self.names), dtype=torch.float64).index_add_(0, self.segments, ratio)
 
@@ -228,8 +229,7 @@ def log_marginal_likelihood(
         ValueError: a tensor without prior precision, a precision or noise that is not positive and finite, an
             unknown likelihood.
     """
-    if likelihood not in get_args(Likelihood):
-        raise ValueError(f"unknown likelihood {likelihood!r}; choose one of {get_args(Likelihood)}")
+    likelihood_of(likelihood)
     missing = [name for name in factors.names if name not in prior_precision]
     if missing:
         raise ValueError(

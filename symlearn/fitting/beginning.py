@@ -13,7 +13,6 @@ from typing import Any
 from symlearn.data.pairs import Pairs
 from symlearn.layers.structure import relaxed_layers
 from symlearn.selection.search import strictest_start
-from symlearn.training.chance import constant_log_evidence, constant_loss
 from symlearn.training.phases import Phase
 from symlearn.training.start_scale import PROBE, Start, planned_starts, redraw
 from symlearn.training.state import FitState
@@ -66,10 +65,9 @@ class Beginning:
         Returns a line about what is tried next; None where the start was chosen, `learned` says how good.
         """
         starts = plan_for(state)
-        likelihood = state.config.data.likelihood
-        chance = constant_loss(data[1], likelihood, state.sigma_noise)
+        chance = state.likelihood.constant_loss(data[1], state.sigma_noise)
         loss = sum(state.losses[-3:]) / len(state.losses[-3:]) if state.losses else math.inf
-        beaten = state.evidence is None or state.evidence > constant_log_evidence(data[1], likelihood)
+        beaten = state.evidence is None or state.evidence > state.likelihood.constant_log_evidence(data[1])
         fallen = state.warm_up.fallen and loss < chance and fault is None
         short = state.step - state.begun < PROBE
         if fallen and not beaten and not short and not self.settling:

@@ -340,7 +340,7 @@ class Fit:
             calibration(state, self.test) if self.test else None,
             training_report(state, self.beginning.tried, self.train),
         )
-        if self.test and curved and self.config.data.likelihood == "classification":
+        if self.test and curved and state.likelihood.classes:
             predictive = predictive_of(self.model, self.train, self.config, precision)
             report["laplace"] = scores(predictive.probabilities(self.test[0]), self.test[1])
         report["equivariance"] = equivariance_report(self.model, self.train[0])

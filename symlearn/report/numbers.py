@@ -8,7 +8,6 @@ Axes: batch, classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +20,6 @@ from symlearn.data.pairs import Pairs, batches
 from symlearn.layers.structure import relaxed_layers
 from symlearn.selection.removal import Removal, least_worth
 from symlearn.selection.verdict import Asked, decision
-from symlearn.training.chance import constant_log_evidence, constant_loss
 from symlearn.training.state import FitState
 from symlearn.training.steps import evaluate
 
@@ -34,7 +32,7 @@ SCHEMA = 2  # 1: no verdicts by evidence
 def calibration(state: FitState, data: Pairs) -> dict[str, float | None]:
     """Accuracy, negative log-likelihood and calibration error of the MAP predictions."""
     accuracy, nll = evaluate(state, data)
-    if state.config.data.likelihood == "regression":
+    if not state.likelihood.classes:
         return {"accuracy": None, "nll": nll, "ece": None}
     with torch.no_grad():
         probabilities = torch.cat([state.model(x).softmax(1) for x, _ in batches(data, 500)])
@@ -55,13 +53,11 @@ def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Pair
         of that predictor, in nats; `starts`;
         `setbacks`; `epoch`: the one whose state was kept.
     """
-    likelihood = state.config.data.likelihood
-    constant = constant_log_evidence(data[1], likelihood)
-    chance = constant_loss(data[1], likelihood, state.sigma_noise)
+    likelihood = state.likelihood
+    constant = likelihood.constant_log_evidence(data[1])
+    chance = likelihood.constant_loss(data[1], state.sigma_noise)
     _, loss = evaluate(state, data)
-    if likelihood == "regression":  # `evaluate` adds the constants that `constant_loss` leaves out
-        targets = data[1].numel() / len(data[1])
-        loss -= targets / 2 * math.log(2 * math.pi * state.sigma_noise**2)
+    loss -= likelihood.constants(data[1].numel() / len(data[1]), state.sigma_noise)  # which `evaluate` adds
     by_evidence = state.evidence is not None and state.config.evidence.selection != "none"
     return {
         "learned": loss < chance and (not by_evidence or cast(float, state.evidence) > constant),
@@ -132,7 +128,7 @@ def build_report(
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "active_parameters": sum(trained),
         "log_marginal_likelihood": state.evidence,
-        "sigma_noise": state.sigma_noise if config.data.likelihood == "regression" else None,
+        "sigma_noise": None if state.likelihood.classes else state.sigma_noise,
         "test": test or {"accuracy": None, "nll": None, "ece": None},
         "laplace": None,
         "selection": {

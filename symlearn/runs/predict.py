@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from symlearn.data import load_images
+from symlearn.evidence.likelihood import likelihood_of
 from symlearn.run_folder import RunFolder
 from symlearn.runs.experiment import load
 from symlearn.runs.results import Learned, read_learned
@@ -75,14 +76,14 @@ def predict_images(folder: RunFolder, data: str, *, laplace: bool = False) -> Pr
         x = learned.preprocessing(images)
     except ValueError as error:
         raise ValueError(f"{data}: {error}") from None
-    regression = learned.config.data.likelihood == "regression"
+    likelihood = likelihood_of(learned.config.data.likelihood)
     if laplace:
         values, spread = _laplace(learned, x)
     else:
         with torch.no_grad():
             f = torch.cat([learned.model(part) for part in x.split(BATCH)]).double()
-        values, spread = (f if regression else f.softmax(1)), None
-    return Predictions(names, learned.class_names, values, spread, not regression)
+        values, spread = likelihood.predicted(f), None
+    return Predictions(names, learned.class_names, values, spread, likelihood.classes)
 
 
 def _laplace(learned: Learned, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -94,6 +95,6 @@ def _laplace(learned: Learned, x: Tensor) -> tuple[Tensor, Tensor | None]:
     predictive = predictive_of(
         learned.model, (inputs, targets), config, learned.prior_precision, learned.sigma_noise
     )
-    if config.data.likelihood == "regression":
-        return predictive.targets(x)
-    return predictive.probabilities(x), None
+    if likelihood_of(config.data.likelihood).classes:
+        return predictive.probabilities(x), None
+    return predictive.targets(x)

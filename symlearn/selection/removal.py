@@ -27,7 +27,6 @@ from symlearn.layers.registry import path_kind
 from symlearn.layers.structure import layer_paths, relaxed_layers
 from symlearn.selection.differences import CONTROLS, difference, within
 from symlearn.selection.search import Candidate, Observe, Proposal, apply
-from symlearn.training.chance import constant_log_evidence
 from symlearn.training.phases import Phase, PhaseRun
 from symlearn.training.state import Augment, FitState
 
@@ -158,7 +157,7 @@ class RemovalRound:
         singles = [(path,) for path in removable(start)]
         self.queue: list[tuple[LayerPath, ...]] = [*[()] * CONTROLS, *singles] if singles else []
         self.evidences: list[float | None] = []
-        constant = constant_log_evidence(data[1], start.config.data.likelihood)
+        constant = start.likelihood.constant_log_evidence(data[1])
         self.outcomes = Outcomes(
             list(earlier or []), constant=constant, threshold=least_worth(start.config, start.n_data)
         )

@@ -35,7 +35,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 
 from kfac import DiagonalBlock, KroneckerBlock
 from kfac.modes import differentiable_kernels
@@ -147,7 +146,7 @@ def screen(state: FitState, changes: list[Proposal], data: Pairs) -> list[Propos
     if touched:
         factors = training_factors(trial.model, trial.config, data)
         gradients = log_likelihood_gradients(trial, data)
-        noise = state.sigma_noise**2 if state.config.data.likelihood == "regression" else 1.0
+        noise = state.likelihood.variance(state.sigma_noise)
         for proposal, names in touched.items():
             gains[proposal] = 0.0
             for name in names:
@@ -189,10 +188,7 @@ def log_likelihood_gradients(state: FitState, data: Pairs) -> dict[str, torch.Te
     with differentiable_kernels(state.model):
         for x, y in batches(data, state.config.curvature.batch_size):
             f = state.model(x)
-            if state.config.data.likelihood == "regression":
-                loss = 0.5 * (f - y.reshape(f.shape)).square().sum() / state.sigma_noise**2
-            else:
-                loss = F.cross_entropy(f, y, reduction="sum")
+            loss = len(x) * state.likelihood.loss(f, y, state.sigma_noise)
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             for total, gradient in zip(totals, gradients, strict=True):
                 if gradient is not None:

@@ -15,6 +15,7 @@ from symlearn.config import Config, checked
 from symlearn.curvature.coverage import check_coverage, has_evidence
 from symlearn.curvature.training_set import curvature_of
 from symlearn.data.pairs import Data, Pairs, pair_of
+from symlearn.evidence.likelihood import likelihood_of
 from symlearn.layers.declared import hyperparameters_of
 
 
@@ -94,19 +95,9 @@ def check_targets(f: Tensor, y: Tensor, config: Config, name: str) -> None:
     Raises:
         ValueError: a wrong type, shape or range.
     """
-    if config.data.likelihood == "regression":
-        if not y.is_floating_point() or y.reshape(len(y), -1).shape[1] != f.shape[1]:
-            raise ValueError(
-                f"regression needs real targets [n, {f.shape[1]}], got {y.dtype} {list(y.shape)} for {name}"
-            )
-        return
-    if y.is_floating_point() or y.dim() != 1:
-        raise ValueError(f"classification needs integer labels [n], got {y.dtype} {list(y.shape)} for {name}")
-    if int(y.min()) < 0 or int(y.max()) >= f.shape[1]:
-        raise ValueError(
-            f"{name} labels run from {int(y.min())} to {int(y.max())}, but the network has {f.shape[1]} "
-            "outputs; build it with classes=… to match"
-        )
+    wrong = likelihood_of(config.data.likelihood).misfit(f, y)
+    if wrong is not None:
+        raise ValueError(f"{name} targets: {wrong}")
 
 
 def as_tensors(data: Data, device: torch.device, dtype: torch.dtype = torch.float32) -> Pairs:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from symlearn.data.pairs import Pairs
-from symlearn.training.chance import constant_loss
 from symlearn.training.guard import BACK, MOST, Guard, quiet_layers
 from symlearn.training.state import Augment, FitState, TrainingStoppedError
 from symlearn.training.steps import train_epoch
@@ -111,7 +110,7 @@ class PhaseRun:
         Raises:
             TrainingStoppedError: a value is not finite, and there is no state to go back to.
         """
-        chance = constant_loss(data[1], state.config.data.likelihood, state.sigma_noise)
+        chance = state.likelihood.constant_loss(data[1], state.sigma_noise)
         try:
             loss, accuracy = train_epoch(state, data, self.warmed_rate, augment)
         except TrainingStoppedError as error:

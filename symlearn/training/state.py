@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from symlearn.config import Config
 from symlearn.evidence.hyperparameters import Hyperparameters
+from symlearn.evidence.likelihood import Likelihood, likelihood_of
 from symlearn.evidence.prior import PriorPrecision
 from symlearn.training.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
 from symlearn.training.rates import rate_scales
@@ -111,6 +112,11 @@ class FitState:
             named, self.n_data, training.lr, rate_scales(self.model)
         )
         self.generator = torch.Generator().manual_seed(training.seed)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Of the targets."""
+        return likelihood_of(self.config.data.likelihood)
 
     @property
     def prior(self) -> PriorPrecision:

@@ -10,20 +10,10 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from kfac.checks import explained_backward
 from symlearn.data.pairs import Pairs, batches
-from symlearn.training.chance import constant_loss
 from symlearn.training.state import Augment, FitState, TrainingStoppedError
-
-
-def mean_loss(f: Tensor, y: Tensor, state: FitState) -> Tensor:
-    """Mean negative log-likelihood of a batch, up to constants."""
-    if state.config.data.likelihood == "regression":
-        return 0.5 * (f - y.reshape(f.shape)).square().sum(1).mean() / state.sigma_noise**2
-    return F.cross_entropy(f, y)
 
 
 def train_epoch(
@@ -58,14 +48,13 @@ def train_epoch(
             xb = augment(xb, state.generator)
         state.optimizer.set_rate(rates(k / steps) * state.lr_scale * state.caution)
         f = state.model(xb)
-        loss = mean_loss(f, yb, state)
+        loss = state.likelihood.loss(f, yb, state.sigma_noise)
         state.optimizer.zero_grad(set_to_none=True)
         with explained_backward():
             loss.backward()
         state.optimizer.step()
         total += loss.detach()
-        if state.config.data.likelihood == "classification":
-            correct += int((f.detach().argmax(1) == yb).sum())
+        correct += state.likelihood.correct(f.detach(), yb) or 0
     state.epoch += 1
     state.step += steps
     mean = float(total) / steps
@@ -77,11 +66,9 @@ def train_epoch(
             f"{what} in epoch {state.epoch}; lower lr (now {state.config.training.lr:g}) or check the data"
         )
     state.losses = [*state.losses, mean][-10:]
-    likelihood = state.config.data.likelihood
-    chance = constant_loss(y, likelihood, state.sigma_noise)
+    chance = state.likelihood.constant_loss(y, state.sigma_noise)
     state.warm_up.after_epoch(state.step, state.begun, state.config.training.prior_warmup, mean, chance)
-    classification = likelihood == "classification"
-    return mean, correct / (steps * size) if classification else None
+    return mean, correct / (steps * size) if state.likelihood.classes else None
 
 
 def evaluate(state: FitState, data: Pairs, size: int = 500) -> tuple[float | None, float]:
@@ -89,17 +76,14 @@ def evaluate(state: FitState, data: Pairs, size: int = 500) -> tuple[float | Non
 
     Accuracy is None for regression, whose likelihood includes the learned noise.
     """
-    regression = state.config.data.likelihood == "regression"
+    likelihood = state.likelihood
     state.model.eval()
     correct, total, targets = 0, 0.0, 0
     with torch.no_grad():
         for x, y in batches(data, size):
             f = state.model(x)
-            total += float(mean_loss(f.double(), y, state)) * len(x)
+            total += float(likelihood.loss(f.double(), y, state.sigma_noise)) * len(x)
             targets += f.numel()
-            if not regression:
-                correct += int((f.argmax(1) == y).sum())
-    nll = total / len(data[0])
-    if regression:
-        nll += targets / len(data[0]) / 2 * math.log(2 * math.pi * state.sigma_noise**2)
-    return (None if regression else correct / len(data[0])), nll
+            correct += likelihood.correct(f, y) or 0
+    nll = total / len(data[0]) + likelihood.constants(targets / len(data[0]), state.sigma_noise)
+    return (correct / len(data[0]) if likelihood.classes else None), nll

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from symlearn.curvature.coverage import trainable, undeclared
 from symlearn.curvature.training_set import curvature_of, spectra, training_factors
 from symlearn.data.pairs import Pairs
+from symlearn.evidence.likelihood import likelihood_of
 from symlearn.fitting.fit import Data
 from symlearn.fitting.result import FitResult
 from symlearn.layers.structure import effective_type_of, layer_paths, relaxed_layers
@@ -223,7 +224,7 @@ def local_changes(result: FitResult, data: Pairs) -> dict[tuple[str, str], float
         factors = training_factors(result.model, result.config, data)
         eigen = spectra(result.model, result.config, data, factors, vectors=True)
     weights = dict(result.model.named_parameters())
-    noise = result.sigma_noise**2 if result.config.data.likelihood == "regression" else 1.0
+    noise = likelihood_of(result.config.data.likelihood).variance(result.sigma_noise)
 
     def ratio(name: str) -> float:
         block, delta = eigen.blocks[name], result.prior_precision[name]

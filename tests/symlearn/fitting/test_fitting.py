@@ -531,7 +531,7 @@ class TestStarts:
         def constant(*_: Any) -> float:
             return asked.pop() if asked else -math.inf
 
-        monkeypatch.setattr("symlearn.fitting.beginning.constant_log_evidence", constant)
+        monkeypatch.setattr("symlearn.evidence.likelihood.Classification.constant_log_evidence", constant)
         data, config = bars(300, "direction"), self.config()
         alone = fit(one_layer(classes=3), data, config=config)
         (start,) = alone.report["training"]["starts"]

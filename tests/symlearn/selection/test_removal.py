@@ -14,12 +14,12 @@ from tiny_fits import bars, differences, one_layer, options, quadrants, small_ne
 from torch import Tensor, nn
 
 import symlearn
+from symlearn.evidence.likelihood import LIKELIHOODS
 from symlearn.fitting.fit import fit
 from symlearn.fitting.result import Progress
 from symlearn.layers.structure import relaxed_layers
 from symlearn.selection.differences import CONTROLS
 from symlearn.selection.removal import Outcomes, Removal, RemovalRound, removable, simplest, told
-from symlearn.training.chance import constant_log_evidence
 from symlearn.training.phases import Phase
 from symlearn.training.state import FitState, TrainingStoppedError
 from symlearn.training.steps import train_epoch
@@ -174,7 +174,7 @@ class TestRound:
         _, _, removals, _ = finished(RemovalRound(start, 0, data, observe)).outcome()
         (without_fc,) = [r for r in removals if r.paths == (("layer", "f-fc"),)]
         assert without_fc.delta_log_evidence is not None and without_fc.delta_log_evidence < 0
-        constant = constant_log_evidence(data[1], "classification")
+        constant = LIKELIHOODS["classification"].constant_log_evidence(data[1])
         for controls, known in (
             ([constant + 50, constant + 51], True),
             ([constant - 1, constant - 2], False),

@@ -105,7 +105,7 @@ DATA: dict[str, tuple[Callable[[], nn.Module], Any, Any, str]] = {
     "size": (lambda: linear_model(3), LARGE, None, "takes no training images [1, 1, 12, 12] (RuntimeError"),
     "channels": (cnn, (X.expand(-1, 3, -1, -1), Y), None, "takes no training images [1, 3, 8, 8]"),
     "test size": (lambda: linear_model(3), (X, Y), LARGE, "takes no test images [1, 1, 12, 12]"),
-    "test labels": (lambda: linear_model(3), (X, Y), (X, Y + 1), "test labels run from 1 to 3"),
+    "test labels": (lambda: linear_model(3), (X, Y), (X, Y + 1), "test targets: labels run from 1 to 3"),
     "other outputs": (
         lambda: nn.Sequential(nn.Flatten(), Scale()),
         (X, Y),
