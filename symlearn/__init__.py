@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names in `_PUBLIC
     from symlearn.evidence.gradient import HyperObjective, evidence_gradients
     from symlearn.evidence.laplace import Evidence, log_marginal_likelihood
     from symlearn.fitting.fit import fit
+    from symlearn.fitting.own_loop import EvidenceUpdates
     from symlearn.fitting.result import FitResult
     from symlearn.layers.declared import Hyperparameter, hyperparameters_of
     from symlearn.layers.equivarify import equivarify, equivarify_layers
@@ -50,6 +51,7 @@ _PUBLIC = {  # name -> module; imported on first use, so that `symlearn --help` 
     "Config": "symlearn.config",
     "Estimate": "symlearn.cost.estimate",
     "Evidence": "symlearn.evidence.laplace",
+    "EvidenceUpdates": "symlearn.fitting.own_loop",
     "FitResult": "symlearn.fitting.result",
     "GroupAction": "symlearn.layers.group_action",
     "HyperObjective": "symlearn.evidence.gradient",
@@ -96,6 +98,7 @@ __all__ = [
     "Config",
     "Estimate",
     "Evidence",
+    "EvidenceUpdates",
     "FitResult",
     "GroupAction",
     "HyperObjective",

@@ -32,6 +32,9 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="continue the interrupted fit of --out", show_default=False)
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="event files in OUT/tensorboard", show_default=False)
+    ] = False,
     *,
     options: dict[str, Any],
 ) -> None:
@@ -49,17 +52,21 @@ def fit(
         chosen = configured(config, options)
         folder = out or default_folder(chosen)
         refuse_used(folder)
-    _fit(chosen, folder)
+    _fit(chosen, folder, folder / "tensorboard" if tensorboard else None)
 
 
-def _fit(config: Config | None, folder: Path) -> None:
+def _fit(config: Config | None, folder: Path, tensorboard: Path | None) -> None:
     """Run or resume (no configuration), with progress; then print the results."""
     from symlearn.cli.display import display
+    from symlearn.extras import need
     from symlearn.runs.experiment import resume_experiment, run_experiment
     from symlearn.training.state import TrainingStoppedError
     from symlearn.training.subnormals import subnormals_flushed
 
     images = 0
+    where: dict[str, Any] = {"tensorboard": tensorboard}
+    if tensorboard is not None:
+        need("tensorboard", "event files", "tensorboard")
 
     def announce(prepared: Prepared) -> None:
         nonlocal images
@@ -72,9 +79,9 @@ def _fit(config: Config | None, folder: Path) -> None:
         # entered before torch starts its threads, which take the setting over
         with subnormals_flushed(), display(lambda: images) as progress:
             if config is None:
-                result = resume_experiment(folder, progress=progress, announce=announce)
+                result = resume_experiment(folder, progress=progress, announce=announce, **where)
             else:
-                result = run_experiment(config, folder, progress=progress, announce=announce)
+                result = run_experiment(config, folder, progress=progress, announce=announce, **where)
     except TrainingStoppedError as error:
         kept = folder / CHECKPOINT
         last = f"the last good state is {kept}" if kept.is_file() else "no state was saved yet"

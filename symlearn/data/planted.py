@@ -11,7 +11,7 @@ same ones. What decides the class, and so what a layer may commute with:
 | turned        | the same shapes, quarter-turned at random           | shifts and turns in every layer    |
 | fixed         | the same shapes, upright, at one place              | the data cannot tell               |
 | codes         | which of four sets of scattered pixels              | not local, but shifts cost nothing |
-| shifted-codes | by how far one set of scattered pixels is shifted   | place matters                      |
+| shifted-codes | by how far one set of scattered pixels is shifted   | place matters, at whatever depth   |
 | mixture       | half textures, half one shape at one of four places | place matters, but only late       |
 
 Axes: batch, h, w.

@@ -25,8 +25,10 @@ from symlearn.curvature.coverage import has_evidence
 from symlearn.data import augment
 from symlearn.data.pairs import Data, Pairs
 from symlearn.fitting.beginning import Beginning, plan_for
+from symlearn.fitting.board import Board
 from symlearn.fitting.inputs import ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
+from symlearn.report.notebook import ReportDict
 from symlearn.report.numbers import Tried, build_report, calibration, training_report
 from symlearn.run_folder import CHECKPOINT, CONFIG, MODEL, RunFolder
 from symlearn.selection.removal import Removal, RemovalRound, told
@@ -53,6 +55,7 @@ class Fit:
         folder: where to keep everything, or None.
         progress: told after every epoch.
         info: what the report says about the data.
+        board: for TensorBoard, or None.
     """
 
     model: nn.Module
@@ -62,6 +65,7 @@ class Fit:
     folder: RunFolder | None = None
     progress: Callable[[Progress], None] | None = None
     info: DataInfo = field(default_factory=DataInfo)
+    board: Board | None = None
 
     def __post_init__(self) -> None:
         self.given = self.model
@@ -254,6 +258,8 @@ class Fit:
         self.metrics += lines
         if self.folder is not None:
             self.folder.append_metrics(lines)
+        if self.board is not None:
+            self.board.add(lines)
 
     def save(self, force: bool = False) -> None:
         """Write a checkpoint, at most every few seconds unless forced."""
@@ -332,13 +338,15 @@ class Fit:
             update_evidence(state, self.train, step_hyperparameters=False)
         self.model.eval()
         precision = state.prior.floats()
-        report = build_report(
-            state,
-            self.info.data,
-            self.info.task,
-            Tried(self.proposals, self.removals, self.search_controls, self.controls),
-            calibration(state, self.test) if self.test else None,
-            training_report(state, self.beginning.tried, self.train),
+        report = ReportDict(
+            build_report(
+                state,
+                self.info.data,
+                self.info.task,
+                Tried(self.proposals, self.removals, self.search_controls, self.controls),
+                calibration(state, self.test) if self.test else None,
+                training_report(state, self.beginning.tried, self.train),
+            )
         )
         if self.test and curved and state.likelihood.classes:
             predictive = predictive_of(self.model, self.train, self.config, precision)
@@ -371,6 +379,7 @@ def fit(
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
     info: DataInfo | None = None,
+    tensorboard: str | Path | None = None,
 ) -> FitResult:
     """Fit a network and the precisions of its paths; see `schedule.py` for its stages.
 
@@ -384,20 +393,24 @@ def fit(
         resume: continue what lies in `out`.
         progress: called after every epoch.
         info: what the report says about the data.
+        tensorboard: a folder for TensorBoard's event files, or None.
 
     Raises:
+        MissingExtraError: event files are asked for, and tensorboard is not installed.
         ValueError: data that do not fit the network, a fit that does not fit into memory, an unusable folder.
         TrainingStoppedError: a value is not finite whatever start was tried; the last checkpoint is kept.
     """
     chosen, train_pairs, test_pairs = ready_inputs(model, train, test, config, out is not None)
     if out is None:
-        return run_fit(model, train_pairs, test_pairs, chosen, progress=progress, info=info)
+        return run_fit(
+            model, train_pairs, test_pairs, chosen, progress=progress, info=info, tensorboard=tensorboard
+        )
     folder = RunFolder.open(out) if resume else RunFolder.create(out)
     folder.acquire()
     try:
         if not resume:
             folder.write_text(CONFIG, chosen.to_toml())
-        return run_fit(model, train_pairs, test_pairs, chosen, folder, resume, progress, info)
+        return run_fit(model, train_pairs, test_pairs, chosen, folder, resume, progress, info, tensorboard)
     finally:
         folder.release()
 
@@ -411,10 +424,16 @@ def run_fit(
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
     info: DataInfo | None = None,
+    tensorboard: str | Path | None = None,
 ) -> FitResult:
     """Fit what has been checked: network and data on one device, a folder that is held; see `fit`."""
-    running = Fit(model, train, test, config, folder, progress, info or DataInfo())
+    board = None if tensorboard is None else Board(tensorboard)
+    running = Fit(model, train, test, config, folder, progress, info or DataInfo(), board)
     if resume:
         running.resume()
-    with subnormals_flushed():
-        return running.run()
+    try:
+        with subnormals_flushed():
+            return running.run()
+    finally:
+        if board is not None:
+            board.close()

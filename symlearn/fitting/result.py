@@ -8,11 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.figure import Figure
 from torch import nn
 
 from symlearn.config import Config
 from symlearn.data import Preprocessing
 from symlearn.data.pairs import Pairs
+from symlearn.report.notebook import report_html
+from symlearn.report.plots import run_figures
+from symlearn.report.sentence import verdict
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,9 @@ class Progress:
     fraction: float
 
 
-@dataclass
+@dataclass(repr=False)
 class FitResult:
-    """A finished fit.
+    """A finished fit; shows itself in notebooks.
 
     Attributes:
         model: the learned network, in `eval` mode, at the state of best evidence.
@@ -72,3 +76,24 @@ class FitResult:
     sigma_noise: float
     config: Config
     train: Pairs | None = None
+
+    def __repr__(self) -> str:
+        return f"FitResult: {verdict(self.report)}"
+
+    def _repr_html_(self) -> str:
+        return report_html(self.report)
+
+    def figures(self) -> dict[str, Figure]:
+        """Every figure of the fit by its name, as the page of a run shows them."""
+        return run_figures(self.report, self.metrics)
+
+    def plot(self, name: str = "removals") -> Figure:
+        """One figure: what the evidence needs, layers by paths, unless another is named.
+
+        Raises:
+            ValueError: no figure of this name.
+        """
+        figures = self.figures()
+        if name not in figures:
+            raise ValueError(f"no figure {name!r}; expected one of {', '.join(figures)}")
+        return figures[name]

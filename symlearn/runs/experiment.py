@@ -143,6 +143,7 @@ def run_experiment(
     *,
     progress: Callable[[Progress], None] | None = None,
     announce: Announce | None = None,
+    tensorboard: str | Path | None = None,
 ) -> FitResult:
     """Fit what a configuration describes and write everything about it into a new folder.
 
@@ -151,8 +152,10 @@ def run_experiment(
         out: a folder that is new or empty; made only once data and network have been checked.
         progress: called after every epoch.
         announce: called once, before the fit starts.
+        tensorboard: a folder for TensorBoard's event files, or None.
 
     Raises:
+        MissingExtraError: event files are asked for, and tensorboard is not installed.
         ValueError: wrong input, an unusable folder, a full disk.
         TrainingStoppedError: the fit cannot go on; what it has so far is in the folder.
     """
@@ -161,7 +164,7 @@ def run_experiment(
     folder.acquire()
     try:
         folder.write_text(CONFIG, prepared.config.to_toml())
-        return _fit(prepared, folder, False, progress, announce)
+        return _fit(prepared, folder, False, progress, announce, tensorboard)
     finally:
         folder.release()
 
@@ -171,6 +174,7 @@ def resume_experiment(
     *,
     progress: Callable[[Progress], None] | None = None,
     announce: Announce | None = None,
+    tensorboard: str | Path | None = None,
 ) -> FitResult:
     """Continue the fit of a folder where its checkpoint left it; the steps are those it would have taken.
 
@@ -194,7 +198,7 @@ def resume_experiment(
     folder.acquire()
     try:
         prepared = prepare(read_config(folder.file(CONFIG)))
-        return _fit(prepared, folder, True, progress, announce)
+        return _fit(prepared, folder, True, progress, announce, tensorboard)
     finally:
         folder.release()
 
@@ -205,6 +209,7 @@ def _fit(
     resume: bool,
     progress: Callable[[Progress], None] | None,
     announce: Announce | None,
+    tensorboard: str | Path | None,
 ) -> FitResult:
     """Fit in a folder that is ours, and write the results."""
     _note_environment(folder)
@@ -212,7 +217,7 @@ def _fit(
     if announce is not None:
         announce(prepared)
     p = prepared
-    result = run_fit(p.model, p.train, p.test, p.config, folder, resume, progress, p.info)
+    result = run_fit(p.model, p.train, p.test, p.config, folder, resume, progress, p.info, tensorboard)
     write_results(folder, result.report, result.metrics, filters_of(result.model), result.config)
     return result
 

@@ -5,6 +5,7 @@ A truth is one of
     shifts, p4, none, ...   every layer commutes with this, and with no more
     late                    place matters, and only late: early layers commute with shifts, and somewhere in
                             the second half of the layers one commutes with nothing; which one is free
+    somewhere               place matters, at whatever depth: one of the layers commutes with nothing
     any                     the data cannot tell, so whatever is said is neither right nor wrong
 
 Axes: none.
@@ -33,12 +34,12 @@ def scores(truth: str, verdicts: Sequence[str]) -> dict[str, int]:
 def _answers(truth: str, verdicts: Sequence[str]) -> list[str]:
     if truth == "any":
         return [UNDECIDED if verdict == UNDECIDED else RIGHT for verdict in verdicts]
-    if truth != "late":
+    if truth not in ("late", "somewhere"):
         return [
             UNDECIDED if verdict == UNDECIDED else RIGHT if verdict == truth else WRONG
             for verdict in verdicts
         ]
-    half = len(verdicts) // 2
+    half = len(verdicts) // 2 if truth == "late" else 0
     early = _answers("shifts", verdicts[:half])
     late = [UNDECIDED if verdict == UNDECIDED else RIGHT for verdict in verdicts[half:]]
     if "none" not in verdicts[half:] and RIGHT in late and UNDECIDED not in late:

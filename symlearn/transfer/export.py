@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from kfac.checks import one_line, run
 from kfac.modes import evaluated
+from symlearn.extras import need
 from symlearn.run_folder import to_json, write_atomically
 
 KEY = "symlearn"
@@ -121,6 +122,8 @@ FORMATS: dict[str, tuple[Callable[..., bytes], Callable[[bytes, Tensor], Tensor]
     "safetensors": (as_safetensors, None),
 }
 
+LIBRARIES = {"pt2": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",)}
+
 
 def export(
     plain: nn.Module, images: Tensor, path: Path, file_format: str, about: dict[str, Any] | None = None
@@ -137,6 +140,7 @@ def export(
         about: what travels in the file as JSON.
 
     Raises:
+        MissingExtraError: a library that the format needs is not installed.
         ValueError: an unknown format, fewer than two images, images that the network does not take, a network
             that cannot be written in this format or not be run from it, a file that cannot be written,
             outputs that differ by more than 1e-4.
@@ -146,6 +150,7 @@ def export(
     if len(images) < 2:
         raise ValueError(f"expected two images or more to compare outputs on, got {len(images)}")
     write, read = FORMATS[file_format]
+    need("export", f"{file_format} files", *LIBRARIES[file_format])
     about_text = to_json(about or {})
     with quiet(), evaluated(plain):
         wanted = None

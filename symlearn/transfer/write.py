@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from symlearn.extras import need
 from symlearn.run_folder import REPORT, RunFolder
 from symlearn.runs.experiment import load, resume_experiment
 from symlearn.transfer.collapse import MEASURED, CollapseReport, collapse, removal_of
-from symlearn.transfer.export import FORMATS, export
+from symlearn.transfer.export import FORMATS, LIBRARIES, export
 
 
 def collapse_run(
@@ -30,6 +31,7 @@ def collapse_run(
     """
     if file_format not in FORMATS:
         raise ValueError(f"unknown format {file_format!r}; choose from {', '.join(FORMATS)}")
+    need("export", f"{file_format} files", *LIBRARIES[file_format])
     chosen = removal_of(removal)
     if not out.parent.is_dir() or out.is_dir():
         what = "is a folder" if out.is_dir() else f"cannot be written: {out.parent} is no folder"

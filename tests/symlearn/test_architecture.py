@@ -18,7 +18,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("kfac",),
-    ("symlearn", "symlearn.config", "symlearn.groups", "symlearn.units", "symlearn.run_folder"),
+    (
+        "symlearn",
+        "symlearn.config",
+        "symlearn.groups",
+        "symlearn.units",
+        "symlearn.run_folder",
+        "symlearn.extras",
+    ),
     ("symlearn.data",),
     ("symlearn.layers",),
     ("symlearn.networks", "symlearn.evidence"),
