@@ -15,15 +15,10 @@ import torch
 from torch import nn
 
 from symlearn.config import Config
+from symlearn.layers.registry import PATHS
 from symlearn.layers.relaxed_conv import CONV, RelaxedConv2d
 from symlearn.layers.structure import relaxed_layers
 from symlearn.units import size
-
-LEANER = {
-    "fc": "f-fc",
-    "f-fc": "s-fc",
-    "conv": "s-conv",
-}  # the path of fewer weights that stands in for another
 
 
 @dataclass(frozen=True)
@@ -160,8 +155,9 @@ def fewer_weights(model: nn.Module) -> str:
     alpha = layers or isinstance(getattr(model, "alpha", None), int)
     narrower = "use a narrower network" + (" (a smaller alpha)" if alpha else "")
     otherwise = "relax fewer layers (only=[...])" if users else narrower
-    for path, leaner in LEANER.items():
-        if path in paths_of(model) and not (users and path == CONV):
+    for path in PATHS:
+        leaner = PATHS[path].leaner
+        if leaner is not None and path in paths_of(model) and not (users and path == CONV):
             return f"use {leaner} in place of {path}, or {otherwise.removeprefix('use ')}"
     return otherwise
 

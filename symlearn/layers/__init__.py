@@ -18,7 +18,7 @@ from symlearn.layers.group_reading import (
     joint_cross_entropy,
 )
 from symlearn.layers.polyphase import PolyphaseSubsample2d
-from symlearn.layers.registry import PATHS, parse_paths
+from symlearn.layers.registry import PATHS, PathKind, PathOptions, PathShape, parse_paths, register_path
 from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.layers.sparse_conv import SparseConv2d
 from symlearn.layers.sparse_fc import SparseLinear2d
@@ -39,6 +39,9 @@ __all__ = [
     "GroupConv2d",
     "InvariantReading",
     "LiftingConv2d",
+    "PathKind",
+    "PathOptions",
+    "PathShape",
     "PolyphaseSubsample2d",
     "RelaxedLayer2d",
     "SparseConv2d",
@@ -50,4 +53,5 @@ __all__ = [
     "joint_cross_entropy",
     "matrix_action",
     "parse_paths",
+    "register_path",
 ]

@@ -92,6 +92,12 @@ class PathKind:
         symmetry: larger is stricter; a search starts from the strictest path.
         turns: the group of turns and mirrors that it commutes with besides shifts, or None.
         group: the group on whose maps the path works, or None: on the plane.
+        words: what a layer is where this path holds most of it, as an adjective; empty: named by the path.
+        colour: of its figures, as hexadecimal digits; empty: a shade of `family_colour`.
+        family_colour: of its relatives that have none of their own.
+        leaner: the path of fewer weights that stands in for it, or None.
+        options: those of `PathOptions` that it reads.
+        learns: what it may declare for the evidence to learn.
     """
 
     build: Callable[[PathShape], nn.Module]
@@ -100,6 +106,12 @@ class PathKind:
     symmetry: int
     group: FiniteGroup | None = None
     turns: str | None = None
+    words: str = ""
+    colour: str = ""
+    family_colour: str = "#4D4D4D"
+    leaner: str | None = None
+    options: frozenset[str] = frozenset()
+    learns: frozenset[str] = frozenset()
 
     @property
     def commutes_with(self) -> str:
@@ -107,17 +119,80 @@ class PathKind:
         return self.turns or ("shifts" if self.symmetry else "none")
 
 
+KERNEL = frozenset({"kernel_size"})
+SPARSE = frozenset({"anchors", "lengthscale", "learn", "lengthscale_precision"})
+FULLY, CONVOLUTIONAL = "fully connected", "convolutional"
+
+# Colours are those of Okabe and Ito (2008): fully connected warm, convolutions blue, group convolutions green
 PATHS: dict[str, PathKind] = {
-    "fc": PathKind(lambda s: FullyConnected2d(s.c_in, s.c_out, s.in_size, s.out_size), "FC", False, 0),
-    "f-fc": PathKind(lambda s: FactoredLinear2d(s.c_in, s.c_out, s.in_size, s.out_size), "FC", False, 0),
-    "s-fc": PathKind(
-        lambda s: SparseLinear2d(s.c_in, s.c_out, s.in_size, s.out_size, **s.options.basis), "FC", False, 0
+    "fc": PathKind(
+        lambda s: FullyConnected2d(s.c_in, s.c_out, s.in_size, s.out_size),
+        "FC",
+        full_resolution=False,
+        symmetry=0,
+        words=FULLY,
+        colour="#D55E00",
+        leaner="f-fc",
     ),
-    "conv": PathKind(lambda s: CircularConv2d(s.c_in, s.c_out, s.options.kernel), "CONV", True, 1),
+    "f-fc": PathKind(
+        lambda s: FactoredLinear2d(s.c_in, s.c_out, s.in_size, s.out_size),
+        "FC",
+        full_resolution=False,
+        symmetry=0,
+        words=FULLY,
+        colour="#E69F00",
+        leaner="s-fc",
+    ),
+    "s-fc": PathKind(
+        lambda s: SparseLinear2d(s.c_in, s.c_out, s.in_size, s.out_size, **s.options.basis),
+        "FC",
+        full_resolution=False,
+        symmetry=0,
+        words=FULLY,
+        colour="#CC79A7",
+        options=SPARSE,
+        learns=frozenset(get_args(Learned)),
+    ),
+    "conv": PathKind(
+        lambda s: CircularConv2d(s.c_in, s.c_out, s.options.kernel),
+        "CONV",
+        full_resolution=True,
+        symmetry=1,
+        words=CONVOLUTIONAL,
+        colour="#0072B2",
+        leaner="s-conv",
+        options=KERNEL,
+    ),
     "s-conv": PathKind(
-        lambda s: SparseConv2d(s.c_in, s.c_out, s.options.kernel, **s.options.basis), "CONV", True, 1
+        lambda s: SparseConv2d(s.c_in, s.c_out, s.options.kernel, **s.options.basis),
+        "CONV",
+        full_resolution=True,
+        symmetry=1,
+        words=CONVOLUTIONAL,
+        colour="#56B4E9",
+        options=KERNEL | SPARSE,
+        learns=frozenset(get_args(Learned)),
     ),
 }
+GREENS = {"gconv-p4": "#009E73", "gconv-p4m": "#00573F"}
+
+
+def register_path(name: str, kind: PathKind) -> None:
+    """Add a kind of path: from then on it can be named wherever paths are.
+
+    Its layer offers what `Path` asks for; its curvature needs a rule (`kfac.register_rule`) unless kfac knows
+    the layer already.
+
+    Args:
+        name: without "+"; not one that is known.
+        kind: how to build it, and what it is.
+
+    Raises:
+        ValueError: a name that is taken or cannot be written in a sum.
+    """
+    if not name.strip() or "+" in name or name.startswith(FAMILY) or is_bank(name) or name in PATHS:
+        raise ValueError(f"cannot register a path {name!r}; choose a name without '+' that is not taken")
+    PATHS[name] = kind
 
 
 FAMILY = "gconv-"
@@ -141,7 +216,18 @@ def group_path(name: str) -> PathKind:
         kernel = shape.options.kernel
         return GroupConv2d(shape.c_in, shape.c_out, kernel, group, cast(Variant, chosen))
 
-    return PathKind(build, "GCONV", True, 1 + len(group), group, group.name)
+    return PathKind(
+        build,
+        "GCONV",
+        full_resolution=True,
+        symmetry=1 + len(group),
+        group=group,
+        turns=group.name,
+        words=f"group-convolutional ({group_name}{', ' + variant if variant else ''})",
+        colour=GREENS.get(name, ""),
+        family_colour="#009E73",
+        options=KERNEL,
+    )
 
 
 def bank_path(name: str) -> PathKind:
@@ -155,7 +241,18 @@ def bank_path(name: str) -> PathKind:
         raise ValueError(f"{name} is a bank of filters of the network unfolded; give network='unfolded'")
 
     turns = bank_turns(name)
-    return PathKind(refuse, name.upper(), True, turns, turns=name if turns > 1 else None)
+    return PathKind(
+        refuse,
+        name.upper(),
+        full_resolution=True,
+        symmetry=turns,
+        turns=name if turns > 1 else None,
+        words=f"cyclic ({name.removeprefix('cyclic-')}°)" if turns > 1 else "free of rotations",
+        colour="" if turns > 1 else "#D55E00",
+        family_colour="#009E73",
+        options=KERNEL | {"learn", "generator_offset"} if turns > 1 else KERNEL,
+        learns=frozenset(get_args(LearnedOfBanks) if turns > 1 else ()),
+    )
 
 
 def path_kind(name: str) -> PathKind:
@@ -174,6 +271,14 @@ def path_kind(name: str) -> PathKind:
             f"unfolded networks, {BANKS_HELP}"
         )
     return PATHS[name]
+
+
+def known_kind(name: str) -> PathKind | None:
+    """The kind of a name, or None: reports may name paths that are not registered here."""
+    try:
+        return path_kind(name)
+    except ValueError:
+        return None
 
 
 def group_of_paths(names: Iterable[str]) -> FiniteGroup | None:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from symlearn.config import ModelConfig
-from symlearn.layers.registry import PathOptions
+from symlearn.layers.registry import PathOptions, parse_paths, path_kind
 from symlearn.layers.sizes import Size, pair
 from symlearn.networks.all_cnn import AllCNN
 from symlearn.networks.gcnn import RotatedMnistNetwork
@@ -35,6 +35,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "unfolded-dense": partial(UnfoldedNetwork, dense=True),
     "unfolded-dense-published": partial(UnfoldedNetwork, dense=True, published=True),
 }
+
+ON_ONE_GROUP = frozenset({"p4cnn", "p4cnn-rotation-pooling", "all-cnn", "resnet44"})
 
 
 def default_network(size: Size) -> str:
@@ -67,10 +69,12 @@ def build_model(
         size: h, or (h, w), of the image.
         classes: number of outputs.
         **options: what the paths leave to the user: kernel_size, anchors, lengthscale, learn,
-            lengthscale_precision, generator_offset (`PathOptions`). The networks on one group ignore them.
+            lengthscale_precision, generator_offset (`PathOptions`). What no path reads is refused, and so is
+            any of the networks on one group, whose filters have sizes of their own.
 
     Raises:
-        ValueError: an unknown network, path or option; a path or a size that the network does not take.
+        ValueError: an unknown network, path or option; a path, a size or an option that the network does not
+            take.
     """
     name = network or default_network(size)
     if name not in NETWORKS:
@@ -78,6 +82,7 @@ def build_model(
     known = {field.name for field in fields(PathOptions)}
     if set(options) - known:
         raise ValueError(f"unknown option {sorted(set(options) - known)}; choose from {sorted(known)}")
+    expect_readers(name, parse_paths(paths), options)
     return NETWORKS[name](
         paths,
         alpha=alpha,
@@ -86,6 +91,27 @@ def build_model(
         classes=classes,
         options=PathOptions(**options),
     )
+
+
+def expect_readers(network: str, paths: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        ValueError: an option, or something to learn, that neither the network nor one of its paths reads.
+    """
+    kinds = {} if network in ON_ONE_GROUP else {path: path_kind(path) for path in paths}
+    read = {option for kind in kinds.values() for option in kind.options}
+    unread = sorted(set(options) - read)
+    if unread:
+        who = f"the network {network}" if network in ON_ONE_GROUP else f"{' + '.join(paths)}"
+        raise ValueError(f"{who} has no use for {', '.join(unread)}; leave it out")
+    learned = {what for kind in kinds.values() for what in kind.learns}
+    idle = sorted(set(options.get("learn", ())) - learned)
+    if idle:
+        raise ValueError(
+            f"nothing in {' + '.join(paths)} learns {', '.join(idle)}; expected any of "
+            f"{', '.join(sorted(learned)) or 'nothing'}"
+        )
 
 
 def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes: int) -> nn.Module:
@@ -97,5 +123,17 @@ def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes:
         in_channels=in_channels,
         size=size,
         classes=classes,
-        **chosen.path_options,
+        **read_options(chosen),
     )
+
+
+def read_options(chosen: ModelConfig) -> dict[str, Any]:
+    """Those of a configuration's options that its paths read; a configuration has all of them."""
+    network = chosen.network or ""
+    kinds = [] if network in ON_ONE_GROUP else [path_kind(path) for path in parse_paths(chosen.paths)]
+    read = {option for kind in kinds for option in kind.options}
+    options = {name: value for name, value in chosen.path_options.items() if name in read}
+    if "learn" in options:
+        learned = {what for kind in kinds for what in kind.learns}
+        options["learn"] = tuple(what for what in options["learn"] if what in learned)
+    return options

@@ -58,7 +58,7 @@ class AllCNN(nn.Module):
         in_channels: channels of the image.
         size: h, or (h, w), of the image: multiples of 4, and square where the group turns rows into columns.
         classes: number of outputs.
-        options: ignored; the filters' sizes are the network's own.
+        options: none has any effect: the filters' sizes are the network's own.
         padding_mode: "zeros" (published) or "circular", which makes the outputs invariant to circular shifts.
         dropout: whether to drop 20 % of the input and half of the maps that strided layers put out, as
             published.

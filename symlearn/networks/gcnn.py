@@ -126,7 +126,7 @@ class RotatedMnistNetwork(nn.Module):
         size: h, or (h, w), of the image: even, square, 22 or more. The last filters cover what is left of the
             map, h/2 - 10: 4 x 4 at 28.
         classes: number of outputs.
-        options: ignored; the filters' sizes are the network's own.
+        options: none has any effect: the filters' sizes are the network's own.
         rotation_pooling: "last" (P4CNN) or "every" layer is pooled over the group, by its largest value.
         dropout: probability after every hidden layer but the one that is pooled; None takes the published
             0.3 for Z2CNN and none for the others.

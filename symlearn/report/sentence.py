@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from symlearn.layers.registry import path_kind
+from symlearn.layers.registry import known_kind, path_kind
 from symlearn.report.reading import (
     Layer,
     Report,
@@ -250,14 +250,8 @@ def _adjective(path: str, paths: list[str]) -> str:
 
 
 def _description(path: str) -> str:
-    group, _, variant = path.removeprefix("gconv-").partition(":")
-    if path.startswith("gconv-"):
-        return f"group-convolutional ({group}{', ' + variant if variant else ''})"
-    named = {"fc": "fully connected", "f-fc": "fully connected", "s-fc": "fully connected"}
-    named |= {"conv": "convolutional", "s-conv": "convolutional", "free": "free of rotations"}
-    if path.startswith("cyclic-"):
-        return f"cyclic ({path.removeprefix('cyclic-')}°)"
-    return named.get(path, f"dominated by {path}")
+    kind = known_kind(path)
+    return (kind.words if kind else "") or f"dominated by {path}"
 
 
 def _and(words: list[str]) -> str:

@@ -4,8 +4,7 @@ Figures are made without pyplot, so they touch no global state and need no displ
 at 100 dots an inch: 1000 pixels. Every figure carries a sentence that says what it shows as its
 label (`figure.get_label()`), which the HTML page uses as the alternative text.
 
-Colours are those of Okabe and Ito (2008), told apart by the colour-blind. A path has the same colour in
-every figure, by its name alone: FC-like paths warm, convolutions blue, group convolutions green.
+A path has the same colour in every figure, by its name alone (`layers/registry.py`).
 """
 
 import textwrap
@@ -16,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from symlearn.layers.registry import known_kind
 from symlearn.report.reading import HEAD_PATH, Report
 from symlearn.report.wording import subject
 
@@ -24,26 +24,17 @@ INK = "#222222"
 FAINT = "#8a8a8a"
 RULE = "#dddddd"
 
-_NAMED = {
-    "fc": "#D55E00",
-    "f-fc": "#E69F00",
-    "s-fc": "#CC79A7",
-    "free": "#D55E00",
-    "conv": "#0072B2",
-    "s-conv": "#56B4E9",
-    "gconv-p4": "#009E73",
-    "gconv-p4m": "#00573F",
-    HEAD_PATH: "#7F7F7F",
-    "other": "#4D4D4D",
-}
-_FAMILIES = {"gconv-": "#009E73", "cyclic-": "#009E73"}
+_OTHERS = {HEAD_PATH: "#7F7F7F", "other": "#4D4D4D"}
 
 
 def path_colour(path: str) -> str:
-    """The colour of a path, by its name alone; relatives of a named path are lighter or darker than it."""
-    if path in _NAMED:
-        return _NAMED[path]
-    base = next((colour for prefix, colour in _FAMILIES.items() if path.startswith(prefix)), "#4D4D4D")
+    """The colour of a path, by its name alone; one without its own takes a shade of its family's."""
+    if path in _OTHERS:
+        return _OTHERS[path]
+    kind = known_kind(path)
+    if kind is not None and kind.colour:
+        return kind.colour
+    base = kind.family_colour if kind is not None else "#4D4D4D"
     shade = zlib.crc32(path.encode()) % 1000 / 1000  # the same in every process, unlike hash()
     if shade < 0.6:
         return blend(base, "#ffffff", 0.25 + 0.35 * shade)

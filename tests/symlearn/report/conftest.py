@@ -107,6 +107,7 @@ def _proposal(
         "accepted": accepted,
         "halfway": 0.5 * delta,
         "noise": 12.5,
+        "interval": [delta - 36, delta + 36],
     }
 
 

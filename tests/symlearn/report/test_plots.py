@@ -148,7 +148,7 @@ def test_proposals_have_a_panel_a_round_and_mark_what_was_kept(search_report: di
     written = texts(figure)
     assert [axes.get_title() for axes in figure.axes] == ["round 1", "round 2"]
     assert "+1,640" in written and "Δ log evidence [nats]" in written
-    assert {"add", "remove", "kept", "± noise", "f-fc", "conv"} <= set(written)
+    assert {"add", "remove", "kept", "90 % interval", "f-fc", "conv"} <= set(written)
     assert "nats per training example" in written
     ends = [ys(line)[-1] for line in figure.axes[1].lines if len(np.atleast_1d(xs(line))) == 2]
     assert {-20.5, 3.1, -8.0, -31.7, -410.0} <= set(map(float, ends))

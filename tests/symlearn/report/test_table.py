@@ -65,8 +65,9 @@ def test_text_holds_verdict_proposals_and_numbers(search_report: dict[str, Any])
         "f-fc",
         "+820",
         "+1,640",
-        "±",
-        "12.5",
+        "+1,604",
+        "to",
+        "+1,676",
         "yes",
     ]
     numbers = dict(run_numbers(search_report))
@@ -75,6 +76,13 @@ def test_text_holds_verdict_proposals_and_numbers(search_report: dict[str, Any])
     assert numbers["test accuracy"] == "94.7 %"
     assert not any("Laplace" in name for name in numbers), "no Laplace scores were measured"
     assert all(name in text and value in text for name, value in numbers.items())
+
+
+def test_proposals_of_earlier_versions_have_a_noise(search_report: dict[str, Any]) -> None:
+    for proposal in search_report["selection"]["proposals"]:
+        del proposal["interval"]
+    kept = lines_with(layer_table_text(search_report), "yes")
+    assert kept[0].split()[5:] == ["+820", "+1,640", "±", "12.5", "–", "yes"]
 
 
 def test_laplace_scores_stand_beside_the_map_ones(search_report: dict[str, Any]) -> None:
@@ -129,7 +137,7 @@ def test_markdown_is_one_table_a_part_and_escapes(search_report: dict[str, Any])
         in text
     )
     columns = {line.count(" | ") for line in lines_with(text, "layer") if line.startswith("|")}
-    assert columns == {5, 7}, "six columns of proposals and of removals, eight of layers"
+    assert columns == {5, 6, 7}, "six columns of removals, seven of proposals, eight of layers"
 
 
 def test_names_are_not_taken_for_markup(search_report: dict[str, Any]) -> None:

@@ -1,0 +1,91 @@
+"""What the registry says of paths, and how paths of others join it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from symlearn import build_model
+from symlearn.config import Config
+from symlearn.layers import PATHS, CircularConv2d, PathKind, register_path
+from symlearn.layers.registry import known_kind, path_kind
+from symlearn.networks import configured_model
+from symlearn.report.plots import path_colour
+
+EVERY = [*PATHS, "gconv-p4", "gconv-p4m:pointwise", "gconv-c6", "free", "cyclic-90"]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_kind_says_what_it_is(name: str) -> None:
+    kind = path_kind(name)
+    assert kind.words and kind.effective_type.isupper()
+    assert re.fullmatch(r"#[0-9a-fA-F]{6}", path_colour(name)) and re.fullmatch(
+        r"#[0-9a-fA-F]{6}", kind.family_colour
+    )
+    assert kind.leaner is None or kind.leaner in PATHS
+    assert bool(kind.learns) == ("learn" in kind.options)
+
+
+def test_no_two_paths_of_a_network_look_alike() -> None:
+    colours = [path_colour(name) for name in EVERY if name not in ("free", "cyclic-90")]
+    assert len(set(colours)) == len(colours)
+
+
+def test_a_path_of_others_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("symlearn.layers.registry.PATHS", dict(PATHS))
+    wide = PathKind(
+        lambda s: CircularConv2d(s.c_in, s.c_out, 5),
+        "WIDE",
+        full_resolution=True,
+        symmetry=1,
+        words="widely convolutional",
+        colour="#123456",
+    )
+    register_path("wide", wide)
+    model = build_model("wide+conv", network="small", size=8, alpha=1)
+    assert {layer.path_names for layer in model.layers} == {("wide", "conv")}
+    assert path_colour("wide") == "#123456" and path_kind("wide").commutes_with == "shifts"
+    with pytest.raises(ValueError, match="cannot register a path 'wide'"):
+        register_path("wide", wide)
+
+
+@pytest.mark.parametrize("name", ["conv", "a+b", "gconv-x", "cyclic-7", "free", " "])
+def test_names_that_cannot_join(name: str) -> None:
+    with pytest.raises(ValueError, match="choose a name without"):
+        register_path(name, PATHS["conv"])
+
+
+def test_unknown_paths_of_old_reports_have_a_colour() -> None:
+    assert known_kind("gone") is None and path_colour("gone").startswith("#")
+
+
+@pytest.mark.parametrize(
+    ("paths", "options", "said"),
+    [
+        ("conv", {"network": "all-cnn", "kernel_size": 7}, "the network all-cnn has no use for kernel_size"),
+        ("conv", {"learn": ("generator",)}, "conv has no use for learn"),
+        ("f-fc", {"kernel_size": 5}, "f-fc has no use for kernel_size"),
+        ("f-fc+conv", {"anchors": 0.3}, r"f-fc \+ conv has no use for anchors"),
+        (
+            "s-fc",
+            {"learn": ("generator",)},
+            "nothing in s-fc learns generator; expected any of anchors, leng",
+        ),
+        (
+            "free+cyclic-90",
+            {"network": "unfolded", "learn": ("anchors",)},
+            "learns anchors; expected any of gene",
+        ),
+    ],
+)
+def test_options_that_nothing_reads_are_refused(paths: str, options: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        build_model(paths, **{"network": "small", "size": 16, "alpha": 1, **options})
+
+
+@pytest.mark.parametrize("paths", ["f-fc+conv", "s-fc+s-conv", "gconv-p4", "free+cyclic-90"])
+def test_configurations_have_all_options(paths: str) -> None:
+    network = "unfolded" if "free" in paths else "small"
+    config = Config().with_options(paths=paths, network=network, alpha=4)
+    assert configured_model(config.model, 1, 16, 4) is not None
