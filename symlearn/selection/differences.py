@@ -6,11 +6,12 @@ the log evidence at the end of a refit, k controls and their variance s^2 about 
 rounds so far,
 
     value = e - mean of the controls' e
-    spread = s sqrt(1 + 1 / k)
+    spread^2 = s^2 (1 + EXCESS + 1 / k) + (RELATIVE value)^2
     interval = value -+ t spread
 
 t being Student's quantile for the degrees of freedom of s^2, so that the interval holds `COVERAGE` of what
-further refits would give.
+further refits would give. A refit with a path less varies more than one with nothing changed, and the more the
+more was lost: the two constants are measured, `experiments/discovery/coverage.py`.
 
 Axes: none.
 """
@@ -26,6 +27,8 @@ from scipy.stats import t as student
 
 CONTROLS = 3
 COVERAGE = 0.9  # of the stated intervals
+EXCESS = 0.5  # variance of a changed refit above an unchanged one's, as a part of it
+RELATIVE = 0.1  # standard deviation of a changed refit, as a part of what it lost or gained
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,19 @@ def difference(
     """
     value = evidence - statistics.mean(controls)
     spread, freedom = control_spread(controls, earlier)
-    return Difference(value, spread, freedom)
+    return Difference(value, None if spread is None else math.hypot(spread, RELATIVE * value), freedom)
 
 
 def control_spread(
     controls: Sequence[float], earlier: Sequence[Sequence[float]] = ()
 ) -> tuple[float | None, int]:
-    """Standard deviation of one refit's difference to the mean of these controls, and its freedom."""
+    """Standard deviation of a small difference to the mean of these controls, and its freedom."""
     groups = [group for group in [*earlier, controls] if len(group) > 1]
     freedom = sum(len(group) - 1 for group in groups)
     if not freedom or not controls:
         return None, 0
     variance = sum((len(group) - 1) * statistics.variance(group) for group in groups) / freedom
-    return max(math.sqrt(variance * (1 + 1 / len(controls))), 1e-9), freedom
+    return max(math.sqrt(variance * (1 + EXCESS + 1 / len(controls))), 1e-9), freedom
 
 
 def within(interval: Sequence[float] | None) -> str:

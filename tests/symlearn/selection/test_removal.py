@@ -18,7 +18,7 @@ from symlearn.evidence.likelihood import LIKELIHOODS
 from symlearn.fitting.fit import fit
 from symlearn.fitting.result import Progress
 from symlearn.layers.structure import relaxed_layers
-from symlearn.selection.differences import CONTROLS
+from symlearn.selection.differences import CONTROLS, EXCESS, RELATIVE
 from symlearn.selection.removal import Outcomes, Removal, RemovalRound, removable, simplest, told
 from symlearn.training.phases import Phase
 from symlearn.training.state import FitState, TrainingStoppedError
@@ -58,16 +58,15 @@ class TestIntervals:
         found = Outcomes([], list(controls)).judged(self.REMOVAL, -110.0)
         mean, s = statistics.mean(controls), statistics.stdev(controls)
         assert found.delta_log_evidence == pytest.approx(-110 - mean)
-        half = stats.t.ppf(0.95, 2) * s * math.sqrt(4 / 3)
+        spread = math.hypot(s * math.sqrt(4 / 3 + EXCESS), RELATIVE * (-110 - mean))
+        half = stats.t.ppf(0.95, 2) * spread
         assert found.interval == pytest.approx((-110 - mean - half, -110 - mean + half))
-        assert found.probability_needed == pytest.approx(
-            stats.t.cdf(-(-110 - mean) / (s * math.sqrt(4 / 3)), 2)
-        )
+        assert found.probability_needed == pytest.approx(stats.t.cdf(-(-110 - mean) / spread, 2))
 
     def test_rounds_are_pooled(self) -> None:
         first, second = [-1.0, 1.0, 0.0], [50.0, 54.0, 52.0]
         found = Outcomes([first], list(second)).judged(self.REMOVAL, 52.0)
-        spread = math.sqrt((2 * 1.0 + 2 * 4.0) / 4 * (1 + 1 / 3))
+        spread = math.sqrt((2 * 1.0 + 2 * 4.0) / 4 * (1 + EXCESS + 1 / 3))
         assert found.interval == pytest.approx(
             (-stats.t.ppf(0.95, 4) * spread, stats.t.ppf(0.95, 4) * spread)
         )
@@ -85,13 +84,14 @@ class TestIntervals:
         assert found.free is free and (found.probability_needed > 0.9) is not free
 
     def test_coverage(self) -> None:
-        """Of a difference between one refit and the mean of three, nine times in ten."""
+        """Of a difference between one refit, which varies more, and the mean of three, nine times in ten."""
         generator = torch.Generator().manual_seed(0)
         draws = 7.0 * torch.randn(2000, 1 + CONTROLS, generator=generator, dtype=torch.float64)
         held = 0
         for refit, *controls in draws.tolist():
-            low, high = Outcomes([], controls).judged(self.REMOVAL, refit - 30.0).interval or (1, 0)
-            held += low <= -30.0 <= high
+            evidence = math.sqrt(1 + EXCESS) * refit - 1.0
+            low, high = Outcomes([], controls).judged(self.REMOVAL, evidence).interval or (1, 0)
+            held += low <= -1.0 <= high
         assert 0.88 < held / 2000 < 0.92
 
     @pytest.mark.parametrize(("controls", "known"), [([None, -5.0, None], True), ([None] * 3, False)])
