@@ -74,7 +74,7 @@ class TestIntervals:
 
     @pytest.mark.parametrize(
         ("evidence", "threshold", "paths", "free"),
-        [(-4.0, 6.0, 1, True), (-8.0, 6.0, 1, False), (-8.0, 6.0, 2, True), (-4.0, 0.0, 1, False)],
+        [(-4.0, 6.0, 1, True), (-10.0, 6.0, 1, False), (-10.0, 6.0, 2, True), (-4.0, 0.0, 1, False)],
     )
     def test_small_losses_do_not_count(
         self, evidence: float, threshold: float, paths: int, free: bool
