@@ -1,11 +1,12 @@
 # Two commands set everything up on a machine with Python 3.11+ and make:
 #   make demo   the main job on the embedded data
 #   make test   the tests
+# make test-fast runs those of them that take less than three minutes together
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-fast lint clean
 
 # The stamp is remade when the dependencies change; pip resolves torch and torchvision together.
 $(VENV)/.installed: pyproject.toml
@@ -22,6 +23,9 @@ test: $(VENV)/.installed
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 lint: $(VENV)/.installed
 	$(BIN)/python -m ruff check --fix .

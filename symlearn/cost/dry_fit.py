@@ -2,7 +2,7 @@
 
 Nothing is guessed from formulas where the code itself can be asked: a step on the weights, the curvature pass
 with its eigenvalues, the gradient of declared hyperparameters and passes of predictions are run on shapes
-alone (`dry_run.py`), and the most that each holds at once is counted. What is known by name is added:
+alone (`shapes.py`), and the most that each holds at once is counted. What is known by name is added:
 
     weights     weights and buffers P, gradients and moments of the trained T, optimizer's temporaries
     copies      states that a phase keeps to come back to, P and moments each

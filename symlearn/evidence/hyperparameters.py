@@ -1,7 +1,7 @@
 """Everything the evidence learns: log prior precisions, the observation noise, and what layers declare.
 
 None of it is a parameter of the network, and no MAP step moves it. Precisions and noise have closed-form
-gradients (`evidence.py`); those of declared hyperparameters come from `hyper_gradient.py`.
+gradients (`laplace.py`); those of declared hyperparameters come from `gradient.py`.
 
 Axes: none.
 """

@@ -1,4 +1,4 @@
-"""A whole fit: the stages of `schedule.py`, an epoch at a time, with checkpoints that continue it exactly.
+"""A whole fit: the stages of `training/schedule.py`, an epoch at a time, with checkpoints that continue it exactly.
 
 Everything that decides the result is in the checkpoint: a fit that is killed at any moment and resumed takes
 the same steps, bit for bit on a CPU with the same number of threads.
@@ -381,7 +381,7 @@ def fit(
     info: DataInfo | None = None,
     tensorboard: str | Path | None = None,
 ) -> FitResult:
-    """Fit a network and the precisions of its paths; see `schedule.py` for its stages.
+    """Fit a network and the precisions of its paths; see `training/schedule.py` for its stages.
 
     Args:
         model: a network of relaxed layers (`build_model`), or any network with rules in kfac. It becomes

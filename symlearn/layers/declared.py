@@ -3,7 +3,7 @@
 A layer that has some offers `hyperparameters() -> {name: Hyperparameter}`; nothing is found by its name. The
 values are unconstrained tensors kept as buffers, so that no MAP step moves them and a checkpoint carries
 them; `read` turns a value into the units it is reported in. Their gradients are those of the evidence
-(`hyper_gradient.py`).
+(`evidence/gradient.py`).
 
 Axes: none; values have shapes of their own.
 """

@@ -1,4 +1,4 @@
-"""The verdict in words: what every layer became, going by the paths that the evidence needs (`decision.py`).
+"""The verdict in words: what every layer became, going by the paths that the evidence needs (`selection/verdict.py`).
 
 Relative effective dimension, the paper's measure, is no verdict: it goes by the parameter, and a path of
 many parameters cannot win it. Where it names another type, the sentence says so. By it alone a layer is named

@@ -6,10 +6,11 @@ A file `experiments/<paper>/<name>.toml` has
     note                   how the reduced scales differ from the paper's (optional)
     [scales.<scale>]       options of every row at scale smoke, small or paper; `seeds` is one of them
     [[rows]]               label, `options` of its own, `published` figures, `truth` about its layers where it
-                           is known (`analysis/truth.py`), and `<scale>` options that replace them there
+                           is known (`truth.py`), and `<scale>` options that replace them there
 
 Options are those of `symlearn fit`, by the names of the configuration's keys. Results are written as JSON, a
-row a run, to `experiments/<paper>/results/<name>.<scale>.json`.
+row a run, to `experiments/<paper>/results/<name>.<scale>.json`; an installed package, which carries the
+files, writes them among its runs.
 
 Axes: none.
 """
@@ -31,6 +32,7 @@ from symlearn.runs.truth import RIGHT, UNDECIDED, WRONG, scores
 
 SCALES = ("smoke", "small", "paper")
 Job = tuple[str, int, Mapping[str, Any], str]  # label, seed, options, folder of the run
+PACKAGED = Path(__file__).resolve().parent / "tables"  # of an installed wheel
 KEYS = {"title", "source", "note", "scales", "rows"}
 
 
@@ -85,13 +87,12 @@ class Experiment:
 
 
 def experiments_folder() -> Path:
-    """`experiments` in the working directory, or beside the package in its repository.
+    """`experiments` in the working directory, beside the package in its repository, or carried by the wheel.
 
     Raises:
-        ValueError: neither is there.
+        ValueError: none is there.
     """
-    places = (Path("experiments"), Path(__file__).resolve().parents[2] / "experiments")
-    for place in places:
+    for place in (Path("experiments"), Path(__file__).resolve().parents[2] / "experiments", PACKAGED):
         if place.is_dir():
             return place
     raise ValueError(
@@ -245,7 +246,7 @@ def reproduce(
         options = {**experiment.options(row, scale), **(extra or {})}
         jobs += [(row.label, seed, options, str(place / f"{k}-seed{seed}")) for seed in chosen]
     jobs.sort(key=lambda job: chosen.index(job[1]))  # a run that is cut has whole seeds
-    path = experiment.path.parent / "results" / f"{experiment.name}.{scale}.json"
+    path = results_file(experiment, scale, runs)
     path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {
         "experiment": experiment.title,
@@ -263,6 +264,12 @@ def reproduce(
         content["rows"].append(done)
         write_atomically(path, (to_json(content) + "\n").encode())
     return content
+
+
+def results_file(experiment: Experiment, scale: str, runs: Path) -> Path:
+    """Where its JSON goes: beside the experiment, or among the runs where that is an installed package."""
+    name = f"{experiment.name}.{scale}.json"
+    return runs / name if PACKAGED in experiment.path.parents else experiment.path.parent / "results" / name
 
 
 def chosen_rows(experiment: Experiment, only: str) -> list[Row]:

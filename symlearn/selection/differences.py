@@ -10,8 +10,8 @@ rounds so far,
     interval = value -+ t spread
 
 t being Student's quantile for the degrees of freedom of s^2, so that the interval holds `COVERAGE` of what
-further refits would give. A refit with a path less varies more than one with nothing changed, and the more the
-more was lost: the two constants are measured, `experiments/discovery/coverage.py`.
+further refits would give. A refit with a path less varies more than one with nothing changed, and the more
+the more was lost: the two constants are measured, `experiments/discovery/coverage.py`.
 
 Axes: none.
 """

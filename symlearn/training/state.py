@@ -3,7 +3,7 @@
 An epoch steps the weights on mean negative log-likelihood + (1 / 2N) sum delta ||theta||^2, the prior by its
 proximal map (`optimizer.py`), which grows to its full strength once the loss has begun to fall (`WarmUp`). An
 evidence update computes the curvature over the training set, without augmentation, and steps the
-hyperparameters (`evidence.py`). Everything random draws from the state's own generator, so that a copied
+hyperparameters (`updates.py`). Everything random draws from the state's own generator, so that a copied
 state continues as the original would.
 
 Axes: batch, c, h, w, classes.

@@ -9,6 +9,7 @@ Axes: none.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,3 +167,12 @@ def test_floors_name_what_exists() -> None:
     named = [name for names in FLOORS for name in names]
     assert len(named) == len(set(named))
     assert not [name for name in named if name not in MODULES], "an entry without a module"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_that_docstrings_name_exist(module: str) -> None:
+    """Beside the module, or from the package's or the repository's root."""
+    path = MODULES[module]
+    for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", path.read_text(encoding="utf-8")):
+        package = ROOT / path.relative_to(ROOT).parts[0]
+        assert any((place / name).exists() for place in (path.parent, package, ROOT)), f"{path} names {name}"

@@ -1,0 +1,24 @@
+"""What pyproject.toml cannot say: the wheel carries the files of the published tables."""
+
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+
+class WithTables(build_py):
+    """Copies experiments/<paper>/<table>.toml to symlearn/runs/tables/<paper>/."""
+
+    def run(self) -> None:
+        """See `build_py`."""
+        super().run()
+        if self.editable_mode:  # the checkout's own are found
+            return
+        for table in sorted(Path("experiments").glob("*/*.toml")):
+            place = Path(self.build_lib, "symlearn", "runs", "tables", table.parent.name)
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(table, place)
+
+
+setup(cmdclass={"build_py": WithTables})
