@@ -1,4 +1,4 @@
-"""The beginning of a fit: starts in turn until one is better than the constant predictor (`training/start_scale.py`).
+"""The beginning of a fit: starts in turn until one is better than the constant predictor.
 
 Axes: none.
 """

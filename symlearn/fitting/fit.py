@@ -1,4 +1,4 @@
-"""A whole fit: the stages of `training/schedule.py`, an epoch at a time, with checkpoints that continue it exactly.
+"""A whole fit: the stages of `training/schedule.py`, an epoch at a time, with exact checkpoints.
 
 Everything that decides the result is in the checkpoint: a fit that is killed at any moment and resumed takes
 the same steps, bit for bit on a CPU with the same number of threads.

@@ -1,4 +1,6 @@
-"""The verdict in words: what every layer became, going by the paths that the evidence needs (`selection/verdict.py`).
+"""The verdict in words: what every layer became, going by the paths that the evidence needs.
+
+`selection/verdict.py` decides which those are.
 
 Relative effective dimension, the paper's measure, is no verdict: it goes by the parameter, and a path of
 many parameters cannot win it. Where it names another type, the sentence says so. By it alone a layer is named

@@ -4,8 +4,8 @@
     selection "gradient"  burn-in, then weights and precisions in alternation, all paths present (the paper's)
     selection "search"    strict start, rounds of proposals (`selection/search.py`), then an anneal
 
-Fits with evidence end with rounds of removals (`selection/removal.py`), unless they are shorter than `ASKED_FROM`
-epochs: nothing that short says what a path is worth.
+Fits with evidence end with rounds of removals (`selection/removal.py`), unless they are shorter than
+`ASKED_FROM` epochs: nothing that short says what a path is worth.
 
 Axes: none.
 """
