@@ -1,0 +1,48 @@
+"""What the site needs beyond Markdown: the repository's pictures, and formulas as MathML.
+
+`figures/` stays where it is and is not copied: every picture joins the site under the same name. A page refers
+to it as it would on GitHub, `../figures/x.png`, which lies one folder nearer in the site. Formulas between
+dollar signs become MathML while the site is built, so that no page loads a script or a font for them.
+
+Axes: none.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File, Files
+
+FIGURES = re.compile(r"\.\./(?=figures/[\w-]+\.png)")
+DISPLAYED = re.compile(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', re.DOTALL)
+INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pictures of `figures/`."""
+    for picture in sorted((Path(config["config_file_path"]).parent / "figures").glob("*.png")):
+        files.append(File.generated(config, f"figures/{picture.name}", abs_src_path=str(picture)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """References to pictures as the site has them."""
+    return FIGURES.sub("", markdown)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Formulas as MathML."""
+    content = DISPLAYED.sub(lambda found: _mathml(found[1], "block"), content)
+    return INLINE.sub(lambda found: _mathml(found[1], "inline"), content)
+
+
+def _mathml(formula: str, display: str) -> str:
+    source = html.unescape(formula).strip()
+    written = convert(source, display=display)
+    return f'<span class="formula" role="math">{written}</span>' if display == "inline" else (
+        f'<div class="formula" tabindex="0">{written}</div>'
+    )
