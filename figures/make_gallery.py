@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from symlearn.analysis.plots import (
+from symlearn.report.plots import (
     effective_dimension_heat_map,
     equivariance_errors,
     evidence_curve,
@@ -21,7 +21,7 @@ from symlearn.analysis.plots import (
     reliability_diagram,
     removals_heat_map,
 )
-from symlearn.reproduction import share
+from symlearn.runs.reproduce import share
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "experiments" / "layerwise" / "results"

@@ -2,7 +2,8 @@
 
 `figures/` stays where it is and is not copied: every picture joins the site under the same name. A page refers
 to it as it would on GitHub, `../figures/x.png`, which lies one folder nearer in the site. Formulas between
-dollar signs become MathML while the site is built, so that no page loads a script or a font for them.
+dollar signs become MathML while the site is built, so that no page loads a script or a font for them. The tables of
+keys are those of `symlearn.config`.
 
 Axes: none.
 """
@@ -17,8 +18,11 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
+from symlearn.config import Config, expectation
+
 FIGURES = re.compile(r"\.\./(?=figures/[\w-]+\.png)")
 DISPLAYED = re.compile(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', re.DOTALL)
+KEYS = re.compile(r"<!-- keys of (\w+) -->")
 INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 
 
@@ -30,8 +34,20 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """References to pictures as the site has them."""
-    return FIGURES.sub("", markdown)
+    """References to pictures as the site has them, and the keys of the configuration."""
+    return KEYS.sub(lambda found: keys_of(found[1]), FIGURES.sub("", markdown))
+
+
+def keys_of(table: str) -> str:
+    """A table of the configuration's keys: what each takes, its default, what it means."""
+    lines = ["| key | takes | default | |", "|---|---|---|---|"]
+    model = Config.model_fields[table].annotation
+    for key, field in model.model_fields.items():  # type: ignore[union-attr]
+        default = "–" if field.default in (None, ()) else f"`{field.default}`"
+        takes = expectation(field.annotation, field.metadata)
+        lines.append(f"| `{key}` | {takes} | {default} | {field.description} |".replace("<angle>", "&lt;angle&gt;")
+            .replace("<group>", "&lt;group&gt;"))
+    return "\n".join(lines)
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -43,6 +59,6 @@ def on_page_content(content: str, **_: Any) -> str:
 def _mathml(formula: str, display: str) -> str:
     source = html.unescape(formula).strip()
     written = convert(source, display=display)
-    return f'<span class="formula" role="math">{written}</span>' if display == "inline" else (
-        f'<div class="formula" tabindex="0">{written}</div>'
-    )
+    if display == "inline":
+        return f'<span class="formula">{written}</span>'
+    return f'<div class="formula" tabindex="0">{written}</div>'
