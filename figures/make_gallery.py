@@ -1,4 +1,6 @@
-"""The pictures of the README, drawn from the committed results of the experiments; nothing is trained.
+"""The pictures of README and results page, from the committed results of experiments; nothing is trained.
+
+The gallery's own pictures, `gallery-*.png`, are drawn by its page (docs/tools/run_pages.py).
 
 python figures/make_gallery.py
 """

@@ -1,9 +1,9 @@
-"""What the site needs beyond Markdown: the repository's pictures, and formulas as MathML.
+"""What the site needs beyond Markdown: the repository's pictures, formulas as MathML, tables of keys.
 
-`figures/` stays where it is and is not copied: every picture joins the site under the same name. A page refers
-to it as it would on GitHub, `../figures/x.png`, which lies one folder nearer in the site. Formulas between
-dollar signs become MathML while the site is built, so that no page loads a script or a font for them. The tables of
-keys are those of `symlearn.config`.
+`figures/` stays where it is and is not copied: every picture joins the site under the same name. A page
+refers to it as it would on GitHub, `../figures/x.png`, which lies one folder nearer in the site. Formulas
+between dollar signs become MathML while the site is built, so that no page loads a script or a font for
+them. The tables of keys are those of `symlearn.config`.
 
 Axes: none.
 """
@@ -22,6 +22,7 @@ from symlearn.config import Config, expectation
 
 FIGURES = re.compile(r"\.\./(?=figures/[\w-]+\.png)")
 DISPLAYED = re.compile(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', re.DOTALL)
+NAMED = re.compile(r"<mi>(log|exp|det)</mi>(?!<mo[^>]*>&#x00028;)")  # functions without brackets
 KEYS = re.compile(r"<!-- keys of (\w+) -->")
 INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 
@@ -44,9 +45,8 @@ def keys_of(table: str) -> str:
     model = Config.model_fields[table].annotation
     for key, field in model.model_fields.items():  # type: ignore[union-attr]
         default = "–" if field.default in (None, ()) else f"`{field.default}`"
-        takes = expectation(field.annotation, field.metadata)
-        lines.append(f"| `{key}` | {takes} | {default} | {field.description} |".replace("<angle>", "&lt;angle&gt;")
-            .replace("<group>", "&lt;group&gt;"))
+        cells = (f"`{key}`", expectation(field.annotation, field.metadata), default, field.description or "")
+        lines.append(f"| {' | '.join(cells)} |".replace("<", "&lt;"))
     return "\n".join(lines)
 
 
@@ -58,7 +58,7 @@ def on_page_content(content: str, **_: Any) -> str:
 
 def _mathml(formula: str, display: str) -> str:
     source = html.unescape(formula).strip()
-    written = convert(source, display=display)
+    written = NAMED.sub(r'<mi>\1</mi><mspace width="0.17em"/>', convert(source, display=display))
     if display == "inline":
         return f'<span class="formula">{written}</span>'
     return f'<div class="formula" tabindex="0">{written}</div>'

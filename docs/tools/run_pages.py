@@ -96,9 +96,7 @@ def main() -> None:
     """Run the pages that are named, or all, and write them."""
     for path in [Path(name) for name in sys.argv[1:]] or pages():
         pictures: dict[str, Any] = {}
-        path.write_text(
-            rewritten(path.read_text(encoding="utf-8"), path.name, pictures), encoding="utf-8"
-        )
+        path.write_text(rewritten(path.read_text(encoding="utf-8"), path.name, pictures), encoding="utf-8")
         for name, figure in pictures.items():
             if name.startswith(GALLERY):
                 figure.savefig(ROOT / "figures" / name)
