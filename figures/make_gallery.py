@@ -1,4 +1,6 @@
-"""The pictures of the README, drawn from the committed results of the experiments; nothing is trained.
+"""The pictures of README and results page, from the committed results of experiments; nothing is trained.
+
+The gallery's own pictures, `gallery-*.png`, are drawn by its page (docs/tools/run_pages.py).
 
 python figures/make_gallery.py
 """
@@ -10,7 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from symlearn.analysis.plots import (
+from symlearn.report.plots import (
     effective_dimension_heat_map,
     equivariance_errors,
     evidence_curve,
@@ -21,7 +23,7 @@ from symlearn.analysis.plots import (
     reliability_diagram,
     removals_heat_map,
 )
-from symlearn.reproduction import share
+from symlearn.runs.reproduce import share
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "experiments" / "layerwise" / "results"

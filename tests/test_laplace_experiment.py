@@ -1,4 +1,4 @@
-"""Committed results of the Laplace predictions: three seeds of both data sets, and what the README says of them."""
+"""Committed results of the Laplace predictions: three seeds of both data sets, and what the results page says of them."""
 
 from __future__ import annotations
 

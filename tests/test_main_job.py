@@ -88,7 +88,7 @@ def test_means_over_two_seeds(experiment: Any) -> None:
     assert mean["effective_parameters"] == {"conv": 6.0}
 
 
-FAILING = {  # known, and told in the README: a law that a later change makes hold again is reported as passed
+FAILING = {  # known, and told on the results page: a law that a later change makes hold again is reported as passed
     "quadrant-digit: test NLL below every MAP baseline": "at 1,400 images a precision of 1 suits CONV: since starts "
     "hand on a signal, CONV by MAP reaches .073 on seed 0 and the evidence .109 (.145 before)",
 }

@@ -40,3 +40,29 @@ def test_pictures_exist() -> None:
     root = Path(__file__).resolve().parents[1]
     for picture in re.findall(r"figures/[\w-]+\.png", README):
         assert (root / picture).is_file(), picture
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_links_lead_somewhere() -> None:
+    """To a file of the repository, and to a heading that is there."""
+    root = Path(__file__).resolve().parents[1]
+    links = re.findall(r"\]\(([^)\s]+)\)", README)
+    assert len(links) >= 10
+    for link in links:
+        name, _, anchor = link.partition("#")
+        assert (root / name).is_file(), link
+        headings = re.findall(r"^#+ (.*)$", (root / name).read_text(encoding="utf-8"), re.MULTILINE)
+        assert not anchor or anchor in {re.sub(r"[^a-z0-9]+", "-", h.lower()) for h in headings}, link
+
+
+def test_results_are_those_of_the_results_page() -> None:
+    """Every row of its table stands on the page."""
+    rows = [line for line in README.splitlines() if re.match(r"\| .*\d\.\d.* \|$", line)]
+    page = (Path(__file__).resolve().parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    cells = {tuple(c.strip() for c in line.split("|")[2:6]) for line in page.splitlines() if "|" in line}
+    assert len(rows) == 8
+    for row in rows:
+        assert tuple(cell.strip() for cell in row.split("|")[2:6]) in cells, row
