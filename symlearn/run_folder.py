@@ -56,11 +56,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink()
         kept = "; the earlier file is intact" if os.path.exists(path) else ""
         raise ValueError(
-            f"could not write {path}: {error.strerror or error}{kept}; {advice(error, path)}"
+            f"could not write {path}: {error.strerror or error}{kept}; {disk_advice(error, path)}"
         ) from None
 
 
-def advice(error: OSError, path: Path) -> str:
+def disk_advice(error: OSError, path: Path) -> str:
     """What to do about a file that could not be written."""
     if error.errno == errno.ENOENT:
         return f"create the folder {path.parent} or choose another place"
@@ -310,7 +310,7 @@ class RunFolder:
         except OSError as error:
             raise ValueError(
                 f"could not write {self.file(METRICS)}: {error.strerror or error}; "
-                f"{advice(error, self.file(METRICS))}"
+                f"{disk_advice(error, self.file(METRICS))}"
             ) from None
 
 

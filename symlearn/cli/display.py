@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from symlearn.report.reading import HEAD_PATH, finite, tensor_place
+from symlearn.report.reading import HEAD_PATH, finite
 from symlearn.report.wording import count, decimal, percent
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 EVERY = 2.0  # seconds between plain lines
 
 
-def gamma_by_path(record: dict[str, Any]) -> dict[str, float]:
+def gamma_by_path(record: dict[str, Any], places: Mapping[str, tuple[str, str]]) -> dict[str, float]:
     """Effective parameters of the layers by path, largest first; empty where they were not computed."""
     totals: dict[str, float] = {}
     for name, gamma in (record.get("effective_parameters") or {}).items():
-        _, path = tensor_place(name)
+        _, path = places[name]
         if path != HEAD_PATH:
             totals[path] = totals.get(path, 0.0) + (finite(gamma) or 0.0)
     return dict(sorted(totals.items(), key=lambda item: -item[1]))
@@ -60,7 +60,7 @@ class Status:
             self.loss, self.accuracy = finite(record["train_loss"]), finite(record.get("train_accuracy"))
         if finite(record.get("log_marginal_likelihood")) is not None:
             self.evidence = finite(record["log_marginal_likelihood"])
-            self.gamma = gamma_by_path(record)
+            self.gamma = gamma_by_path(record, told.places)
 
     def numbers(self) -> list[str]:
         """Epoch, loss, evidence and gamma, a piece each."""

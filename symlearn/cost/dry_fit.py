@@ -30,7 +30,7 @@ from kfac import KroneckerFactors, compute_factors, project_factors
 from kfac.factors import KroneckerBlock
 from symlearn.analysis.predictive import MEMORY, bytes_a_datum, last_layer
 from symlearn.config import Config
-from symlearn.cost.memory import Curvature, Memory
+from symlearn.cost.memory import CurvatureBytes, Memory
 from symlearn.cost.shapes import Shadow, shadow_of
 from symlearn.curvature.coverage import has_evidence, seen
 from symlearn.curvature.training_set import curvature_options, spectra
@@ -90,7 +90,7 @@ def memory_of(model: nn.Module, given: FitSizes) -> Memory:
     whole = bytes_of([*shadow.model.parameters(), *shadow.model.buffers()])
     trained = trained_bytes(shadow.model)
     state = whole + moments * trained
-    curvature = curvature_of(shadow, given) if curved else Curvature()
+    curvature = curvature_bytes(shadow, given) if curved else CurvatureBytes()
     hyperparameters = hyper_bytes(shadow, given) if curved and config.evidence.selection != "none" else 0
     activations = step_bytes(shadow, given)
     predictions = prediction_bytes(shadow, given, curved)
@@ -106,7 +106,7 @@ def memory_of(model: nn.Module, given: FitSizes) -> Memory:
         for extra in [*[0] * CONTROLS, *tried]:
             own = trained_at_start + extra
             trials += 2 * (whole + moments * own) + own
-        trial_curvature = curvature_of(shadow, given).peak
+        trial_curvature = curvature_bytes(shadow, given).peak
     return Memory(
         data=given.data,
         model=whole,
@@ -193,7 +193,7 @@ def step_bytes(shadow: Shadow, given: FitSizes) -> int:
     return bytes_of([x, y]) + max(rise, temporaries)
 
 
-def curvature_of(shadow: Shadow, given: FitSizes) -> Curvature:
+def curvature_bytes(shadow: Shadow, given: FitSizes) -> CurvatureBytes:
     """Run a curvature pass and the eigenvalues on shapes."""
     config = given.config
     size = min(config.curvature.batch_size, given.train)
@@ -208,7 +208,7 @@ def curvature_of(shadow: Shadow, given: FitSizes) -> Curvature:
         eigen = spectra(shadow.model, config, (x, y), factors)
         params = sum(len(values) for values in eigen.eigenvalues.values())
         decomposed = live.peak - held
-    return Curvature(
+    return CurvatureBytes(
         held,
         largest_of(factors),
         most - held,
@@ -275,7 +275,7 @@ def hyper_bytes(shadow: Shadow, given: FitSizes) -> int:
         return live.peak
 
 
-def screening_bytes(shadow: Shadow, given: FitSizes, curvature: Curvature) -> int:
+def screening_bytes(shadow: Shadow, given: FitSizes, curvature: CurvatureBytes) -> int:
     """The most that the screening of proposals holds besides a copy of the state and the factors."""
     trained = [p.numel() for p in shadow.model.parameters() if p.requires_grad]
     gradients = trained_bytes(shadow.model)

@@ -22,7 +22,7 @@ from symlearn.units import size
 
 
 @dataclass(frozen=True)
-class Curvature:
+class CurvatureBytes:
     """Bytes of a curvature pass and of the evidence from it.
 
     Attributes:
@@ -68,7 +68,7 @@ class Memory:
     model: int
     gradients: int
     activations: int
-    curvature: Curvature
+    curvature: CurvatureBytes
     copies: int
     hyperparameters: int
     screening: int
@@ -114,7 +114,7 @@ class Memory:
         return self.peak - self.data - self.model
 
 
-def advice(memory: Memory, config: Config, fewer: str) -> str:
+def memory_advice(memory: Memory, config: Config, fewer: str) -> str:
     """What to change for less memory, by what takes most of it.
 
     Args:
@@ -169,7 +169,9 @@ def paths_of(model: nn.Module) -> tuple[str, ...]:
 
 def needed_and_free(memory: Memory, needed: int, free: int, config: Config, fewer: str) -> str:
     """One line: bytes needed, bytes free, what to change."""
-    return f"about {size(needed)} are needed and {size(free)} are free; {advice(memory, config, fewer)}"
+    return (
+        f"about {size(needed)} are needed and {size(free)} are free; {memory_advice(memory, config, fewer)}"
+    )
 
 
 def available_bytes(device: torch.device) -> int | None:

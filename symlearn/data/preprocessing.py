@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from symlearn.data import warps
-from symlearn.data.warps import Size
+from symlearn.data.warps import ImageSize
 
 _CHUNK = 4096  # images normalised at once
 
@@ -30,9 +30,9 @@ class Preprocessing:
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    source_size: Size | None
-    canvas: Size
-    size: Size
+    source_size: ImageSize | None
+    canvas: ImageSize
+    size: ImageSize
 
     def __post_init__(self) -> None:
         """Check what a file may have brought."""
@@ -130,6 +130,6 @@ def _by_channel(numbers: tuple[float, ...], images: Tensor) -> Tensor:
     return torch.tensor(numbers, dtype=images.dtype, device=images.device)[:, None, None]
 
 
-def _size(pair: Sequence[int]) -> Size:
+def _size(pair: Sequence[int]) -> ImageSize:
     h, w = pair
     return int(h), int(w)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from symlearn.data.warps import Size
+from symlearn.data.warps import ImageSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +35,12 @@ class RawData:
     train: RawSplit
     test: RawSplit
     class_names: tuple[str, ...]
-    frame: Size | None = None
-    size: Size | None = None
+    frame: ImageSize | None = None
+    size: ImageSize | None = None
     labelled: bool = True
 
     @property
-    def image_size(self) -> Size:
+    def image_size(self) -> ImageSize:
         """(h, w) of the images as they lie."""
         h, w = self.train.images.shape[-2:]
         return h, w

@@ -20,7 +20,7 @@ from symlearn.data.preprocessing import Preprocessing, channel_statistics
 from symlearn.data.raw import RawData, RawSplit, to_float
 from symlearn.data.sources import load_raw
 from symlearn.data.tasks import Task, find_task
-from symlearn.data.warps import Size
+from symlearn.data.warps import ImageSize
 
 _TEST_SEED = 0
 _ORDER_SEED = 0
@@ -40,7 +40,7 @@ class DataSplits:
     classes: int
     class_names: tuple[str, ...]
     in_channels: int
-    size: Size
+    size: ImageSize
     data: str
     task: str
     preprocessing: Preprocessing
@@ -54,8 +54,8 @@ def load_data(
     limit: int | None = None,
     test_limit: int | None = None,
     seed: int = 0,
-    size: int | Size | None = None,
-    frame: int | Size | None = None,
+    size: int | ImageSize | None = None,
+    frame: int | ImageSize | None = None,
     likelihood: Literal["classification", "regression"] = "classification",
 ) -> DataSplits:
     """Load a source, apply a task to each sample and normalise with the training set's statistics.
@@ -124,7 +124,14 @@ def load_data(
 
 
 def _apply(
-    task: Task, raw: RawData, half: RawSplit, canvas: Size, size: Size, seed: int, split: int, index: Tensor
+    task: Task,
+    raw: RawData,
+    half: RawSplit,
+    canvas: ImageSize,
+    size: ImageSize,
+    seed: int,
+    split: int,
+    index: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Images [n, c, *size] and targets of the samples `index`, int64 [n], under the task."""
     images = torch.empty(len(index), half.images.shape[1], *size)
@@ -171,7 +178,7 @@ def mixed_order(targets: Tensor) -> Tensor:
     return shuffled[(rank.double() / counts[labels]).argsort(stable=True)]
 
 
-def _canvas(raw: RawData, task: Task, task_name: str, asked: Size | None) -> Size:
+def _canvas(raw: RawData, task: Task, task_name: str, asked: ImageSize | None) -> ImageSize:
     """The canvas on which images are placed, checked against what the task puts there."""
     canvas = asked or raw.frame or task.canvas(raw.image_size)
     least = task.smallest_canvas(raw.image_size)
@@ -184,7 +191,7 @@ def _canvas(raw: RawData, task: Task, task_name: str, asked: Size | None) -> Siz
     return canvas
 
 
-def _size(name: str, asked: object) -> Size | None:
+def _size(name: str, asked: object) -> ImageSize | None:
     """A side or (h, w) as (h, w)."""
     if asked is None:
         return None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from symlearn.data import warps
-from symlearn.data.warps import Size
+from symlearn.data.warps import ImageSize
 
 QUADRANTS = ("top-left", "top-right", "bottom-left", "bottom-right")
 SMALLEST_SCALE, LARGEST_SCALE = 0.5, 1.25
@@ -31,19 +31,19 @@ class Task:
     label_needs_place: ClassVar[bool] = False  # an image whose place is not known has no right answer
     leaves_training: ClassVar[bool] = False  # the training set keeps images and labels as they are
 
-    def canvas(self, image_size: Size) -> Size:
+    def canvas(self, image_size: ImageSize) -> ImageSize:
         """The canvas for images of `image_size` where no frame is asked for."""
         return image_size
 
-    def smallest_canvas(self, image_size: Size) -> Size:
+    def smallest_canvas(self, image_size: ImageSize) -> ImageSize:
         """The smallest frame that holds what the task puts on it."""
         return image_size
 
-    def place(self, images: Tensor, canvas: Size, uniform: Tensor) -> Tensor:
+    def place(self, images: Tensor, canvas: ImageSize, uniform: Tensor) -> Tensor:
         """[batch, c, h, w] -> [batch, c, *canvas]."""
         return warps.place_centred(images, canvas)
 
-    def check_size(self, size: Size) -> None:
+    def check_size(self, size: ImageSize) -> None:
         """Raise ValueError where the transform is not defined on images of `size`."""
 
     def transform(self, images: Tensor, uniform: Tensor) -> Tensor:
@@ -64,15 +64,15 @@ class QuadrantDigit(Task):
 
     draws = 1
 
-    def canvas(self, image_size: Size) -> Size:
+    def canvas(self, image_size: ImageSize) -> ImageSize:
         """Twice the image's sides."""
         return 2 * image_size[0], 2 * image_size[1]
 
-    def smallest_canvas(self, image_size: Size) -> Size:
+    def smallest_canvas(self, image_size: ImageSize) -> ImageSize:
         """Twice the image's sides."""
         return self.canvas(image_size)
 
-    def place(self, images: Tensor, canvas: Size, uniform: Tensor) -> Tensor:
+    def place(self, images: Tensor, canvas: ImageSize, uniform: Tensor) -> Tensor:
         """Put each image in the middle of its quadrant of the canvas."""
         h, w = canvas[0] // 2, canvas[1] // 2
         quadrant = self.quadrant(uniform)
@@ -146,7 +146,7 @@ class QuarterTurns(Task):
 
     draws = 1
 
-    def check_size(self, size: Size) -> None:
+    def check_size(self, size: ImageSize) -> None:
         """A quarter turn keeps only squares in their frame."""
         if size[0] != size[1]:
             raise ValueError(

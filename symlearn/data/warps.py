@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
+ImageSize = tuple[int, int]  # (h, w)
 
 
-def place(images: Tensor, canvas: Size, top: Tensor, left: Tensor) -> Tensor:
+def place(images: Tensor, canvas: ImageSize, top: Tensor, left: Tensor) -> Tensor:
     """Put each image on a black canvas [batch, c, *canvas], its first pixel at (top, left), int64 [batch]."""
     h, w = images.shape[-2:]
     row = torch.arange(canvas[0]) - top[:, None]
@@ -21,7 +21,7 @@ def place(images: Tensor, canvas: Size, top: Tensor, left: Tensor) -> Tensor:
     return _gather(images, row, column, (row >= 0) & (row < h), (column >= 0) & (column < w))
 
 
-def place_centred(images: Tensor, canvas: Size) -> Tensor:
+def place_centred(images: Tensor, canvas: ImageSize) -> Tensor:
     """Put each image in the middle of a black canvas [batch, c, *canvas]; an odd rest is below and right."""
     if tuple(images.shape[-2:]) == canvas:
         return images
@@ -30,7 +30,7 @@ def place_centred(images: Tensor, canvas: Size) -> Tensor:
     return F.pad(images, (left, rest_w - left, top, rest_h - top))
 
 
-def resize(images: Tensor, size: Size) -> Tensor:
+def resize(images: Tensor, size: ImageSize) -> Tensor:
     """Resize to [batch, c, *size], bilinear with antialiasing."""
     if tuple(images.shape[-2:]) == size:
         return images

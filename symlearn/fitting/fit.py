@@ -28,6 +28,7 @@ from symlearn.fitting.beginning import Beginning, plan_for
 from symlearn.fitting.board import Board
 from symlearn.fitting.inputs import ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
+from symlearn.layers.structure import tensor_places
 from symlearn.report.notebook import ReportDict
 from symlearn.report.numbers import Tried, build_report, calibration, training_report
 from symlearn.run_folder import CHECKPOINT, CONFIG, MODEL, RunFolder
@@ -69,6 +70,7 @@ class Fit:
 
     def __post_init__(self) -> None:
         self.given = self.model
+        self.places = tensor_places(self.model)
         self.state = FitState(self.model, self.config, len(self.train[0]))
         self.beginning = Beginning()
         self.best: dict[str, Any] | None = None
@@ -127,7 +129,8 @@ class Fit:
             done += self.round_.progress
         name = self.stages[min(self.stage, len(self.stages) - 1)].name
         epoch = record.get("epoch", self.state.epoch)
-        self.progress(Progress(name, epoch, record, note, min(done / max(total, 1), 1.0)))
+        fraction = min(done / max(total, 1), 1.0)
+        self.progress(Progress(name, epoch, record, note, fraction, self.places))
 
     def run(self) -> FitResult:
         """Take the fit to its end.

@@ -5,7 +5,8 @@ Axes: n, c, h, w.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -46,6 +47,7 @@ class Progress:
         record: the epoch's metrics.
         note: a line worth printing by itself, or None.
         fraction: how much of the planned work is done, between 0 and 1.
+        places: the layer and path of every tensor that the record names.
     """
 
     stage: str
@@ -53,6 +55,7 @@ class Progress:
     record: dict[str, Any]
     note: str | None
     fraction: float
+    places: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass(repr=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from symlearn.layers.declared import hyperparameters_of
 from symlearn.layers.path_sum import PathSum
 from symlearn.layers.registry import path_kind
 
@@ -61,3 +62,18 @@ def effective_type_of(path: str) -> str:
 def relaxed_layers(model: nn.Module) -> dict[str, PathSum]:
     """The layers with paths to choose from, by name and in order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, PathSum)}
+
+
+def tensor_places(model: nn.Module) -> dict[str, tuple[str, str]]:
+    """The (layer, path) of every parameter and of every hyperparameter that a path declares."""
+    places = {
+        name: (layer.name, path)
+        for layer in layer_paths(model)
+        for path, names in layer.paths.items()
+        for name in names
+    }
+    for layer_name, layer in relaxed_layers(model).items():
+        for path, part in layer.paths.items():
+            for key in hyperparameters_of(part):
+                places[f"{layer_name}.paths.{path}.{key}".removeprefix(".")] = (layer_name, path)
+    return places

@@ -17,7 +17,7 @@ import torch
 from symlearn.analysis.calibration import scores
 from symlearn.analysis.effective_parameters import layer_reports
 from symlearn.data.pairs import Pairs, batches
-from symlearn.layers.structure import relaxed_layers
+from symlearn.layers.structure import relaxed_layers, tensor_places
 from symlearn.selection.removal import Removal, least_worth
 from symlearn.selection.verdict import Asked, decision
 from symlearn.training.state import FitState
@@ -142,6 +142,7 @@ def build_report(
         "diagonal": list(config.curvature.diagonal),
         "left_out": list(config.curvature.left_out),
         "training": training,
+        "tensors": {name: list(place) for name, place in tensor_places(state.model).items()},
         "layers": [
             layer
             if (relaxed := layers.get(layer["name"])) is None

@@ -30,19 +30,21 @@ def finite(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def tensor_place(name: str) -> tuple[str, str]:
-    """The `(layer, path)` that a parameter belongs to, by the networks' naming convention.
+def tensor_place(name: str, report: Report | None = None) -> tuple[str, str]:
+    """The `(layer, path)` that a tensor or a declared hyperparameter belongs to, as the report says.
 
-    `layers.<i>.paths.<path>.<...>` gives `("layers.<i>", "<path>")`, `head.<j>.<...>` gives
-    `("head.<j>", "linear")`; any other name gives the module that holds it and the path `"other"`.
+    Reports of earlier versions do not say; for them, and without one, `<layer>.paths.<path>.<...>` is what
+    relaxed layers call their own, and any other name is that of its module, a head of the report or `"other"`.
     """
+    told = ((report or {}).get("tensors") or {}).get(name)
+    if told is not None:
+        return str(told[0]), str(told[1])
     layer, separator, rest = name.partition(".paths.")
     if separator:
         return layer, rest.split(".", 1)[0]
-    parts = name.split(".")
-    if parts[0] == "head" and len(parts) > 1:
-        return ".".join(parts[:2]), HEAD_PATH
-    return name.rpartition(".")[0] or name, "other"
+    module = name.rpartition(".")[0]
+    heads = {layer["name"] for layer in head_layers(report or {})}
+    return module or name, HEAD_PATH if module in heads else "other"
 
 
 def cyclic_turns(path: str) -> int:

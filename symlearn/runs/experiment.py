@@ -3,6 +3,7 @@
     prepare(config)                    data and network, checked; nothing is written
     run_experiment(config, out)        fits and writes the folder (`run_folder.py` says what lies in it)
     resume_experiment(out)             continues an interrupted fit; a finished one is only read
+    read_result(out)                   reads a finished one
 
 The command line and the experiments call these same functions. `report.json` is written last: a folder that
 has it is a finished run.
@@ -29,6 +30,7 @@ from symlearn.fitting.inputs import ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.registry import parse_paths
 from symlearn.networks import NETWORKS, configured_model, default_network
+from symlearn.report.notebook import ReportDict
 from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
 from symlearn.runs.results import read_learned, read_report, write_results
 from symlearn.training.inputs import usable_device
@@ -186,21 +188,31 @@ def resume_experiment(
     """
     folder = RunFolder.open(out)
     if folder.file(REPORT).is_file():
-        learned = read_learned(folder)
-        return FitResult(
-            learned.model,
-            read_report(folder),
-            folder.metrics(),
-            learned.prior_precision,
-            learned.sigma_noise,
-            learned.config,
-        )
+        return read_result(folder)
     folder.acquire()
     try:
         prepared = prepare(read_config(folder.file(CONFIG)))
         return _fit(prepared, folder, True, progress, announce, tensorboard)
     finally:
         folder.release()
+
+
+def read_result(out: str | Path | RunFolder) -> FitResult:
+    """A finished fit as its folder holds it; nothing is computed, and its training data are not read.
+
+    Raises:
+        ValueError: no run folder, a fit that has not finished, damaged files.
+    """
+    folder = out if isinstance(out, RunFolder) else RunFolder.open(out)
+    learned = read_learned(folder)
+    return FitResult(
+        learned.model,
+        ReportDict(read_report(folder)),
+        folder.metrics(),
+        learned.prior_precision,
+        learned.sigma_noise,
+        learned.config,
+    )
 
 
 def _fit(

@@ -13,7 +13,7 @@ Axes: none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 from symlearn.config import Config
 from symlearn.training.phases import Phase
@@ -24,21 +24,24 @@ ASKED_FROM = 12  # epochs
 
 @dataclass
 class Stage:
-    """One stage of the plan: a phase, or a round of the search or of removals (phase None)."""
+    """One stage of the plan.
 
-    name: str
-    phase: Phase | None
+    Attributes:
+        kind: a phase, or a round of the search or of removals.
+        epochs: of the phase, or of a refit.
+        phase: None for rounds.
+        number: which round it is, from 0.
+    """
+
+    kind: Literal["map", "start", "round", "anneal", "removals"]
     epochs: int
+    phase: Phase | None = None
+    number: int = 0
 
     @property
-    def kind(self) -> str:
-        """The first word of its name: "map", "start", "round", "anneal" or "removals"."""
-        return self.name.split()[0]
-
-    @property
-    def number(self) -> int:
-        """Which round it is."""
-        return int(self.name.split()[1])
+    def name(self) -> str:
+        """What progress and metrics call it."""
+        return self.kind if self.phase is not None else f"{self.kind} {self.number}"
 
 
 def plan(config: Config) -> list[Stage]:
@@ -47,15 +50,15 @@ def plan(config: Config) -> list[Stage]:
     epochs, lr, lr_end = cast(int, training.epochs), training.lr, training.lr_end
     refit = cast(int, evidence.refit_epochs)
     if evidence.selection == "none":
-        return [Stage("map", Phase("map", epochs, lr, lr_end, None), epochs)]
+        return [Stage("map", epochs, Phase("map", epochs, lr, lr_end, None))]
     start, anneal = max(round(START * epochs), 1), max(round(ANNEAL * epochs), 1)
     first = Phase("start", start, lr, 0.3 * lr, evidence.burn_in)
     last = Phase("anneal", anneal, lr, lr_end, 0, keep_best=True)
     rounds = evidence.rounds if evidence.selection == "search" else 0
     removals = evidence.removal_rounds if epochs >= ASKED_FROM else 0
     return [
-        Stage("start", first, start),
-        *(Stage(f"round {r}", None, refit) for r in range(rounds)),
-        Stage("anneal", last, anneal),
-        *(Stage(f"removals {r}", None, refit) for r in range(removals)),
+        Stage("start", start, first),
+        *(Stage("round", refit, number=r) for r in range(rounds)),
+        Stage("anneal", anneal, last),
+        *(Stage("removals", refit, number=r) for r in range(removals)),
     ]

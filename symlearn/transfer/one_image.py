@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 
 from kfac.checks import one_line
 from kfac.modes import evaluated
+from symlearn.data.warps import ImageSize
 
 SEED = 0
-Size = tuple[int, int]
 
 
 def image_for(model: nn.Module, shape: Sequence[int]) -> Tensor:
@@ -39,13 +39,13 @@ def outputs_of(model: nn.Module, image: Tensor) -> list[Any]:
 
 def first_pass(
     model: nn.Module, image: Tensor, convolutions: Iterable[nn.Module]
-) -> tuple[list[Any], dict[nn.Module, list[Size]]]:
+) -> tuple[list[Any], dict[nn.Module, list[ImageSize]]]:
     """What a network puts out, and the sizes (h, w) of its convolutions' inputs, one a call.
 
     Raises:
         ValueError: the network does not take the image.
     """
-    sizes: dict[nn.Module, list[Size]] = {conv: [] for conv in convolutions}
+    sizes: dict[nn.Module, list[ImageSize]] = {conv: [] for conv in convolutions}
 
     def note(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         x = args[0] if args else next(iter(named.values()))

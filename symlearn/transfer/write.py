@@ -10,7 +10,7 @@ from pathlib import Path
 
 from symlearn.extras import need
 from symlearn.run_folder import REPORT, RunFolder
-from symlearn.runs.experiment import load, resume_experiment
+from symlearn.runs.experiment import load, read_result
 from symlearn.transfer.collapse import MEASURED, CollapseReport, collapse, removal_of
 from symlearn.transfer.export import FORMATS, LIBRARIES, export
 
@@ -37,7 +37,7 @@ def collapse_run(
         what = "is a folder" if out.is_dir() else f"cannot be written: {out.parent} is no folder"
         raise ValueError(f"{out} {what}; give a file in a folder that exists")
     RunFolder.open(folder).read_json(REPORT)
-    result = resume_experiment(folder)
+    result = read_result(folder)
     _, splits = load(result.config)
     data = (splits.train.tensors[0], splits.train.tensors[1])
     plain = collapse(result.model, replace(result, train=data), negligible=negligible, removal=chosen)

@@ -15,12 +15,12 @@ def generators(metrics: Metrics, report: Report | None = None) -> Figure:
     A dashed line marks 360 / n, where the n rotations of a filter close to a group; a line breaks where its
     bank was not in the network.
     """
-    found = Trajectories.of(metrics, "generator")
+    found = Trajectories.of(metrics, "generator", report)
     if not found.values:
         return message_figure(TITLE, report, "no generator was learned")
     panels: dict[str, list[str]] = {}
     for name in found.values:
-        panels.setdefault(tensor_place(name)[1], []).append(name)
+        panels.setdefault(tensor_place(name, report)[1], []).append(name)
     figure = new_figure(4.0, TITLE, report)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     told = []
@@ -31,7 +31,7 @@ def generators(metrics: Metrics, report: Report | None = None) -> Figure:
         axes.set_ylabel("generator θ [degrees]", fontsize=10, color=INK)
         for name in members:
             last = float(found.values[name][-1])
-            layer = layer_label(tensor_place(name)[0])
+            layer = layer_label(tensor_place(name, report)[0])
             told.append(f"{layer} {bank} {last:.1f}°, {turns * last - 360:+.1f}° off after {turns}")
     legend_of_layers(figure)
     figure.set_label(f"Generators over training, at the end: {'; '.join(told)}")

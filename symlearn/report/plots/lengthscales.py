@@ -16,12 +16,12 @@ def lengthscales(metrics: Metrics, report: Report | None = None) -> Figure:
 
     A line breaks where its path was not in the network.
     """
-    found = Trajectories.of(metrics, "lengthscale")
+    found = Trajectories.of(metrics, "lengthscale", report)
     if not found.values:
         return message_figure(TITLE, report, "no lengthscale was learned")
     panels: dict[str, list[str]] = {}
     for name in found.values:
-        layer, path = tensor_place(name)
+        layer, path = tensor_place(name, report)
         panels.setdefault(f"{path} {_part(name, layer, path)}".strip(), []).append(name)
     figure = new_figure(4.0, TITLE, report)
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -33,9 +33,9 @@ def lengthscales(metrics: Metrics, report: Report | None = None) -> Figure:
         axes.yaxis.set_minor_locator(NullLocator())
     grid[0].set_ylabel("lengthscale ℓ [grid spacings]", fontsize=10, color=INK)
     legend_of_layers(figure)
+    last = {name: float(np.nan_to_num(values[-1])) for name, values in found.values.items()}
     told = ", ".join(
-        f"{layer_label(tensor_place(name)[0])} {tensor_place(name)[1]} {float(np.nan_to_num(values[-1])):.2f}"
-        for name, values in found.values.items()
+        f"{layer_label(found.layers[name])} {tensor_place(name, report)[1]} {last[name]:.2f}" for name in last
     )
     figure.set_label(f"Lengthscales over training, at the end: {told}")
     return figure

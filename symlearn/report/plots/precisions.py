@@ -39,7 +39,7 @@ def prior_precisions(metrics: Metrics, report: Report | None = None) -> Figure:
     x = axis[[bool(row.get("prior_precision")) for row in metrics]]
     series: dict[str, dict[str, dict[str, np.ndarray]]] = {}  # layer -> path -> tensor -> [epochs]
     for name in dict.fromkeys(name for row in rows for name in row["prior_precision"]):
-        layer, path = tensor_place(name)
+        layer, path = tensor_place(name, report)
         values = as_array(row["prior_precision"].get(name) for row in rows)
         values[~(values > 0)] = math.nan  # no place on a log axis
         series.setdefault(layer, {}).setdefault(path, {})[name] = values

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from symlearn.report.plots.epochs import as_array, epoch_axis, points
 from symlearn.report.plots.style import INK, tidy
-from symlearn.report.reading import Metrics, layer_label, tensor_place
+from symlearn.report.reading import Metrics, Report, layer_label, tensor_place
 
 
 @dataclass(frozen=True)
@@ -22,29 +22,32 @@ class Trajectories:
         epochs: of the values, `[epoch]`.
         label: of the epochs' axis.
         values: by the hyperparameter's name, `[epoch]`, NaN where its path was not in the network.
+        layers: by the hyperparameter's name, the layer that declares it.
     """
 
     epochs: np.ndarray
     label: str
     values: dict[str, np.ndarray]
+    layers: dict[str, str]
 
     @classmethod
-    def of(cls, metrics: Metrics, kind: str) -> Trajectories:
+    def of(cls, metrics: Metrics, kind: str, report: Report | None) -> Trajectories:
         """Those of a kind, such as "lengthscale", from the epochs in which there are any."""
         rows = [row for row in metrics if row.get(kind)]
         names = list(dict.fromkeys(name for row in rows for name in row[kind]))
         if not rows:
-            return cls(np.empty(0), "", {})
+            return cls(np.empty(0), "", {}, {})
         axis, label = epoch_axis(metrics)
         values = {name: as_array(row[kind].get(name) for row in rows) for name in names}
-        return cls(axis[[bool(row.get(kind)) for row in metrics]], label, values)
+        layers = {name: tensor_place(name, report)[0] for name in names}
+        return cls(axis[[bool(row.get(kind)) for row in metrics]], label, values, layers)
 
     def draw(self, axes: Axes, title: str, names: list[str]) -> None:
         """A panel of these hyperparameters, layers light to dark."""
-        layers = list(dict.fromkeys(tensor_place(name)[0] for name in self.values))
+        layers = list(dict.fromkeys(self.layers.values()))
         shades = colormaps["viridis_r"]
         for name in names:
-            layer = tensor_place(name)[0]
+            layer = self.layers[name]
             axes.plot(
                 self.epochs,
                 self.values[name],

@@ -312,7 +312,13 @@ def test_warnings_are_notes_of_one_line(command: Command, tmp_path: Path) -> Non
 
 def record(stage: str, epoch: int, fraction: float, note: str | None = None, **more: object) -> Progress:
     """What a fit tells."""
-    return Progress(stage, epoch, {"train_loss": 0.5, "train_accuracy": 0.25, **more}, note, fraction)
+    places = {
+        "layers.0.paths.conv.weight": ("layers.0", "conv"),
+        "layers.1.paths.f-fc.theta1": ("layers.1", "f-fc"),
+        "head.0.weight": ("head.0", "linear"),
+    }
+    told = {"train_loss": 0.5, "train_accuracy": 0.25, **more}
+    return Progress(stage, epoch, told, note, fraction, places)
 
 
 def test_plain_lines_come_every_two_seconds_and_at_every_change() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import symlearn
 from symlearn.config import Config
 from symlearn.cost.dry_fit import hyper_bytes, memory_of, sizes_of
-from symlearn.cost.memory import Curvature, Memory, advice, fewer_weights
+from symlearn.cost.memory import CurvatureBytes, Memory, fewer_weights, memory_advice
 from symlearn.cost.room import rough_bytes
 from symlearn.cost.shapes import LiveBytes, shadow_of
 from symlearn.fitting.fit import fit
@@ -173,16 +173,20 @@ def test_the_rough_count_is_above_the_closer_one() -> None:
             assert rough_bytes(model, given) > memory.peak
 
 
-SMALL = Memory(1, 1, 3, 1, Curvature(1, 1, 1, 1), 1, 0, 0, 0, 0, 0, 1, 0, "meta")
+SMALL = Memory(1, 1, 3, 1, CurvatureBytes(1, 1, 1, 1), 1, 0, 0, 0, 0, 0, 1, 0, "meta")
 ADVICE = {
-    "factors": (replace(SMALL, curvature=Curvature(90, 50, 5, 9)), "sketch", "fewer weights"),
-    "eigenvalues": (replace(SMALL, curvature=Curvature(9, 5, 5, 90)), "sketch", "fewer weights"),
+    "factors": (replace(SMALL, curvature=CurvatureBytes(90, 50, 5, 9)), "sketch", "fewer weights"),
+    "eigenvalues": (replace(SMALL, curvature=CurvatureBytes(9, 5, 5, 90)), "sketch", "fewer weights"),
     "many columns": (
-        replace(SMALL, curvature=Curvature(9, 5, 90, 9)),
+        replace(SMALL, curvature=CurvatureBytes(9, 5, 90, 9)),
         "type-2",
         "smaller curvature_batch_size, or fisher_type 'mc'",
     ),
-    "one column": (replace(SMALL, curvature=Curvature(9, 5, 90, 9)), "mc", "smaller curvature_batch_size"),
+    "one column": (
+        replace(SMALL, curvature=CurvatureBytes(9, 5, 90, 9)),
+        "mc",
+        "smaller curvature_batch_size",
+    ),
     "data": (replace(SMALL, data=900), "mc", "subset of the data (limit"),
     "weights": (replace(SMALL, model=900), "mc", "fewer weights"),
     "steps": (replace(SMALL, activations=900), "mc", "smaller batch_size"),
@@ -198,7 +202,7 @@ ADVICE = {
 @pytest.mark.parametrize("case", ADVICE)
 def test_advice_follows_what_takes_most(case: str) -> None:
     memory, fisher_type, words = ADVICE[case]
-    told = advice(memory, Config().with_options(fisher_type=fisher_type), "use fewer weights")
+    told = memory_advice(memory, Config().with_options(fisher_type=fisher_type), "use fewer weights")
     assert words in told and ("'mc'" in told) == (fisher_type == "type-2")
 
 

@@ -167,10 +167,12 @@ def test_a_removed_path_is_never_on_top(make_layer: Make) -> None:
     [
         ("layers.3.paths.f-fc.theta1", ("layers.3", "f-fc")),
         ("layers.12.paths.gconv-p4:pointwise.spatial.weight", ("layers.12", "gconv-p4:pointwise")),
-        ("head.2.bias", ("head.2", "linear")),
+        ("head.2.bias", ("head.2", "other")),
         ("stem.weight", ("stem", "other")),
         ("scale", ("scale", "other")),
     ],
 )
 def test_tensor_place(tensor: str, place: tuple[str, str]) -> None:
-    assert tensor_place(tensor) == place
+    """Of reports that do not say; those that do are believed."""
+    assert tensor_place(tensor) == tensor_place(tensor, {"schema": 2}) == place
+    assert tensor_place(tensor, {"tensors": {tensor: ["first", "conv"]}}) == ("first", "conv")
