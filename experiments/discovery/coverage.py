@@ -123,10 +123,11 @@ def main() -> int:
         entry = content["runs"].setdefault(name, {"rounds": []})
         for repeat in range(len(entry["rounds"]), options.repeats):
             entry["rounds"].append(one_round(run, repeat))
-            if len(entry["rounds"]) > 2:
-                entry.update(judged(entry["rounds"]))
             content["environment"] = environment()
             options.results.parent.mkdir(exist_ok=True)
+            options.results.write_text(json.dumps(content, indent=1) + "\n")
+        if len(entry["rounds"]) > 2:
+            entry.update(judged(entry["rounds"]))
             options.results.write_text(json.dumps(content, indent=1) + "\n")
         print(name, {key: value for key, value in entry.items() if key != "rounds"}, flush=True)
     entries = [entry for entry in content["runs"].values() if "held" in entry]

@@ -34,7 +34,7 @@ def tensor_place(name: str, report: Report | None = None) -> tuple[str, str]:
     """The `(layer, path)` that a tensor or a declared hyperparameter belongs to, as the report says.
 
     Reports of earlier versions do not say; for them, and without one, `<layer>.paths.<path>.<...>` is what
-    relaxed layers call their own, and any other name is that of its module, a head of the report or `"other"`.
+    relaxed layers call their own; any other tensor belongs to its module, a head of the report or "other".
     """
     told = ((report or {}).get("tensors") or {}).get(name)
     if told is not None:
