@@ -71,6 +71,11 @@ class ModelConfig(Table):
         "gconv-p4, gconv-p4m, ...): p4cnn, p4cnn-rotation-pooling, all-cnn or resnet44. Of banks (paths "
         "free, cyclic-<angle>): unfolded, unfolded-dense, unfolded-published, unfolded-dense-published",
     )
+    model: str | None = Field(
+        None,
+        description="FILE.py:FUNCTION that returns a network of your own, given in_channels, size and "
+        "classes; its convolutions get the paths besides conv",
+    )
     paths: str = Field(
         "f-fc+conv",
         description="what layers may be made of, a sum of fc, f-fc, s-fc, conv, s-conv and "

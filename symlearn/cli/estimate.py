@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from symlearn.cli.options import configured, with_config_options
+from symlearn.cli.own_network import network_by
 
 
 @with_config_options
@@ -21,4 +22,5 @@ def estimate(
     """Say how much memory and time a fit will take, before it runs; takes the options of fit."""
     from symlearn.runs.estimate import estimate_experiment
 
-    typer.echo(str(estimate_experiment(configured(config, options))))
+    chosen = configured(config, options)
+    typer.echo(str(estimate_experiment(chosen, network_by(chosen))))

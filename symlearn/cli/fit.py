@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from symlearn.cli.options import configured, flag, read_value, with_config_options
+from symlearn.cli.own_network import Build, network_by
 from symlearn.cli.words import INTERRUPTED, STOPPED, complain, one_line
 from symlearn.config import Config, option_places, read_config
 from symlearn.run_folder import CHECKPOINT, CONFIG, FIGURES, PAGE, REPORT
@@ -47,15 +48,16 @@ def fit(
             raise ValueError(f"--resume reads the {CONFIG} of --out; leave {config} out")
         folder = out or default_folder(configured(None, options))
         refuse_changes(folder, options)
-        chosen = None
+        chosen, network = None, network_by(read_config(folder / CONFIG)) if options.get("model") else None
     else:
         chosen = configured(config, options)
+        network = network_by(chosen)
         folder = out or default_folder(chosen)
         refuse_used(folder)
-    _fit(chosen, folder, folder / "tensorboard" if tensorboard else None)
+    _fit(chosen, folder, folder / "tensorboard" if tensorboard else None, network)
 
 
-def _fit(config: Config | None, folder: Path, tensorboard: Path | None) -> None:
+def _fit(config: Config | None, folder: Path, tensorboard: Path | None, network: Build | None) -> None:
     """Run or resume (no configuration), with progress; then print the results."""
     from symlearn.cli.display import display
     from symlearn.extras import need
@@ -64,7 +66,7 @@ def _fit(config: Config | None, folder: Path, tensorboard: Path | None) -> None:
     from symlearn.training.subnormals import subnormals_flushed
 
     images = 0
-    where: dict[str, Any] = {"tensorboard": tensorboard}
+    where: dict[str, Any] = {"tensorboard": tensorboard, "network": network}
     if tensorboard is not None:
         need("tensorboard", "event files", "tensorboard")
 
@@ -109,11 +111,12 @@ def headline(prepared: Prepared, folder: Path, resumed: bool) -> list[str]:
     splits, config = prepared.splits, prepared.config
     h, w = splits.size
     parameters = sum(p.numel() for p in prepared.model.parameters())
+    network = config.model.network or config.model.model
     kind = "targets" if config.data.likelihood == "regression" else "classes"
     return [
         f"{prepared.info.data}, task {splits.task}: {len(splits.train):,} training and {len(splits.test):,} "
         f"test images of {splits.in_channels}×{h}×{w}, {splits.classes} {kind}",
-        f"network {config.model.network}, paths {config.model.paths}: {parameters:,} parameters; "
+        f"network {network}, paths {config.model.paths}: {parameters:,} parameters; "
         f"selection {config.evidence.selection}, {config.training.epochs} epochs, "
         f"seed {config.training.seed}",
         f"{'continuing' if resumed else 'writing to'} {folder}",
@@ -145,6 +148,7 @@ def refuse_changes(folder: Path, options: dict[str, Any]) -> None:
         ValueError: no run folder, or such an option.
     """
     from symlearn.run_folder import RunFolder
+    from symlearn.runs.experiment import absolute_model
 
     saved = read_config(RunFolder.open(folder).file(CONFIG)).model_dump()
     for name, value in options.items():
@@ -152,6 +156,8 @@ def refuse_changes(folder: Path, options: dict[str, Any]) -> None:
         given, kept = read_value(name, value), saved[table][key]
         if name in ("data", "data_root") and given != kept:
             given = str(Path(given).expanduser().absolute())
+        if name == "model":
+            given = absolute_model(given)
         if given != kept:
             raise ValueError(
                 f"{flag(name)} {value} cannot change a fit that has begun ({folder} has {kept}); leave it "

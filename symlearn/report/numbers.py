@@ -122,7 +122,7 @@ def build_report(
         "data": data,
         "task": task,
         "paths": declared,
-        "network": config.model.network,
+        "network": config.model.network or config.model.model,
         "seed": config.training.seed,
         "train_examples": state.n_data,
         "parameters": sum(p.numel() for p in state.model.parameters()),

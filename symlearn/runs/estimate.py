@@ -8,18 +8,25 @@ from __future__ import annotations
 import torch
 
 from symlearn.config import Config
-from symlearn.cost.estimate import Estimate, estimated
+from symlearn.cost.estimate import Estimate, estimate, estimated
 from symlearn.curvature.coverage import check_coverage
-from symlearn.runs.experiment import load, network_of
+from symlearn.runs.experiment import Build, load, network_of
 
 
-def estimate_experiment(config: Config) -> Estimate:
+def estimate_experiment(config: Config, network: Build | None = None) -> Estimate:
     """The cost of what a configuration describes; loads the data, writes nothing.
+
+    Args:
+        config: of the fit.
+        network: builds a network of the user's own; see `run_experiment`.
 
     Raises:
         ValueError: whatever `run_experiment` would refuse.
     """
     config, splits = load(config)
+    if network is not None:
+        model = network(splits.in_channels, splits.size, splits.classes)
+        return estimate(model, splits.train, splits.test, config)
     with torch.device("meta"):
         shadow = network_of(config, splits).to("meta")  # tables of groups are made on the CPU
     check_coverage(shadow, config.curvature, config.evidence.selection != "none")

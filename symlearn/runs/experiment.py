@@ -32,10 +32,11 @@ from symlearn.layers.registry import parse_paths
 from symlearn.networks import NETWORKS, configured_model, default_network
 from symlearn.report.notebook import ReportDict
 from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
-from symlearn.runs.results import read_learned, read_report, write_results
+from symlearn.runs.results import expect_builder, read_learned, read_report, write_results
 from symlearn.training.inputs import usable_device
 
 Announce = Callable[["Prepared"], None]
+Build = Callable[[int, tuple[int, int], int], nn.Module]  # a network from channels, size (h, w) and classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,18 +74,30 @@ def data_label(data: str) -> str:
 
 def with_absolute_paths(config: Config) -> Config:
     """The same configuration, valid in every working directory."""
-    data, root = config.data.data, config.data.data_root
+    data, root, own = config.data.data, config.data.data_root, config.model.model
     if data not in SOURCES:
         data = str(Path(data).expanduser().absolute())
     if root is not None:
         root = str(Path(root).expanduser().absolute())
-    return config.with_options(data=data, data_root=root)
+    if own is not None:
+        own = absolute_model(own)
+    return config.with_options(data=data, data_root=root, model=own)
 
 
-def prepare(config: Config) -> Prepared:
+def absolute_model(named: str) -> str:
+    """FILE.py:FUNCTION with the file's absolute path."""
+    file, _, function = named.rpartition(":")
+    return f"{Path(file).expanduser().absolute()}:{function}"
+
+
+def prepare(config: Config, network: Build | None = None) -> Prepared:
     """Load the data and build the network; whatever is wrong with either is said here.
 
     The global random generator is left as it was.
+
+    Args:
+        config: what to fit.
+        network: builds a network that is none of ours.
 
     Raises:
         ValueError: in one line, what was wrong, what was expected and what to do.
@@ -92,7 +105,7 @@ def prepare(config: Config) -> Prepared:
     config, splits = load(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        model = network_of(config, splits)
+        model = network_of(config, splits, network)
         config, train, test = ready_inputs(model, splits.train, splits.test, config, checkpoints=True)
     config = config.with_options(alpha=getattr(model, "alpha", None))
     return Prepared(config, splits, model, train, test)
@@ -117,12 +130,20 @@ def load(config: Config) -> tuple[Config, DataSplits]:
         size=data.size,
         likelihood=data.likelihood,
     )
-    network = config.model.network or default_network(splits.size)
+    ours = None if config.model.model else default_network(splits.size)
+    network = config.model.network or ours
     return with_absolute_paths(config.with_options(network=network)).resolved(len(splits.train)), splits
 
 
-def network_of(config: Config, splits: DataSplits) -> nn.Module:
-    """The network that a worked-out configuration describes, for these data; draws its weights."""
+def network_of(config: Config, splits: DataSplits, network: Build | None = None) -> nn.Module:
+    """The network that a worked-out configuration describes, for these data; draws its weights.
+
+    Raises:
+        ValueError: it is the user's own, and nothing builds it.
+    """
+    expect_builder(config, network)
+    if network is not None:
+        return network(splits.in_channels, splits.size, splits.classes)
     return configured_model(config.model, splits.in_channels, splits.size, splits.classes)
 
 
@@ -135,6 +156,10 @@ def check_names(config: Config) -> None:
     parse_paths(config.model.paths)
     if config.model.network is not None and config.model.network not in NETWORKS:
         raise ValueError(f"unknown network {config.model.network!r}; expected one of {', '.join(NETWORKS)}")
+    if config.model.model is not None and config.model.network is not None:
+        raise ValueError(
+            f"network {config.model.network} and a model of your own ({config.model.model}); give one of them"
+        )
     if config.data.task not in TASKS:
         raise ValueError(f"unknown task {config.data.task!r}; expected one of {', '.join(TASKS)}")
 
@@ -146,6 +171,7 @@ def run_experiment(
     progress: Callable[[Progress], None] | None = None,
     announce: Announce | None = None,
     tensorboard: str | Path | None = None,
+    network: Build | None = None,
 ) -> FitResult:
     """Fit what a configuration describes and write everything about it into a new folder.
 
@@ -155,13 +181,14 @@ def run_experiment(
         progress: called after every epoch.
         announce: called once, before the fit starts.
         tensorboard: a folder for TensorBoard's event files, or None.
+        network: builds a network of the user's own, which `config.model.model` names.
 
     Raises:
         MissingExtraError: event files are asked for, and tensorboard is not installed.
         ValueError: wrong input, an unusable folder, a full disk.
         TrainingStoppedError: the fit cannot go on; what it has so far is in the folder.
     """
-    prepared = prepare(config)
+    prepared = prepare(config, network)
     folder = RunFolder.create(out)
     folder.acquire()
     try:
@@ -177,6 +204,7 @@ def resume_experiment(
     progress: Callable[[Progress], None] | None = None,
     announce: Announce | None = None,
     tensorboard: str | Path | None = None,
+    network: Build | None = None,
 ) -> FitResult:
     """Continue the fit of a folder where its checkpoint left it; the steps are those it would have taken.
 
@@ -188,23 +216,23 @@ def resume_experiment(
     """
     folder = RunFolder.open(out)
     if folder.file(REPORT).is_file():
-        return read_result(folder)
+        return read_result(folder, network)
     folder.acquire()
     try:
-        prepared = prepare(read_config(folder.file(CONFIG)))
+        prepared = prepare(read_config(folder.file(CONFIG)), network)
         return _fit(prepared, folder, True, progress, announce, tensorboard)
     finally:
         folder.release()
 
 
-def read_result(out: str | Path | RunFolder) -> FitResult:
+def read_result(out: str | Path | RunFolder, network: Build | None = None) -> FitResult:
     """A finished fit as its folder holds it; nothing is computed, and its training data are not read.
 
     Raises:
         ValueError: no run folder, a fit that has not finished, damaged files.
     """
     folder = out if isinstance(out, RunFolder) else RunFolder.open(out)
-    learned = read_learned(folder)
+    learned = read_learned(folder, network)
     return FitResult(
         learned.model,
         ReportDict(read_report(folder)),

@@ -14,7 +14,7 @@ from torch import Tensor
 from symlearn.data import load_images
 from symlearn.evidence.likelihood import likelihood_of
 from symlearn.run_folder import RunFolder
-from symlearn.runs.experiment import load
+from symlearn.runs.experiment import Build, load
 from symlearn.runs.results import Learned, read_learned
 
 BATCH = 500
@@ -56,18 +56,21 @@ class Predictions:
                 yield [name, *values, *(self.spread[i].tolist() if self.spread is not None else [])]
 
 
-def predict_images(folder: RunFolder, data: str, *, laplace: bool = False) -> Predictions:
+def predict_images(
+    folder: RunFolder, data: str, *, laplace: bool = False, network: Build | None = None
+) -> Predictions:
     """Predict images with a finished run's network.
 
     Args:
         folder: of the run.
         data: what `load_images` reads.
         laplace: the Laplace predictive; loads the run's training data and computes their curvature.
+        network: builds a network of the user's own; see `run_experiment`.
 
     Raises:
         ValueError: the run has not finished, or the images cannot be read or do not fit the network.
     """
-    learned = read_learned(folder)
+    learned = read_learned(folder, network)
     channels = len(learned.preprocessing.mean)
     images, names = load_images(
         data, channels=channels if channels in (1, 3) else None, data_root=learned.config.data.data_root

@@ -7,7 +7,7 @@ Axes: n, c, h, w, classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,11 +168,28 @@ def read_report(folder: RunFolder) -> dict[str, Any]:
     return report
 
 
-def read_learned(folder: RunFolder) -> Learned:
-    """The learned network of a finished run.
+def expect_builder(config: Config, network: Callable[..., nn.Module] | None) -> None:
+    """Refuse a network of the user's own that nothing builds: no file is run because a folder names it.
 
     Raises:
-        ValueError: the run has not finished, or a file is damaged.
+        ValueError: which it is, and how to give it.
+    """
+    if config.model.model is not None and network is None:
+        raise ValueError(
+            f"the network is the user's own, made by {config.model.model}; give it again with --model, or in "
+            "Python by network="
+        )
+
+
+def read_learned(folder: RunFolder, network: Callable[..., nn.Module] | None = None) -> Learned:
+    """The learned network of a finished run.
+
+    Args:
+        folder: of the run.
+        network: builds a network of the user's own, from channels, size and classes.
+
+    Raises:
+        ValueError: the run has not finished, a file is damaged, or nothing builds its network.
     """
     import torch
 
@@ -181,11 +198,16 @@ def read_learned(folder: RunFolder) -> Learned:
 
     saved = folder.load_tensors(MODEL)
     config = read_config(folder.file(CONFIG))
+    expect_builder(config, network)
     preprocessing = Preprocessing.from_dict(folder.read_json(PREPROCESSING))
     try:
         with torch.random.fork_rng(devices=[]):
             classes = len(saved["class_names"])
-            model = configured_model(config.model, len(preprocessing.mean), preprocessing.size, classes)
+            channels, size = len(preprocessing.mean), preprocessing.size
+            if network is not None:
+                model = network(channels, size, classes)
+            else:
+                model = configured_model(config.model, channels, size, classes)
         model.load_state_dict(saved["model"])
         precision = {str(name): float(value) for name, value in saved["prior_precision"].items()}
         sigma_noise = float(saved["sigma_noise"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from symlearn.extras import need
 from symlearn.run_folder import REPORT, RunFolder
-from symlearn.runs.experiment import load, read_result
+from symlearn.runs.experiment import Build, load, read_result
 from symlearn.transfer.collapse import MEASURED, CollapseReport, collapse, removal_of
 from symlearn.transfer.export import FORMATS, LIBRARIES, export
 
@@ -21,6 +21,7 @@ def collapse_run(
     file_format: str,
     negligible: float = 0.01,
     removal: str = "measured",
+    network: Build | None = None,
 ) -> tuple[CollapseReport, float | None]:
     """Collapse a finished run's network and write it; returns the report and `export`'s change.
 
@@ -37,7 +38,7 @@ def collapse_run(
         what = "is a folder" if out.is_dir() else f"cannot be written: {out.parent} is no folder"
         raise ValueError(f"{out} {what}; give a file in a folder that exists")
     RunFolder.open(folder).read_json(REPORT)
-    result = read_result(folder)
+    result = read_result(folder, network)
     _, splits = load(result.config)
     data = (splits.train.tensors[0], splits.train.tensors[1])
     plain = collapse(result.model, replace(result, train=data), negligible=negligible, removal=chosen)

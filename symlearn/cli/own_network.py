@@ -1,0 +1,101 @@
+"""A network of the user's own for the command line, `--model FILE.py:FUNCTION`.
+
+The function is called with whatever it takes of `in_channels`, `size` (h, w) and `classes`, and returns an
+`nn.Module` that maps `[batch, in_channels, h, w]` to `[batch, classes]`. Its convolutions get the paths of
+`--paths` besides their own, `conv`. The file is run, so nothing but the command line names it: the folder of
+a run says which it was, and a command that needs the network asks for it again.
+
+Axes: batch, c, h, w.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from symlearn.cli.words import one_line
+from symlearn.config import Config, read_config
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from symlearn.run_folder import RunFolder
+
+Build = Callable[[int, tuple[int, int], int], "nn.Module"]
+
+
+def own_network(named: str, paths: str) -> Build:
+    """What builds the relaxed network from channels, size and classes.
+
+    Args:
+        named: FILE.py:FUNCTION.
+        paths: of the configuration.
+
+    Raises:
+        ValueError: no such file or function, or one that fails; said when it is named, or when it is built.
+    """
+    file, _, function = named.rpartition(":")
+    path = Path(file).expanduser().absolute()
+    if not file or not function.isidentifier() or path.suffix != ".py":
+        raise ValueError(f"--model is {named!r}; expected FILE.py:FUNCTION, such as network.py:build")
+    if not path.is_file():
+        raise ValueError(
+            f"--model names {path}, which is not there; give a file with the function {function}"
+        )
+    spec = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file raises
+        raise ValueError(f"{path} cannot be run: {one_line(error)}") from error
+    chosen = getattr(module, function, None)
+    if not callable(chosen):
+        raise ValueError(f"{path} has no function {function!r}; define it, or name another")
+
+    def build(in_channels: int, size: tuple[int, int], classes: int) -> nn.Module:
+        from torch import nn
+
+        from symlearn.transfer.relax import relax
+
+        given = {"in_channels": in_channels, "size": size, "classes": classes}
+        taken = inspect.signature(chosen).parameters
+        try:
+            network = chosen(**{name: value for name, value in given.items() if name in taken})
+        except Exception as error:  # whatever a user's function raises
+            raise ValueError(f"{function} of {path} failed: {one_line(error)}") from error
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"{function} of {path} must return an nn.Module, got {type(network).__name__}")
+        added = [path for path in paths.split("+") if path.strip() != "conv"]
+        return relax(network, (in_channels, *size), added) if added else network
+
+    return build
+
+
+def network_by(config: Config) -> Build | None:
+    """What builds the network that a configuration names, or None where it is one of ours."""
+    return None if config.model.model is None else own_network(config.model.model, config.model.paths)
+
+
+def network_of_run(folder: RunFolder, named: str | None) -> Build | None:
+    """What builds the network of a run, if the command line names the file that the run was made with.
+
+    Raises:
+        ValueError: another file or function than the run's.
+    """
+    if named is None:
+        return None
+    from symlearn.run_folder import CONFIG
+    from symlearn.runs.experiment import absolute_model
+
+    config = read_config(folder.file(CONFIG))
+    if config.model.model != absolute_model(named):
+        raise ValueError(
+            f"--model is {named}, but the run's network is {config.model.model or config.model.network}; "
+            "name the one that it was fitted with"
+        )
+    return network_by(config)
