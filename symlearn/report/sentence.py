@@ -120,7 +120,8 @@ def _became(layer: Layer, paths: list[str]) -> str:
         between = f" whether {'or '.join(f'{word} ' for word in open_)}is needed" if open_ else ""
         return f"undecided{between.rstrip()}{surely}"
     first, *others = (_adjective(path, paths) for path in needed)
-    return f"{first} beside {_and(others)}, both needed" if others else first
+    all_ = "both" if len(others) == 1 else "all"
+    return f"{first} beside {_and(others)}, {all_} needed" if others else first
 
 
 def _symmetry(path: str) -> int:

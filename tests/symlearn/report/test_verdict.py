@@ -28,6 +28,11 @@ ASKED = {
         ["shifts conv", "none f-fc conv"],
         "Layer 0 became convolutional; layer 1 fully connected beside convolutional, both needed.",
     ),
+    "three needed": (
+        ["shifts conv", "none f-fc conv gconv-p4"],
+        "Layer 0 became convolutional; layer 1 fully connected beside convolutional and group-convolutional "
+        "(p4), all needed.",
+    ),
     "undecided": (
         ["shifts conv", "undecided conv | f-fc"],
         "Layer 0 became convolutional; layer 1 is undecided whether fully connected is needed "
