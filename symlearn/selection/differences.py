@@ -9,9 +9,10 @@ rounds so far,
     spread^2 = s^2 (1 + EXCESS + 1 / k) + (RELATIVE value)^2
     interval = value -+ t spread
 
-t being Student's quantile for the degrees of freedom of s^2, so that the interval holds `COVERAGE` of what
-further refits would give. A refit with a path less varies more than one with nothing changed, and the more
-the more was lost: the two constants are measured, `experiments/discovery/coverage.py`.
+t being Student's quantile for the degrees of freedom of spread^2 (those of s^2; more where the last term,
+which is known, is the larger part: Welch 1947), so that the interval holds `COVERAGE` of what further refits
+would give. A refit with a path less varies more than one with nothing changed, and the more the more was
+lost: the two constants are measured, `experiments/discovery/coverage.py`.
 
 Axes: none.
 """
@@ -43,7 +44,7 @@ class Difference:
 
     value: float
     spread: float | None = None
-    freedom: int = 0
+    freedom: float = 0.0
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -71,8 +72,11 @@ def difference(
         earlier: those of earlier rounds, a sequence a round.
     """
     value = evidence - statistics.mean(controls)
-    spread, freedom = control_spread(controls, earlier)
-    return Difference(value, None if spread is None else math.hypot(spread, RELATIVE * value), freedom)
+    measured, freedom = control_spread(controls, earlier)
+    if measured is None:
+        return Difference(value)
+    spread = math.hypot(measured, RELATIVE * value)
+    return Difference(value, spread, freedom * (spread / measured) ** 4)
 
 
 def control_spread(

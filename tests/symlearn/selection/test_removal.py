@@ -58,10 +58,12 @@ class TestIntervals:
         found = Outcomes([], list(controls)).judged(self.REMOVAL, -110.0)
         mean, s = statistics.mean(controls), statistics.stdev(controls)
         assert found.delta_log_evidence == pytest.approx(-110 - mean)
-        spread = math.hypot(s * math.sqrt(4 / 3 + EXCESS), RELATIVE * (-110 - mean))
-        half = stats.t.ppf(0.95, 2) * spread
+        measured = s * math.sqrt(4 / 3 + EXCESS)
+        spread = math.hypot(measured, RELATIVE * (-110 - mean))
+        freedom = 2 * (spread / measured) ** 4
+        half = stats.t.ppf(0.95, freedom) * spread
         assert found.interval == pytest.approx((-110 - mean - half, -110 - mean + half))
-        assert found.probability_needed == pytest.approx(stats.t.cdf(-(-110 - mean) / spread, 2))
+        assert found.probability_needed == pytest.approx(stats.t.cdf(-(-110 - mean) / spread, freedom))
 
     def test_rounds_are_pooled(self) -> None:
         first, second = [-1.0, 1.0, 0.0], [50.0, 54.0, 52.0]

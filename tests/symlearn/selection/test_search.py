@@ -414,7 +414,7 @@ class TestRound:
         noise = math.sqrt((2 * 1.0 + 2 * 4.0) / 4 * (1 + EXCESS + 1 / 3))
         spread = math.hypot(noise, RELATIVE * 8.0)
         assert proposal.noise == pytest.approx(noise) and proposal.delta_log_evidence == pytest.approx(8.0)
-        half = stats.t.ppf(0.95, 4) * spread
+        half = stats.t.ppf(0.95, 4 * (spread / noise) ** 4) * spread
         assert proposal.interval == pytest.approx((8 - half, 8 + half))
 
     def test_a_trial_has_fewer_setbacks_than_a_phase(self) -> None:
