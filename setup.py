@@ -15,7 +15,10 @@ class WithTables(build_py):
         super().run()
         if self.editable_mode:  # the checkout's own are found
             return
-        for table in sorted(Path("experiments").glob("*/*.toml")):
+        tables = sorted(Path("experiments").glob("*/*.toml"))
+        if not tables:
+            raise FileNotFoundError("experiments/*/*.toml, which the wheel carries, are not here")
+        for table in tables:
             place = Path(self.build_lib, "symlearn", "runs", "tables", table.parent.name)
             place.mkdir(parents=True, exist_ok=True)
             shutil.copy(table, place)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what editors and type checkers see of the names in `_PUBLIC`
@@ -140,6 +142,25 @@ __all__ = [
     "training",
     "transfer",
 ]
+
+
+def _expect_own_kfac() -> None:
+    """Refuse a `kfac` of another distribution, which takes the name or the files of the one beside us.
+
+    Raises:
+        ImportError: where the other one lies, and what to do.
+    """
+    spec = importlib.util.find_spec("kfac")
+    place = None if spec is None or spec.origin is None else Path(spec.origin).resolve().parent
+    ours = Path(__file__).resolve().parents[1] / "kfac"
+    if place != ours or not (ours / "loss_hessian.py").is_file():
+        raise ImportError(
+            f"the package kfac that Python finds ({place or 'none'}) is not symlearn's ({ours}); uninstall the "
+            "distribution it belongs to (pip uninstall kfac), and install symlearn again"
+        )
+
+
+_expect_own_kfac()
 
 
 def __getattr__(name: str) -> Any:

@@ -107,3 +107,12 @@ def test_lazy_names_are_those_of_the_hints() -> None:
 
 def test_version_is_that_of_the_distribution() -> None:
     assert symlearn.__version__ == importlib.metadata.version("symlearn")
+
+
+def test_another_kfac_is_named(tmp_path: Path) -> None:
+    (tmp_path / "kfac").mkdir()
+    (tmp_path / "kfac" / "__init__.py").write_text("")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import symlearn"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and f"({tmp_path / 'kfac'}) is not symlearn's" in done.stderr, done.stderr
+    assert "pip uninstall kfac" in done.stderr.splitlines()[-1]

@@ -16,8 +16,9 @@ same length:
                       output
     conv by MAP       for comparison: no choice at all
 
-Every row has the verdict of every layer, how many are right, wrong and undecided (`analysis/truth.py`), what
-it cost in forward and backward passes over the training set (curvature included), test accuracy and NLL.
+Every row has the verdict of every layer, how many are right, wrong and undecided, which
+`symlearn/runs/truth.py` counts, what it cost in forward and backward passes over the training set (curvature
+included), test accuracy and NLL.
 Results: results/alternatives.json; rows that are there already are not run again.
 
 Axes: batch, c, h, w.
@@ -52,6 +53,7 @@ from symlearn.layers.registry import path_kind
 from symlearn.layers.structure import relaxed_layers
 from symlearn.networks import build_model
 from symlearn.run_folder import environment
+from symlearn.runs.reproduce import commit
 from symlearn.runs.truth import scores
 from symlearn.selection.search import Proposal, apply, strictest_start
 from symlearn.training.phases import Phase, PhaseRun
@@ -337,7 +339,8 @@ def main() -> int:
                     continue
                 rows.append(row_of(method, name, seed))
                 options.results.parent.mkdir(exist_ok=True)
-                content = {"environment": environment(), "rows": rows}
+                about = {"commit": commit(RESULTS.parents[1]), "environment": environment()}
+                content = {**about, "rows": rows}
                 options.results.write_text(json.dumps(content, indent=1) + "\n")
                 print(json.dumps(rows[-1]), flush=True)
     print(table(rows))

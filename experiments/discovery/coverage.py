@@ -36,12 +36,14 @@ from symlearn.config import read_config
 from symlearn.data.pairs import Pairs
 from symlearn.run_folder import CHECKPOINT, CONFIG, RunFolder, environment
 from symlearn.runs.experiment import load, network_of
-from symlearn.selection.differences import CONTROLS, control_spread, difference
+from symlearn.runs.reproduce import commit
+from symlearn.selection.differences import CONTROLS, EXCESS, RELATIVE, control_spread, difference
 from symlearn.selection.removal import RemovalRound
 from symlearn.training.phases import Phase
 from symlearn.training.state import FitState
 
-RESULTS = Path(__file__).parent / "results" / "coverage.json"
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "coverage.json"
 
 
 def observe(state: FitState, phase: Phase, record: dict[str, Any]) -> dict[str, Any]:
@@ -123,11 +125,12 @@ def main() -> int:
         entry = content["runs"].setdefault(name, {"rounds": []})
         for repeat in range(len(entry["rounds"]), options.repeats):
             entry["rounds"].append(one_round(run, repeat))
-            content["environment"] = environment()
+            content |= {"commit": commit(HERE), "environment": environment()}
             options.results.parent.mkdir(exist_ok=True)
             options.results.write_text(json.dumps(content, indent=1) + "\n")
         if len(entry["rounds"]) > 2:
             entry.update(judged(entry["rounds"]))
+            content["judged_with"] = {"excess": EXCESS, "relative": RELATIVE, "commit": commit(HERE)}
             options.results.write_text(json.dumps(content, indent=1) + "\n")
         print(name, {key: value for key, value in entry.items() if key != "rounds"}, flush=True)
     entries = [entry for entry in content["runs"].values() if "held" in entry]

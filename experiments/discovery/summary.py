@@ -32,9 +32,11 @@ COLOURS = {RIGHT: "#0072B2", UNDECIDED: "#BBBBBB", WRONG: "#D55E00"}
 
 
 def by_label(content: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every label, in the file's order."""
+    """The rows of every label, in the file's order, but for fits that stopped."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in content["rows"]:
+        if "stopped" in row:
+            continue
         found.setdefault(row["label"], []).append(row)
     return found
 
@@ -57,7 +59,7 @@ def odds(content: dict[str, Any]) -> list[tuple[float, bool]]:
     another, so nothing is known.
     """
     pairs = []
-    for row in content["rows"]:
+    for row in (row for row in content["rows"] if "stopped" not in row):
         truth = content["truth"].get(row["label"])
         if truth in (None, "any", "late", "somewhere"):
             continue
@@ -72,12 +74,12 @@ def odds(content: dict[str, Any]) -> list[tuple[float, bool]]:
 def screening(content: dict[str, Any]) -> dict[str, list[float]]:
     """Rank correlations of score and outcome over a round's additions, halfway and at the end."""
     found: dict[str, list[float]] = {"halfway": [], "delta_log_evidence": []}
-    for row in content["rows"]:
+    for row in (row for row in content["rows"] if "stopped" not in row):
         for number in sorted({p["round"] for p in row["proposals"]}):
             added = [p for p in row["proposals"] if p["round"] == number and p["action"] == "add"]
             for key, values in found.items():
                 pairs = [(p["score"], p[key]) for p in added if p[key] is not None]
-                if len({score for score, _ in pairs}) > 2:
+                if min(len(set(side)) for side in zip(*pairs, strict=True)) > 2 if pairs else False:
                     values.append(float(spearmanr(*zip(*pairs, strict=True)).statistic))
     return found
 
@@ -95,11 +97,11 @@ def summary(content: dict[str, Any]) -> dict[str, Any]:
     for label, runs in rows.items():
         if label.endswith(" by MAP"):
             continue
-        accuracies = [run["accuracy"] for run in runs if "accuracy" in run]
+        accuracies = [run["accuracy"] for run in runs]
         truth = content["truth"].get(label)
         tasks[label] = {
             "runs": len(runs),
-            "ended": len(accuracies),
+            "stopped": sum(r["label"] == label and "stopped" in r for r in content["rows"]),
             "learned": sum(bool(run["training"]["learned"]) for run in runs if "training" in run),
             "truth": truth,
             "layers": None if truth is None else counts_of(truth, [r for r in runs if "verdicts" in r]),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from symlearn.cli.options import configured, with_config_options
-from symlearn.cli.own_network import network_by
+from symlearn.cli.own_network import typed_network
 
 
 @with_config_options
@@ -23,4 +23,4 @@ def estimate(
     from symlearn.runs.estimate import estimate_experiment
 
     chosen = configured(config, options)
-    typer.echo(str(estimate_experiment(chosen, network_by(chosen))))
+    typer.echo(str(estimate_experiment(chosen, typed_network(options, chosen))))

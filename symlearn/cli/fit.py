@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from symlearn.cli.options import configured, flag, read_value, with_config_options
-from symlearn.cli.own_network import Build, network_by
+from symlearn.cli.own_network import Build, typed_network
 from symlearn.cli.words import INTERRUPTED, STOPPED, complain, one_line
 from symlearn.config import Config, option_places, read_config
 from symlearn.run_folder import CHECKPOINT, CONFIG, FIGURES, PAGE, REPORT
@@ -48,10 +48,11 @@ def fit(
             raise ValueError(f"--resume reads the {CONFIG} of --out; leave {config} out")
         folder = out or default_folder(configured(None, options))
         refuse_changes(folder, options)
-        chosen, network = None, network_by(read_config(folder / CONFIG)) if options.get("model") else None
+        chosen = None
+        network = typed_network(options, read_config(folder / CONFIG))
     else:
         chosen = configured(config, options)
-        network = network_by(chosen)
+        network = typed_network(options, chosen)
         folder = out or default_folder(chosen)
         refuse_used(folder)
     _fit(chosen, folder, folder / "tensorboard" if tensorboard else None, network)

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from symlearn.cli.words import one_line
-from symlearn.config import Config, read_config
+from symlearn.config import Config, ModelConfig, read_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,58 +29,78 @@ if TYPE_CHECKING:
 Build = Callable[[int, tuple[int, int], int], "nn.Module"]
 
 
-def own_network(named: str, paths: str) -> Build:
+def own_network(named: str, chosen: ModelConfig) -> Build:
     """What builds the relaxed network from channels, size and classes.
 
     Args:
-        named: FILE.py:FUNCTION.
-        paths: of the configuration.
+        named: FILE.py:FUNCTION, as it was typed.
+        chosen: the paths, and what they leave to the user.
 
     Raises:
         ValueError: no such file or function, or one that fails; said when it is named, or when it is built.
     """
     file, _, function = named.rpartition(":")
-    path = Path(file).expanduser().absolute()
+    path = Path(file).expanduser().resolve()
     if not file or not function.isidentifier() or path.suffix != ".py":
         raise ValueError(f"--model is {named!r}; expected FILE.py:FUNCTION, such as network.py:build")
     if not path.is_file():
         raise ValueError(
             f"--model names {path}, which is not there; give a file with the function {function}"
         )
-    spec = importlib.util.spec_from_file_location(f"own_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file raises
-        raise ValueError(f"{path} cannot be run: {one_line(error)}") from error
-    chosen = getattr(module, function, None)
-    if not callable(chosen):
+    make = getattr(module_of(path), function, None)
+    if not callable(make):
         raise ValueError(f"{path} has no function {function!r}; define it, or name another")
 
     def build(in_channels: int, size: tuple[int, int], classes: int) -> nn.Module:
         from torch import nn
 
+        from symlearn.layers.registry import PathOptions, parse_paths
+        from symlearn.networks import read_options
         from symlearn.transfer.relax import relax
 
         given = {"in_channels": in_channels, "size": size, "classes": classes}
-        taken = inspect.signature(chosen).parameters
         try:
-            network = chosen(**{name: value for name, value in given.items() if name in taken})
+            taken = inspect.signature(make).parameters
+            every = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
+            network = make(**{name: value for name, value in given.items() if every or name in taken})
         except Exception as error:  # whatever a user's function raises
             raise ValueError(f"{function} of {path} failed: {one_line(error)}") from error
         if not isinstance(network, nn.Module):
             raise ValueError(f"{function} of {path} must return an nn.Module, got {type(network).__name__}")
-        added = [path for path in paths.split("+") if path.strip() != "conv"]
-        return relax(network, (in_channels, *size), added) if added else network
+        added = [path for path in parse_paths(chosen.paths) if path != "conv"]
+        options = PathOptions(**read_options(chosen, added))
+        return relax(network, (in_channels, *size), added, options=options) if added else network
 
     return build
 
 
-def network_by(config: Config) -> Build | None:
-    """What builds the network that a configuration names, or None where it is one of ours."""
-    return None if config.model.model is None else own_network(config.model.model, config.model.paths)
+def module_of(path: Path) -> ModuleType:
+    """A user's file as a module; while it is run, its folder can be imported from.
+
+    Raises:
+        ValueError: it fails.
+    """
+    name = f"symlearn_own_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look themselves up there
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file raises
+        del sys.modules[name]
+        raise ValueError(f"{path} cannot be run: {one_line(error)}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def typed_network(options: Mapping[str, Any], config: Config) -> Build | None:
+    """What builds the network that `--model` names, or None: a file's word is not enough to run another."""
+    named = options.get("model")
+    return None if named is None else own_network(str(named), config.model)
 
 
 def network_of_run(folder: RunFolder, named: str | None) -> Build | None:
@@ -89,13 +111,13 @@ def network_of_run(folder: RunFolder, named: str | None) -> Build | None:
     """
     if named is None:
         return None
-    from symlearn.run_folder import CONFIG
+    from symlearn.run_folder import CONFIG, RunFolder
     from symlearn.runs.experiment import absolute_model
 
-    config = read_config(folder.file(CONFIG))
+    config = read_config(RunFolder.open(folder.path).file(CONFIG))
     if config.model.model != absolute_model(named):
         raise ValueError(
             f"--model is {named}, but the run's network is {config.model.model or config.model.network}; "
             "name the one that it was fitted with"
         )
-    return network_by(config)
+    return own_network(named, config.model)

@@ -6,8 +6,9 @@ can be said of its layers: it answers every image alike, with the class frequenc
 it knows the targets and nothing of the images.
 
     loss          entropy of the class frequencies; 1/2 sum of the targets' variances / sigma^2 (regression)
-    log evidence  -N entropy - 1/2 sum_k log(1 + N lambda_k / delta), lambda_k the eigenvalues of diag(p) -
-                  pp^T, with the class logits b under N(0, 1/delta) at the best delta; for regression the
+    log evidence  -N entropy - 1/2 delta ||b||^2 - 1/2 sum_k log(1 + N lambda_k / delta) at the best delta, b
+                  the centred log frequencies under N(0, 1/delta), lambda_k the eigenvalues of diag(p) - pp^T;
+                  for regression the
                   Gaussian at its own mean and variance, whose two parameters a target cost 1/2 log N each
 
 Axes: batch, outputs.

@@ -36,10 +36,10 @@ class EvidenceCallback(lightning.Callback):
         every: epochs between updates.
 
     Attributes:
-        updates: the `EvidenceUpdates`, from the start of the fit on.
+        updates: the `EvidenceUpdates`, from the start of the fit on; None before.
     """
 
-    updates: EvidenceUpdates
+    updates: EvidenceUpdates | None = None
 
     def __init__(
         self,
@@ -55,12 +55,24 @@ class EvidenceCallback(lightning.Callback):
         self._saved: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Read the training set into memory."""
+        """Read the training set into memory.
+
+        Raises:
+            ValueError: several processes, each of which would end at precisions of its own.
+        """
+        if trainer.world_size > 1:
+            raise ValueError(
+                f"evidence updates need one process, got {trainer.world_size}; use devices=1, or symlearn.fit"
+            )
         model = pl_module if self.network is None else self.network(pl_module)
         data = trainer.train_dataloader if self.train is None else self.train
+        before = None if self.updates is None else self.updates.state_dict()
         self.updates = EvidenceUpdates(model, self.config, data)
-        if self._saved is not None:
+        if before is not None:
+            self.updates.load_state_dict(before)
+        if self._saved:
             self.updates.load_state_dict(self._saved)
+            self._saved = None
 
     def on_before_optimizer_step(
         self,
@@ -69,17 +81,18 @@ class EvidenceCallback(lightning.Callback):
         optimizer: torch.optim.Optimizer,
     ) -> None:
         """The prior's share of the gradients."""
+        assert self.updates is not None
         self.updates.add_gradients()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """An evidence update, where one is due; logged as `log_marginal_likelihood`."""
         since = trainer.current_epoch - self.burn_in
-        if since >= 0 and since % self.every == 0:
+        if self.updates is not None and since >= 0 and since % self.every == 0:
             pl_module.log("log_marginal_likelihood", self.updates.step())
 
     def state_dict(self) -> dict[str, Any]:
         """The precisions, for Lightning's checkpoints."""
-        return self.updates.state_dict()
+        return (self._saved or {}) if self.updates is None else self.updates.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until the fit starts."""

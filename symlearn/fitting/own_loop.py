@@ -11,7 +11,8 @@
             evidence = updates.step()
     result = updates.result(test)               # report, tables, figures, collapse
 
-The objective is the mean negative log-likelihood plus (1 / 2N) sum delta ||theta||^2, as everywhere.
+The objective is the mean negative log-likelihood plus (1 / 2N) sum delta ||theta||^2, as everywhere. A
+regression's learned noise is in the former: take `updates.loss(model(x), y)`.
 
 Axes: n, c, h, w.
 """
@@ -80,6 +81,15 @@ class EvidenceUpdates:
         """Delta by parameter name."""
         return self.state.prior.floats()
 
+    @property
+    def sigma_noise(self) -> float:
+        """The learned noise of a regression."""
+        return self.state.sigma_noise
+
+    def loss(self, f: Tensor, y: Tensor) -> Tensor:
+        """Mean negative log-likelihood of outputs `[batch, outputs]`, at the present noise."""
+        return self.state.likelihood.loss(f, y, self.sigma_noise)
+
     def penalty(self) -> Tensor:
         """(1 / 2N) sum delta ||theta||^2, to add to a mean loss; differentiable."""
         delta = self.prior_precision
@@ -116,6 +126,8 @@ class EvidenceUpdates:
         assert self._train is not None
         training = self.model.training
         update_evidence(state, self._train)
+        state.step += 1  # another subset for what layers declare
+        state.epoch += 1
         self.model.train(training)
         assert state.evidence is not None
         return state.evidence
@@ -135,7 +147,9 @@ class EvidenceUpdates:
         self.state.load({**self.state.saved(), **saved})
 
     def result(self, test: Data | None = None) -> FitResult:
-        """What `fit` would give for the network as it is: report, tables, figures; `collapse` takes it.
+        """The network as it is, with report, tables and figures; `collapse` takes it.
+
+        Equivariance errors, codes and Laplace scores, which a whole fit ends with, are left out.
 
         Raises:
             ValueError: test data that do not fit the network.

@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
+from symlearn.analysis.filters import filters_of
 from symlearn.config import Config
 from symlearn.data import Preprocessing
 from symlearn.data.pairs import Pairs
@@ -88,7 +89,7 @@ class FitResult:
 
     def figures(self) -> dict[str, Figure]:
         """Every figure of the fit by its name, as the page of a run shows them."""
-        return run_figures(self.report, self.metrics)
+        return run_figures(self.report, self.metrics, filters_of(self.model))
 
     def plot(self, name: str = "removals") -> Figure:
         """One figure: what the evidence needs, layers by paths, unless another is named.

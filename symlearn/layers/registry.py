@@ -184,14 +184,15 @@ def register_path(name: str, kind: PathKind) -> None:
     the layer already.
 
     Args:
-        name: without "+"; not one that is known.
+        name: without "+", "." or spaces around it; not one that is known.
         kind: how to build it, and what it is.
 
     Raises:
         ValueError: a name that is taken or cannot be written in a sum.
     """
-    if not name.strip() or "+" in name or name.startswith(FAMILY) or is_bank(name) or name in PATHS:
-        raise ValueError(f"cannot register a path {name!r}; choose a name without '+' that is not taken")
+    taken = name in PATHS or name in ("linear", "other") or name.startswith(FAMILY) or is_bank(name)
+    if not name or name != name.strip() or {"+", "."} & set(name) or taken:
+        raise ValueError(f"cannot register a path {name!r}; choose a name without '+', '.' or spaces around")
     PATHS[name] = kind
 
 

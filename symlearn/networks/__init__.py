@@ -7,7 +7,7 @@ relaxed layers, one on a single group, or an unfolded one. The latter have optio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -127,10 +127,11 @@ def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes:
     )
 
 
-def read_options(chosen: ModelConfig) -> dict[str, Any]:
-    """Those of a configuration's options that its paths read; a configuration has all of them."""
+def read_options(chosen: ModelConfig, paths: Sequence[str] | None = None) -> dict[str, Any]:
+    """Those of a configuration's options that paths read, its own if not given; it has all of them."""
     network = chosen.network or ""
-    kinds = [] if network in ON_ONE_GROUP else [path_kind(path) for path in parse_paths(chosen.paths)]
+    named = parse_paths(chosen.paths) if paths is None else paths
+    kinds = [] if network in ON_ONE_GROUP else [path_kind(path) for path in named]
     read = {option for kind in kinds for option in kind.options}
     options = {name: value for name, value in chosen.path_options.items() if name in read}
     if "learn" in options:

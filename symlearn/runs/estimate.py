@@ -25,7 +25,8 @@ def estimate_experiment(config: Config, network: Build | None = None) -> Estimat
     """
     config, splits = load(config)
     if network is not None:
-        model = network(splits.in_channels, splits.size, splits.classes)
+        with torch.random.fork_rng(devices=[]):
+            model = network(splits.in_channels, splits.size, splits.classes)
         return estimate(model, splits.train, splits.test, config)
     with torch.device("meta"):
         shadow = network_of(config, splits).to("meta")  # tables of groups are made on the CPU

@@ -87,7 +87,7 @@ def with_absolute_paths(config: Config) -> Config:
 def absolute_model(named: str) -> str:
     """FILE.py:FUNCTION with the file's absolute path."""
     file, _, function = named.rpartition(":")
-    return f"{Path(file).expanduser().absolute()}:{function}"
+    return f"{Path(file).expanduser().resolve()}:{function}"
 
 
 def prepare(config: Config, network: Build | None = None) -> Prepared:
@@ -107,7 +107,8 @@ def prepare(config: Config, network: Build | None = None) -> Prepared:
         torch.manual_seed(config.training.seed)
         model = network_of(config, splits, network)
         config, train, test = ready_inputs(model, splits.train, splits.test, config, checkpoints=True)
-    config = config.with_options(alpha=getattr(model, "alpha", None))
+    if network is None:
+        config = config.with_options(alpha=getattr(model, "alpha", None))
     return Prepared(config, splits, model, train, test)
 
 
@@ -160,6 +161,8 @@ def check_names(config: Config) -> None:
         raise ValueError(
             f"network {config.model.network} and a model of your own ({config.model.model}); give one of them"
         )
+    if config.model.model is not None and config.model.alpha is not None:
+        raise ValueError("alpha is the width of our networks; a model of your own has its own, leave it out")
     if config.data.task not in TASKS:
         raise ValueError(f"unknown task {config.data.task!r}; expected one of {', '.join(TASKS)}")
 

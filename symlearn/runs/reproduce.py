@@ -284,8 +284,15 @@ def chosen_rows(experiment: Experiment, only: str) -> list[Row]:
 
 
 def commit(folder: Path) -> str:
-    """The commit the code stands at."""
-    told = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=folder)
+    """The commit the code stands at; "unknown" outside a checkout."""
+    if PACKAGED in (folder, *folder.parents):
+        return "unknown"
+    try:
+        told = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=folder, check=False
+        )
+    except OSError:  # no git
+        return "unknown"
     return told.stdout.strip() or "unknown"
 
 

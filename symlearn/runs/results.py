@@ -172,8 +172,13 @@ def expect_builder(config: Config, network: Callable[..., nn.Module] | None) -> 
     """Refuse a network of the user's own that nothing builds: no file is run because a folder names it.
 
     Raises:
-        ValueError: which it is, and how to give it.
+        ValueError: which it is, and how to give it; or a network that the configuration does not name.
     """
+    if config.model.model is None and network is not None:
+        raise ValueError(
+            "network= builds a network that the configuration does not name; set its [model] model to "
+            "FILE.py:FUNCTION"
+        )
     if config.model.model is not None and network is None:
         raise ValueError(
             f"the network is the user's own, made by {config.model.model}; give it again with --model, or in "

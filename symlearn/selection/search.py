@@ -66,7 +66,7 @@ class Proposal:
         score: the screening's guess of the gain, in nats (None for removals).
         halfway: evidence in the middle of the refit minus the controls' mean, in nats.
         delta_log_evidence: the same at its end; None for those that were dropped halfway, or failed.
-        noise: standard deviation of that difference, in nats.
+        noise: standard deviation of a difference about zero, in nats.
         interval: that holds 90 % of what further refits would give, in nats.
         accepted: whether it was kept.
     """

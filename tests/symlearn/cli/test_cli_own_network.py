@@ -12,14 +12,23 @@ import pytest
 
 Command = Callable[..., tuple[int, str, str]]
 NETWORK = """
+from __future__ import annotations
+import dataclasses
 from torch import nn
+from helper import WIDTH
+
+@dataclasses.dataclass
+class Options:
+    width: int = WIDTH
 
 def build(in_channels, size, classes):
     h, w = size
-    return nn.Sequential(
-        nn.Conv2d(in_channels, 4, 3, padding=1, padding_mode="circular"), nn.ReLU(),
+    network = nn.Sequential(
+        nn.Conv2d(in_channels, Options().width, 3, padding=1, padding_mode="circular"), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes),
     )
+    network.alpha = 0.1  # of the user's own meaning
+    return network
 
 def dense(classes):
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
@@ -53,6 +62,7 @@ def network(tmp_path: Path) -> Path:
     """A user's file."""
     file = tmp_path / "mine.py"
     file.write_text(NETWORK)
+    (tmp_path / "helper.py").write_text("WIDTH = 4\n")
     return file
 
 
@@ -119,3 +129,33 @@ def test_not_both(command: Command, network: Path, tmp_path: Path) -> None:
     own = ("--model", f"{network}:build")
     code, _, err = command("fit", *FIT, *own, "--network", "small", "--out", tmp_path / "run")
     assert code == 2 and "give one of them" in err
+
+
+@pytest.mark.parametrize("verb", ["fit", "estimate"])
+def test_no_file_is_run_because_another_names_it(
+    command: Command, network: Path, tmp_path: Path, verb: str
+) -> None:
+    """A configuration is data: what it names is run only if it is typed as well."""
+    trace = tmp_path / "ran"
+    network.write_text(f"open({str(trace)!r}, 'w').close()\n{NETWORK}")
+    config = tmp_path / "fit.toml"
+    config.write_text(f'[data]\ndata = "digits"\nlimit = 60\n\n[model]\nmodel = "{network}:build"\n')
+    out = ("--out", tmp_path / "run") if verb == "fit" else ()
+    code, _, err = command(verb, config, *out)
+    assert code == 2 and "give it again with --model" in err and not trace.exists()
+
+
+def test_options_of_the_paths_reach_the_network(command: Command, network: Path, tmp_path: Path) -> None:
+    run, own = tmp_path / "run", f"{network}:build"
+    code, _, err = command(
+        "fit", *FIT, "--model", own, "--paths", "s-fc+conv", "--learn", "both", "--out", run
+    )
+    assert code == 0, err
+    report = json.loads((run / "report.json").read_text())
+    assert any("lengthscale" in name for name in report["tensors"])
+
+
+def test_a_width_is_refused(command: Command, network: Path, tmp_path: Path) -> None:
+    own = ("--model", f"{network}:build")
+    code, _, err = command("fit", *FIT, *own, "--alpha", "2", "--out", tmp_path / "run")
+    assert code == 2 and "has its own, leave it out" in err

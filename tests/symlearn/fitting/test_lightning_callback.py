@@ -93,3 +93,15 @@ def test_precisions_travel_in_checkpoints(tmp_path: Path) -> None:
         Module(), loader(data), ckpt_path=tmp_path / "module.ckpt", weights_only=False
     )
     assert other.updates.prior_precision == callback.updates.prior_precision
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_before_and_after_a_fit(tmp_path: Path) -> None:
+    """A checkpoint before the start has nothing; a second fit goes on from the learned precisions."""
+    data, module, callback = bars(60, "direction"), Module(), EvidenceCallback(burn_in=0)
+    assert callback.updates is None and callback.state_dict() == {}
+    trainer(tmp_path, 2, callback).fit(module, loader(data))
+    learned = callback.updates.prior_precision
+    callback.burn_in = 10
+    trainer(tmp_path, 1, callback).fit(module, loader(data))
+    assert callback.updates.prior_precision == learned

@@ -89,6 +89,17 @@ class TestUpdates:
         other.load_state_dict(copy.deepcopy(updates.state_dict()))
         assert loop(model, updates, data, 10) == loop(twin, other, data, 10)
 
+    def test_a_regressions_noise_is_in_the_loss(self) -> None:
+        x, y = torch.randn(40, 1, 8, 8), torch.randn(40, 3)
+        updates = symlearn.EvidenceUpdates(
+            one_layer(classes=3), {"data": {"likelihood": "regression"}}, (x, y)
+        )
+        updates.step()
+        f = updates.model(x)
+        assert updates.sigma_noise != 1
+        expected = 0.5 * (f - y).square().sum(1).mean() / updates.sigma_noise**2
+        torch.testing.assert_close(updates.loss(f, y), expected)
+
 
 class TestResult:
     def test_report_and_collapse(self) -> None:

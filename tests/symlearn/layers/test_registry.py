@@ -50,7 +50,9 @@ def test_a_path_of_others_joins(monkeypatch: pytest.MonkeyPatch) -> None:
         register_path("wide", wide)
 
 
-@pytest.mark.parametrize("name", ["conv", "a+b", "gconv-x", "cyclic-7", "free", " "])
+@pytest.mark.parametrize(
+    "name", ["conv", "a+b", "gconv-x", "cyclic-7", "free", " ", " a", "a.b", "linear", ""]
+)
 def test_names_that_cannot_join(name: str) -> None:
     with pytest.raises(ValueError, match="choose a name without"):
         register_path(name, PATHS["conv"])
