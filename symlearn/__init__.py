@@ -155,8 +155,8 @@ def _expect_own_kfac() -> None:
     ours = Path(__file__).resolve().parents[1] / "kfac"
     if place != ours or not (ours / "loss_hessian.py").is_file():
         raise ImportError(
-            f"the package kfac that Python finds ({place or 'none'}) is not symlearn's ({ours}); uninstall the "
-            "distribution it belongs to (pip uninstall kfac), and install symlearn again"
+            f"the package kfac that Python finds ({place or 'none'}) is not symlearn's ({ours}); uninstall "
+            "the distribution it belongs to (pip uninstall kfac), and install symlearn again"
         )
 
 
