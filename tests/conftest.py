@@ -20,5 +20,10 @@ def one_thread() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Trained networks first: whoever runs tests side by side then ends with short ones."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Files that are slow as a whole first: whoever runs files side by side then ends with short ones."""
+
+    def quick(item: pytest.Item) -> bool:
+        module = item.getparent(pytest.Module)
+        return module is None or module.get_closest_marker("slow") is None
+
+    items.sort(key=quick)

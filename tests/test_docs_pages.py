@@ -62,6 +62,7 @@ def test_blocks_that_are_not_run_are_counted() -> None:
     assert {page: reasons for page, reasons in told.items() if reasons} == NOT_RUN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.filterwarnings("ignore")
 def test_page_runs_and_prints_what_it_shows(page: str, monkeypatch: pytest.MonkeyPatch) -> None:

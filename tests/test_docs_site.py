@@ -64,6 +64,7 @@ def pages(site: Path) -> dict[Path, Page]:
     return {path: Page(path) for path in sorted(site.rglob("*.html"))}
 
 
+@pytest.mark.slow
 def test_no_link_is_broken(site: Path, pages: dict[Path, Page]) -> None:
     """Every link within the site leads to a file, and to an anchor that is there."""
     broken, followed = [], 0

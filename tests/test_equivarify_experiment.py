@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 NETWORKS = ("equivarified", "side-by-side", "group-maps", "augmented")
 SCRIPT = Path(__file__).resolve().parents[1] / "experiments" / "equivarify" / "mnist.py"
 
 
+@pytest.mark.slow
 def test_smoke_scale(tmp_path: Path) -> None:
     """Networks that only saw upright digits tell digits and angles; the turned network follows the turns."""
     command = [sys.executable, str(SCRIPT), "--scale", "smoke", "--results", str(tmp_path)]

@@ -24,6 +24,7 @@ def assert_way_through(row: dict[str, Any]) -> None:
     assert set(row["plain_layers"]) <= PLAIN | {"Unflatten"}, f"{name}: {row['plain_layers']}"
 
 
+@pytest.mark.slow
 def test_smoke_scale(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--scale", "smoke", "--cases", "quadrant"]
     done = subprocess.run(

@@ -15,6 +15,7 @@ SHORT = """symlearn.fit(model, splits.train, splits.test, {
     "training": {"epochs": 2}, "evidence": {"selection": "gradient", "burn_in": 1}})"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=[block.strip().splitlines()[0] for block in BLOCKS])
 def test_python_runs(block: str) -> None:
     """As printed, but for the length of a fit."""

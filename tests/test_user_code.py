@@ -84,6 +84,7 @@ def test_dir_names_everything_public(package: object) -> None:
         package.nothing  # noqa: B018
 
 
+@pytest.mark.slow
 def test_rooms_are_reachable_after_one_import() -> None:
     code = "import symlearn\nfor room in ('layers', 'networks', 'data', 'analysis'): getattr(symlearn, room)"
     subprocess.run([sys.executable, "-c", code], check=True)

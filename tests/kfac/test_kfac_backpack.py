@@ -136,6 +136,7 @@ def test_kronecker_factors_are_ours(case: str) -> None:
         assert [f.shape for f in p.kfac] == [f.shape for f in p.kflr]
 
 
+@pytest.mark.slow
 def test_sampled_factors_converge() -> None:
     from backpack import backpack, extend
     from backpack.extensions import KFAC

@@ -136,6 +136,7 @@ def body_of(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_parameters() if name.startswith("body")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("likelihood", ["classification", "regression"])
 @pytest.mark.parametrize("case", NETWORKS)

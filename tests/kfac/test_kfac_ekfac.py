@@ -147,6 +147,7 @@ def test_halves_add_in_one_basis() -> None:
         _ = other + other
 
 
+@pytest.mark.slow
 def test_sampled_columns_converge_to_the_exact_ones() -> None:
     model, batch = mlp(), batch_of((5,), 6)
     eigen = kfac.compute_factors(model, [batch], "classification").eigendecompose(vectors=True)
@@ -252,6 +253,7 @@ def evidence_precisions(model: nn.Module, batch: Batch) -> dict[str, float]:
     return delta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "ekfac", "partial_traces"),
     [("f-fc", 0.6, 0.5), ("mixture", 0.7, 0.6), ("zero-padded", 0.95, 0.75)],

@@ -430,6 +430,7 @@ def test_wrong_input_is_named(case: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_kfac_imports_without_laplace_torch() -> None:
     code = (
         "import sys, kfac; assert not {'laplace', 'backpack', 'curvlinops'} & set(sys.modules); kfac.nothing"

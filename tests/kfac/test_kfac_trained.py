@@ -13,6 +13,7 @@ import kfac
 DELTA = 0.01
 
 
+@pytest.mark.slow
 def test_log_determinant_excess_of_grouped_is_at_most_that_of_shared() -> None:
     model, batch = trained("mixture"), digits(100)
     grouped = kfac.compute_factors(model, [batch], "classification")

@@ -43,6 +43,7 @@ def test_all_that_is_missing_is_named_with_the_command() -> None:
     assert isinstance(caught.value, ImportError) and isinstance(caught.value, ValueError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "library"), [("onnx", "onnxruntime"), ("safetensors", "safetensors")])
 def test_export(kind: str, library: str, absent: Any, tmp_path: Path) -> None:
     from symlearn.transfer.export import export

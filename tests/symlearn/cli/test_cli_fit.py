@@ -74,6 +74,7 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_run_folder(searched_run: Path) -> None:
     names = {path.name for path in searched_run.iterdir()} - {".lock"}
     written = {CONFIG, METRICS, CHECKPOINT, MODEL, REPORT, PAGE, ENVIRONMENT, PREPROCESSING, FILTERS}
@@ -130,6 +131,7 @@ def test_report_has_the_contract_s_schema(searched_run: Path) -> None:
     assert [list(layer["paths"]) for layer in report["layers"]][-2:] == [["linear"], ["linear"]]
 
 
+@pytest.mark.slow
 def test_piped_output(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shown, "EVERY", 0.0)
@@ -161,6 +163,7 @@ def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
         assert torch.equal(a, b), f"{name} depends on the global generator"
 
 
+@pytest.mark.slow
 def test_python_says_the_same_as_the_command_line(map_run: Path, tmp_path: Path) -> None:
     config = read_config(map_run / CONFIG)
     told: list[Progress] = []
@@ -182,6 +185,7 @@ def test_resuming_a_finished_fit_prints_its_report(command: Command, searched_ru
     assert (code, err) == (0, "") and "is finished" in out and "layer 0" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["table", "md", "json", "html"])
 def test_report_formats(format: str, command: Command, searched_run: Path) -> None:
     code, out, err = command("report", searched_run, "--format", format)
@@ -201,6 +205,7 @@ def test_the_page_asks_for_nothing_from_outside(searched_run: Path) -> None:
     assert page.count("data:image/png;base64,") == len(FIGURES)
 
 
+@pytest.mark.slow
 def test_plot_draws_again_without_training(
     command: Command, finished_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,6 +254,7 @@ def test_predictions_of_image_files(command: Command, map_run: Path, tmp_path: P
     assert [row["name"] for row in rows] == ["a.png", "b.png"], "colour is turned grey, as in training"
 
 
+@pytest.mark.slow
 def test_regression_predicts_targets(command: Command, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     x = random.random((40, 16, 16), dtype=np.float32)
@@ -262,6 +268,7 @@ def test_regression_predicts_targets(command: Command, tmp_path: Path) -> None:
     assert all(float(row["y0 (standard deviation)"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_estimate(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = command("estimate", "--limit", 100, "--alpha", 2, "--epochs", 5)
@@ -288,6 +295,7 @@ def test_a_fit_that_stops(command: Command, tmp_path: Path, monkeypatch: pytest.
     )
 
 
+@pytest.mark.slow
 def test_interrupted(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -304,6 +312,7 @@ def test_interrupted(command: Command, tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_warnings_are_notes_of_one_line(command: Command, tmp_path: Path) -> None:
     code, _, err = command("fit", *TINY, "--limit", 5, "--batch-size", 5, "--out", tmp_path / "run")
     assert code == 0 and err.count("\n") == 1

@@ -22,6 +22,7 @@ Command = Callable[..., tuple[int, str, str]]
 HEAVY = ("torch", "torchvision", "numpy", "matplotlib", "sklearn", "laplace", "jinja2")
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import json, sys; from symlearn.cli import run\n"
@@ -76,6 +77,7 @@ def test_public_names_exist() -> None:
         assert getattr(symlearn, name) is not None, name
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_early_is_no_error(searched_run: object) -> None:
     code = "import sys; from symlearn.cli import main; sys.argv = ['symlearn', 'report', sys.argv[1]]; main()"
     child = subprocess.Popen(

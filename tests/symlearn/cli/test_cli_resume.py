@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from symlearn.run_folder import CHECKPOINT, METRICS, MODEL, REPORT
@@ -57,6 +58,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_the_same_as_left_alone(command: Command, tmp_path: Path) -> None:
     alone, cut = tmp_path / "alone", tmp_path / "cut"
     assert command("fit", *FIT, "--out", alone)[0] == 0

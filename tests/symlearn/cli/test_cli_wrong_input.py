@@ -346,6 +346,7 @@ def test_prediction_files(command: Command, map_run: Path, tmp_path: Path) -> No
     refused(command, tmp_path, arguments, ["could not write", "No such file or directory"])
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_while_fitting(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

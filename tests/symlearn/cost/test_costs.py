@@ -77,6 +77,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_prediction_is_what_a_fit_holds(case: str) -> None:
     """Live tensors, not the process: the same on every machine; kernels' own work space is not seen."""

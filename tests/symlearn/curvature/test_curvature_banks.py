@@ -95,6 +95,7 @@ class TestOneUse:
         factors = kfac.compute_factors(model, [batch], "classification", weight_sharing="reduce")
         assert_exact(factors, model, batch, "classification", "0.weight")
 
+    @pytest.mark.slow
     def test_within_a_network(self, network: Trained) -> None:
         """Untied, each use has a block of its own: the very product that the tied weight keeps for it."""
         tied = kfac.compute_factors(network.model, [network.batch], "classification")

@@ -381,6 +381,7 @@ class TestSums:
                 assert 0 <= float(gamma) <= last[name], f"gamma of {name}: {float(gamma)} at delta {delta}"
                 last[name] = float(gamma)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("likelihood", LIKELIHOODS)
     def test_sampled_factors_average_to_the_exact_ones(
         self, group: str, padding: str, likelihood: str
@@ -393,6 +394,7 @@ class TestSums:
             assert_close(drawn[name].input_factor, exact[name].input_factor, 1e-14, f"A of {name}")
             assert_close(drawn[name].output_factor, exact[name].output_factor, 0.05, f"B of {name}")
 
+    @pytest.mark.slow
     def test_seeds_average_to_the_exact_ones(self, group: str, padding: str) -> None:
         """One draw a datum, and another seed a pass: the same as many draws."""
         model, batch = mixture(group, padding), self.data()

@@ -54,6 +54,7 @@ def test_a_sharper_basis_gives_a_higher_evidence(network: torch.nn.Module) -> No
     assert found[0] < found[1] < found[2], found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eigenvalues", ["corrected", "partial-traces"])
 @pytest.mark.parametrize("selection", ["search", "gradient"])
 def test_a_fit_by_corrected_evidence(eigenvalues: str, selection: str) -> None:

@@ -244,6 +244,7 @@ def test_load_images_from_each_kind(tmp_path):
     assert load_images("digits")[0].shape == (397, 1, 8, 8)
 
 
+@pytest.mark.slow
 def test_importing_the_data_package_is_light():
     import subprocess
     import sys

@@ -136,6 +136,7 @@ def planted(kind: str, seed: int) -> tuple[nn.Module, Any, tuple[Tensor, Tensor]
     return nn.Sequential(layer, nn.Flatten()), basis, (x, y + 0.5 * torch.randn_like(y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(("kind", "estimator"), [("s-conv", "local"), ("s-fc", "full")])
 def test_a_planted_lengthscale_is_found(kind: str, estimator: str, seed: int) -> None:

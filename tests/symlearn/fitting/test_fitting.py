@@ -317,6 +317,7 @@ class TestRegression:
         assert result.report["test"]["nll"] < ideal + 0.3, "nats a target, against the planted model's own"
         assert result.report["test"]["accuracy"] is None
 
+    @pytest.mark.slow
     def test_small_network_learns_it_too(self) -> None:
         """Brightness of a bar wherever it lies, through convolutions."""
         generator = torch.Generator().manual_seed(4)
@@ -423,6 +424,7 @@ class TestCollapse:
         assert result.report["log_marginal_likelihood"] == pytest.approx(max(finite), rel=0.2)
         assert result.model is model
 
+    @pytest.mark.slow
     def test_killed_around_it_resumes_exactly(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("symlearn.fitting.fit.SAVE_EVERY", 0.0)
         data, config = directions(100), options(selection="gradient", epochs=40, frequency=2, lr=0.03)
@@ -466,7 +468,13 @@ class TestCollapse:
         else:
             quick = {"batch_size": 25, "frequency": 2, "burn_in": 1, "lr": 0.03}
             estimator = symlearn.SymmetryClassifier(
-                "conv", network="small", alpha=1, selection="gradient", epochs=40, options=quick
+                "conv",
+                network="small",
+                alpha=1,
+                selection="gradient",
+                epochs=40,
+                random_state=1,
+                options=quick,
             )
             report = estimator.fit(x.numpy(), y.numpy()).report_
         training = report["training"]
@@ -483,6 +491,7 @@ class TestStarts:
         short = {"epochs": 60, "burn_in": 40, "rounds": 1, "proposals": 1, "lr": 0.02, "prior_warmup": 60}
         return options(**{**short, **changes})
 
+    @pytest.mark.slow
     def test_a_task_that_breaks_the_symmetry(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Convolutions and an average cannot see a place: the last layer is opened, and the fit learns."""
         monkeypatch.setattr("symlearn.fitting.beginning.PROBE", 120)
@@ -494,6 +503,7 @@ class TestStarts:
         assert training["starts"][-1]["start"].endswith("all paths in the last layer")
         assert training["learned"] and result.model is model
 
+    @pytest.mark.slow
     def test_killed_in_a_later_start_resumes_exactly(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -520,6 +530,7 @@ class TestStarts:
         assert not differences(resumed.model.state_dict(), alone.model.state_dict())
         assert resumed.report["training"] == alone.report["training"]
 
+    @pytest.mark.slow
     def test_evidence_is_given_time_to_follow_the_loss(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -99,6 +99,7 @@ class TestEquivariance:
 class TestLasso:
     """With one dictionary and many iterations the code is the lasso's."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("banks", ["cyclic-90", "free+cyclic-60"])
     @pytest.mark.parametrize("one_sided", [False, True])
     def test_objective_is_scikit_learns(self, banks: str, one_sided: bool) -> None:

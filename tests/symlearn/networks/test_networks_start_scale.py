@@ -24,6 +24,7 @@ def spread(paths: str, network: str, alpha: int, size: int, seed: int, x: Tensor
         return float(model(x).std(0).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "alpha", "size"), [("small", 2, 16), ("small", 4, 16), ("ten-layer", 2, 32)], ids=str
 )

@@ -101,6 +101,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["gradient", "search"])
 def test_fit_from_the_command_line(selection: str, tmp_path: Path, command) -> None:
     out = tmp_path / "run"
@@ -124,6 +125,7 @@ def test_fit_from_the_command_line(selection: str, tmp_path: Path, command) -> N
     assert (out / "figures" / "generators.png").is_file()
 
 
+@pytest.mark.slow
 def test_unit_norms_fit_without_evidence_alone(tmp_path: Path, command) -> None:
     network = ("--network", "unfolded-published", "--paths", "cyclic-90")
     code, _, told = command("fit", *network, "--selection", "gradient", *TINY, "--out", tmp_path / "refused")

@@ -42,6 +42,7 @@ def rendered(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_every_figure_renders_and_says_what_it_shows(
     search_report: dict[str, Any], search_metrics: list[dict[str, Any]]
 ) -> None:
@@ -317,6 +318,7 @@ def test_filters_show_values_and_anchors() -> None:
     assert rendered(figure).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_runs_with_filters_and_lengthscales_have_their_figures(search_report: dict[str, Any]) -> None:
     metrics, filters = sparse_run()
     assert list(plots.run_figures(search_report, metrics, filters))[-2:] == ["lengthscales", "filters"]

@@ -61,6 +61,7 @@ def test_files_are_found_beside_the_package() -> None:
     assert experiments_folder().resolve() == FOLDER and NAMES
 
 
+@pytest.mark.slow
 def test_smoke_run_writes_and_tells(
     folder: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -133,6 +133,7 @@ class TestRound:
         state, records, removals, removed = round_.outcome()
         assert (state, records, removals, removed) == (round_.start, [], [], False)
 
+    @pytest.mark.slow
     def test_position_needs_fc(self) -> None:
         data = quadrants()
         start = trained("f-fc+conv", data, epochs=20)
@@ -186,6 +187,7 @@ class TestRound:
 
 
 class TestFit:
+    @pytest.mark.slow
     @pytest.mark.parametrize("selection", ["search", "gradient"])
     @pytest.mark.parametrize(("by", "commutes"), [("direction", "shifts"), ("quadrant", "none")])
     def test_known_truth(self, selection: str, by: str, commutes: str) -> None:
@@ -219,6 +221,7 @@ class TestFit:
         verdict = report["layers"][0]["verdict"]
         assert (verdict["symmetry"], verdict["undecided"]) == ("undecided", ["f-fc", "conv"])
 
+    @pytest.mark.slow
     def test_a_network_of_the_users_own(self) -> None:
         torch.manual_seed(0)
         cnn = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -226,6 +229,7 @@ class TestFit:
         report = fit(relaxed, bars(300, "quadrant"), config=options(**SHORT, rounds=1)).report
         assert report["layers"][0]["verdict"]["symmetry"] in ("none", "undecided"), report["selection"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("selection", "epochs"), [("search", 1), ("search", 20), ("gradient", 9)])
     def test_killed_among_the_removals_resumes_exactly(
         self, selection: str, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

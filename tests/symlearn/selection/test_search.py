@@ -295,6 +295,7 @@ def finish(round_: SearchRound, limit: int = 200) -> list[Candidate]:
 
 
 class TestRound:
+    @pytest.mark.slow
     def test_controls_first_then_halves_then_survivors(self) -> None:
         data = bars(60, "quadrant", size=16)
         state = strict(small_network("f-fc+conv"), data, refit_epochs=4, proposals=4, frequency=1)
@@ -333,6 +334,7 @@ class TestRound:
         round_.outcome()
         assert not differences(before, state.saved())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("epochs", [1, 5, 9, 13], ids=lambda n: f"after {n}")
     def test_interrupted_round_continues_bit_identically(self, epochs: int) -> None:
         """Through a file that loads with `weights_only`, into a start of its own."""
@@ -359,6 +361,7 @@ class TestRound:
         assert not differences(state_a.saved(), state_b.saved()) and not differences(records_a, records_b)
         assert proposals_a == proposals_b and kept_a == kept_b
 
+    @pytest.mark.slow
     def test_proposals_carry_what_became_of_them(self) -> None:
         data = quadrants()
         round_ = search_round(strict(one_layer("fc+f-fc+conv"), data, refit_epochs=8), data)
@@ -383,6 +386,7 @@ class TestRound:
                 f"round 0: add {proposal.path}"
             )
 
+    @pytest.mark.slow
     def test_a_proposal_must_beat_the_best_control_and_their_noise(self) -> None:
         """Evidences planted by hand: what is kept, at which gain; the noise of (0, 0, 10) is 7.8."""
         data = directions(100)
@@ -446,6 +450,7 @@ class TestFailures:
 
         monkeypatch.setattr(phases, "train_epoch", train)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("value", [math.nan, 1e25], ids=["nan", "overflow"])
     def test_a_diverging_trial(self, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
         data = quadrants()
@@ -458,6 +463,7 @@ class TestFailures:
         assert describe(proposals[0]).endswith("failed")
         assert proposals[1].delta_log_evidence is not None and accepted == proposals[1].accepted
 
+    @pytest.mark.slow
     def test_failed_controls_leave_the_last_to_compare_with(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data = quadrants()
         round_ = search_round(strict(one_layer(), data, refit_epochs=8, frequency=1), data)
@@ -501,6 +507,7 @@ def searched(
 
 
 class TestKnownTruth:
+    @pytest.mark.slow
     @pytest.mark.parametrize("seed", [0, 1])
     def test_position_needs_fc(self, seed: int) -> None:
         """The quadrant of a bar is invisible to convolutions and an average: F-FC must come."""
@@ -514,6 +521,7 @@ class TestKnownTruth:
         gain = result.report["log_marginal_likelihood"] - conv.report["log_marginal_likelihood"]
         assert gain > 50, f"{gain:+.1f} nats over CONV alone"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("seed", [0, 1])
     def test_translation_invariance_needs_nothing(self, seed: int) -> None:
         """The direction of a bar is the same anywhere: nothing is added, and CONV alone is where it ends."""
@@ -533,6 +541,7 @@ class TestKnownTruth:
 class TestNothingKept:
     """A search that keeps nothing ends where the strictest network alone ends: evidences can be compared."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("rounds", [1, 3])
     def test_bit_identical_to_the_strictest_network(self, rounds: int) -> None:
         data, test = bars(80, "quadrant", size=16), bars(40, "quadrant", 1, 16)
