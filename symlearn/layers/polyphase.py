@@ -109,7 +109,7 @@ def decided(candidates: Tensor) -> bool:
 def choose(x: Tensor, norm: Norm = "inf") -> Tensor:
     """Index `[batch]` of each sample's component of largest norm; see the module's notation for ties."""
     x = x.detach()
-    candidates = torch.ones(len(x), 4, dtype=torch.bool, device=x.device)
+    candidates = torch.ones(x.shape[0], 4, dtype=torch.bool, device=x.device)  # `len` would fix the batch
     for key in keys(x, norm):
         candidates = largest(key, candidates)
         if decided(candidates):

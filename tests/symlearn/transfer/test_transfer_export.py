@@ -10,7 +10,9 @@ from oracles import assert_refused
 from tiny_fits import linear_model
 from torch import Tensor, nn
 
-from symlearn.transfer.export import export
+from symlearn import build_model
+from symlearn.transfer.export import export, run_onnx, run_pt2
+from symlearn.transfer.plain import plain_copy
 
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -51,3 +53,20 @@ def test_the_network_keeps_its_mode(tmp_path: Path) -> None:
     network = linear_model(3).train()
     export(network, X, tmp_path / "network.pt2", "pt2")
     assert network.training
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("file_format", ["pt2", "onnx"])
+def test_layers_that_halve_their_map_take_any_number_of_images(file_format: str, tmp_path: Path) -> None:
+    """The choice of a polyphase component, for every image by itself, blank ones too, whose keys all tie."""
+    torch.manual_seed(0)
+    plain = plain_copy(build_model("f-fc+conv", network="small", size=16, classes=4, alpha=1)).eval()
+    images = torch.randn(6, 1, 16, 16)
+    images[2] = 0
+    path = tmp_path / "network"
+    assert export(plain, images[:3], path, file_format) < 1e-5
+    run = {"pt2": run_pt2, "onnx": run_onnx}[file_format]
+    for count in (1, 2, 6):
+        found = run(path.read_bytes(), images[:count])
+        with torch.no_grad():
+            torch.testing.assert_close(found, plain(images[:count]), rtol=1e-4, atol=1e-5)
