@@ -191,6 +191,7 @@ def test_number_of_anchors(anchors: float | int, points: int, count: int) -> Non
 
 
 def test_anchors_are_drawn_over_the_whole_support() -> None:
+    torch.manual_seed(0)
     places = torch.cat([AnchorBasis((3, 5), 1.0).anchors for _ in range(100)])
     assert float(places.min()) > -0.5
     for axis, side in enumerate((3, 5)):
