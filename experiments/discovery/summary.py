@@ -4,8 +4,7 @@
 
 - layers right, wrong and undecided by task (`symlearn/runs/truth.py` says what is true of them);
 - accuracy beside the best single path's by MAP, of the rows that have one;
-- the stated odds that a path is needed against how often it is true: a path is truly needed where the layer's
-  symmetry allows no other answer, so that only tasks whose every layer is known count;
+- the stated odds that a path is needed, of paths that are not;
 - the screening's scores against the change halfway and at the end: rank correlation over a round's additions.
 
 Writes figures/planted.png and results/planted-summary.json.
@@ -52,13 +51,13 @@ def counts_of(truth: str, rows: list[dict[str, Any]]) -> dict[str, int]:
     return {key: sum(one[key] for one in found) for key in (RIGHT, WRONG, UNDECIDED)}
 
 
-def odds(content: dict[str, Any]) -> list[tuple[float, bool]]:
-    """(stated odds, whether it is true) of single removals on tasks where one symmetry holds in every layer.
+def odds(content: dict[str, Any]) -> list[float]:
+    """The stated odds of a need, of paths that are not needed: tasks where one symmetry holds in every layer.
 
-    There a path of less symmetry than the truth's is not needed; of paths that have it, one may stand in for
-    another, so nothing is known.
+    There a path of no symmetry is not needed; of paths that have some, one may stand in for another, so
+    nothing is known.
     """
-    pairs = []
+    found = []
     for row in (row for row in content["rows"] if "stopped" not in row):
         truth = content["truth"].get(row["label"])
         if truth in (None, "any", "late", "somewhere"):
@@ -67,8 +66,8 @@ def odds(content: dict[str, Any]) -> list[tuple[float, bool]]:
             if len(removal["paths"]) > 1 or removal["probability_needed"] is None:
                 continue
             if path_kind(removal["paths"][0][1]).commutes_with == "none":
-                pairs.append((removal["probability_needed"], False))
-    return pairs
+                found.append(removal["probability_needed"])
+    return found
 
 
 def screening(content: dict[str, Any]) -> dict[str, list[float]]:
@@ -121,7 +120,7 @@ def summary(content: dict[str, Any]) -> dict[str, Any]:
             key: {"rounds": len(values), "mean": statistics.mean(values) if values else None}
             for key, values in ranks.items()
         },
-        "odds_of_paths_that_are_not_needed": [round(p, 3) for p, _ in odds(content)],
+        "odds_of_paths_that_are_not_needed": [round(p, 3) for p in odds(content)],
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from symlearn.cli.own_network import network_of_run
+from symlearn.cli.own_network import RunModel, network_of_run
 from symlearn.cli.report import RunPath
 
 if TYPE_CHECKING:
@@ -32,21 +32,15 @@ def collapse(
             help="how the evidence without a path is found: by a curvature pass each, or from one for all",
         ),
     ] = "measured",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.py:FUNCTION", help="of a run with a network of your own", show_default=False
-        ),
-    ] = None,
+    model: RunModel = None,
 ) -> None:
     """Write the learned network with plain layers alone, after comparing its outputs."""
-    from symlearn.run_folder import RunFolder
     from symlearn.transfer.write import collapse_run
 
     endings = {".onnx": "onnx", ".safetensors": "safetensors"}
     chosen = file_format or endings.get(out.suffix, "pt2")
     report, change = collapse_run(
-        directory, out, chosen, negligible, removal, network_of_run(RunFolder(directory), model)
+        directory, out, chosen, negligible, removal, network_of_run(directory, model)
     )
     typer.echo(as_text(report, change, out))
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from symlearn.cli.options import configured, flag, read_value, with_config_options
-from symlearn.cli.own_network import Build, typed_network
+from symlearn.cli.own_network import typed_network
 from symlearn.cli.words import INTERRUPTED, STOPPED, complain, one_line
 from symlearn.config import Config, option_places, read_config
 from symlearn.run_folder import CHECKPOINT, CONFIG, FIGURES, PAGE, REPORT
 
 if TYPE_CHECKING:
-    from symlearn.runs.experiment import Prepared
+    from symlearn.runs.experiment import Build, Prepared
 
 
 @with_config_options

@@ -13,10 +13,12 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from symlearn.cli.words import one_line
 from symlearn.config import Config, ModelConfig, read_config
@@ -24,9 +26,12 @@ from symlearn.config import Config, ModelConfig, read_config
 if TYPE_CHECKING:
     from torch import nn
 
-    from symlearn.run_folder import RunFolder
+    from symlearn.runs.experiment import Build
 
-Build = Callable[[int, tuple[int, int], int], "nn.Module"]
+RunModel = Annotated[
+    str | None,
+    typer.Option(metavar="FILE.py:FUNCTION", help="of a run with a network of your own", show_default=False),
+]
 
 
 def own_network(named: str, chosen: ModelConfig) -> Build:
@@ -103,7 +108,7 @@ def typed_network(options: Mapping[str, Any], config: Config) -> Build | None:
     return None if named is None else own_network(str(named), config.model)
 
 
-def network_of_run(folder: RunFolder, named: str | None) -> Build | None:
+def network_of_run(directory: Path, named: str | None) -> Build | None:
     """What builds the network of a run, if the command line names the file that the run was made with.
 
     Raises:
@@ -114,7 +119,7 @@ def network_of_run(folder: RunFolder, named: str | None) -> Build | None:
     from symlearn.run_folder import CONFIG, RunFolder
     from symlearn.runs.experiment import absolute_model
 
-    config = read_config(RunFolder.open(folder.path).file(CONFIG))
+    config = read_config(RunFolder.open(directory).file(CONFIG))
     if config.model.model != absolute_model(named):
         raise ValueError(
             f"--model is {named}, but the run's network is {config.model.model or config.model.network}; "

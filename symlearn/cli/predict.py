@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from symlearn.cli.own_network import network_of_run
+from symlearn.cli.own_network import RunModel, network_of_run
 from symlearn.cli.report import RunPath
 
 if TYPE_CHECKING:
@@ -34,12 +34,7 @@ def predict(
             show_default=False,
         ),
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.py:FUNCTION", help="of a run with a network of your own", show_default=False
-        ),
-    ] = None,
+    model: RunModel = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="write here instead of to stdout", show_default=False)
     ] = None,
@@ -48,8 +43,9 @@ def predict(
     from symlearn.run_folder import RunFolder, write_atomically
     from symlearn.runs.predict import predict_images
 
-    folder = RunFolder(directory)
-    text = as_csv(predict_images(folder, data, laplace=laplace, network=network_of_run(folder, model)))
+    text = as_csv(
+        predict_images(RunFolder(directory), data, laplace=laplace, network=network_of_run(directory, model))
+    )
     if out is None:
         typer.echo(text, nl=False)
     else:

@@ -93,19 +93,23 @@ def build_model(
     )
 
 
+def read_by(network: str, paths: Sequence[str]) -> tuple[set[str], set[str]]:
+    """The options that a network of these paths reads, and what it can learn."""
+    kinds = [] if network in ON_ONE_GROUP else [path_kind(path) for path in paths]
+    return {o for kind in kinds for o in kind.options}, {what for kind in kinds for what in kind.learns}
+
+
 def expect_readers(network: str, paths: tuple[str, ...], options: dict[str, Any]) -> None:
     """Refuse options that would be ignored.
 
     Raises:
         ValueError: an option, or something to learn, that neither the network nor one of its paths reads.
     """
-    kinds = {} if network in ON_ONE_GROUP else {path: path_kind(path) for path in paths}
-    read = {option for kind in kinds.values() for option in kind.options}
+    read, learned = read_by(network, paths)
     unread = sorted(set(options) - read)
     if unread:
         who = f"the network {network}" if network in ON_ONE_GROUP else f"{' + '.join(paths)}"
         raise ValueError(f"{who} has no use for {', '.join(unread)}; leave it out")
-    learned = {what for kind in kinds.values() for what in kind.learns}
     idle = sorted(set(options.get("learn", ())) - learned)
     if idle:
         raise ValueError(
@@ -129,12 +133,8 @@ def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes:
 
 def read_options(chosen: ModelConfig, paths: Sequence[str] | None = None) -> dict[str, Any]:
     """Those of a configuration's options that paths read, its own if not given; it has all of them."""
-    network = chosen.network or ""
-    named = parse_paths(chosen.paths) if paths is None else paths
-    kinds = [] if network in ON_ONE_GROUP else [path_kind(path) for path in named]
-    read = {option for kind in kinds for option in kind.options}
+    read, learned = read_by(chosen.network or "", parse_paths(chosen.paths) if paths is None else paths)
     options = {name: value for name, value in chosen.path_options.items() if name in read}
     if "learn" in options:
-        learned = {what for kind in kinds for what in kind.learns}
         options["learn"] = tuple(what for what in options["learn"] if what in learned)
     return options
