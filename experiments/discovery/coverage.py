@@ -14,8 +14,13 @@ beside what it was over the rounds, as the root mean square of log(predicted / o
     same batches      no prediction: the spread of the difference to the control with the same batches, as a
                       part of the spread of the difference to the controls' mean
 
-Runs should have all their paths (`--selection gradient`), so that there is something to take out. Results:
-results/coverage.json, by run; rounds that are there already are not run again.
+Runs should have all their paths, so that there is something to take out; those of the committed results:
+
+    symlearn fit --data digits --task quadrant --selection gradient --removal-rounds 1 --out RUN
+    symlearn fit --data planted-side --selection gradient --removal-rounds 1 --out RUN
+    symlearn fit --data planted-texture --selection gradient --removal-rounds 1 --out RUN
+
+Results: results/coverage.json, by run; rounds that are there already are not run again.
 
 Axes: none.
 """
