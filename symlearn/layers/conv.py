@@ -53,6 +53,10 @@ class CircularConv2d(nn.Conv2d):
         padded = wrap(padded, (k_w - 1) // 2, k_w // 2, 3)
         return F.conv2d(padded, weight, bias)
 
+    def plane_filters(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as they are; see `merged.py`."""
+        return self.weight, self.bias
+
     def spatial_filters(self) -> list[SpatialFilters]:
         """The filters of every pair of channels."""
         return [SpatialFilters("", self.weight.flatten(0, 1))]

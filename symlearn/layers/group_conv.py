@@ -216,12 +216,16 @@ class FullGroupConv2d(GroupStage):
 
     regular = True
 
-    def convolve(self, planes: Tensor, bias: Tensor | None) -> Tensor:
-        """See `GroupStage`."""
+    def plane_bank(self) -> Tensor:
+        """The moved filters as those of a convolution on the plane, `[c_out * group, c_in * group, k, k]`."""
         k, n = self.kernel_size, len(self.group)
         bank = self.moved().transpose(1, 2)  # [c_out, group, c_in, member * tap]
-        bank = bank.reshape(self.c_out * n, self.c_in * n, k, k)
-        return F.conv2d(planes, bank, self.expanded(bias), padding=self.zeros).unflatten(1, (self.c_out, n))
+        return bank.reshape(self.c_out * n, self.c_in * n, k, k)
+
+    def convolve(self, planes: Tensor, bias: Tensor | None) -> Tensor:
+        """See `GroupStage`."""
+        y = F.conv2d(planes, self.plane_bank(), self.expanded(bias), padding=self.zeros)
+        return y.unflatten(1, (self.c_out, len(self.group)))
 
 
 class PointwiseGroupConv2d(GroupStage):
@@ -328,6 +332,13 @@ class GroupConv2d(nn.Module):
         for stage in self.in_order:
             x = stage(x)
         return x
+
+    def plane_filters(self) -> tuple[Tensor, Tensor | None] | None:
+        """Bank and bias of the full convolution; None for other variants and borders. See `merged.py`."""
+        stage = self.in_order[0]
+        if not isinstance(stage, FullGroupConv2d) or stage.padding_mode != "circular":
+            return None
+        return stage.plane_bank(), stage.expanded(stage.bias)
 
     def reset_parameters(self) -> None:
         """Draw the initial values."""

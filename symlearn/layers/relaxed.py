@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from symlearn.layers.merged import convolved, merged
 from symlearn.layers.path_sum import Change, PathSum, seeded
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PathOptions, PathShape, group_of_paths, parse_paths, path_kind
@@ -94,17 +95,24 @@ class RelaxedLayer2d(PathSum):
 
     def through(self, name: str, x: Tensor) -> Tensor:
         """One path's output; a path on the plane sees the group's elements as channels."""
-        if self.group is None or path_kind(name).group is not None:
+        if path_kind(name).group is not None:
             return self.path(name)(x)
-        return self.path(name)(x.flatten(1, 2)).unflatten(1, (self.c_out, self.members))
+        return self.on_group(self.path(name)(self.on_plane(x)))
+
+    def on_plane(self, x: Tensor) -> Tensor:
+        """A map with the group's elements as channels."""
+        return x if self.group is None else x.flatten(1, 2)
+
+    def on_group(self, y: Tensor) -> Tensor:
+        """The way back, of an output."""
+        return y if self.group is None else y.unflatten(1, (self.c_out, self.members))
 
     def _sum(self, x: Tensor, full_resolution: bool) -> Tensor | None:
-        total = None
-        for name in self.active:
-            if path_kind(name).full_resolution is full_resolution:
-                y = self.through(name, x)
-                total = y if total is None else total + y
-        return total
+        names = [name for name in self.active if path_kind(name).full_resolution is full_resolution]
+        alone, together = merged({name: self.paths[name] for name in names})
+        outputs = [self.through(name, x) for name in alone]
+        outputs += [self.on_group(convolved(self.on_plane(x), filters)) for filters in together]
+        return sum(outputs[1:], outputs[0]) if outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, c_in, h, w] -> [batch, c_out, h / stride, w / stride]`."""

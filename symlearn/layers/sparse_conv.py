@@ -97,6 +97,10 @@ class SparseConv2d(nn.Module):
         """`[batch, c_in, h, w] -> [batch, c_out, h, w]`."""
         return self._convolve(x, self.bias)
 
+    def plane_filters(self) -> tuple[Tensor, Tensor | None] | None:
+        """The filters between the anchors; None with other borders. See `merged.py`."""
+        return (self.filters(), self.bias) if self.padding_mode == "circular" else None
+
     def hyperparameters(self) -> dict[str, Hyperparameter]:
         """What the basis declares."""
         return {f"basis.{key}": value for key, value in self.basis.hyperparameters((self.weight,)).items()}
