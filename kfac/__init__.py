@@ -8,44 +8,71 @@ particular network; layer types join by `register_rule`.
 
 `KfacGGN` and `KfacLaplace` plug it into laplace-torch, `extend` and `backpack_extensions` into BackPACK; both
 libraries are slow to import, and loaded when these are first named.
+
+For packages that build on this one: rules are made of `Rule`, `Conv2dRule`, `Window`, `gram` and
+`circular_patch_gram`; networks are looked at through `evaluated`, `differentiable_kernels`, `find_owners`,
+`recorded_calls`, `gradients_by_datum`, `log_likelihood` and `run`; errors of other people's code are told by
+`check_modules`, `explained_backward`, `one_line` and `tensor_of`.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 import kfac.norm_rules as _norm_rules  # noqa: F401, registers the rules of normalisation layers
+from kfac.batches import tensor_of
+from kfac.calls import recorded_calls
+from kfac.checks import check_modules, explained_backward, one_line, run
 from kfac.collect import compute_factors, project_factors
+from kfac.diagonal import gradients_by_datum
 from kfac.eigen import EigenFactors
 from kfac.ekfac import correct_eigenvalues
 from kfac.errors import NonFiniteError
 from kfac.factors import DiagonalBlock, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock
 from kfac.ggn import ggn_block
-from kfac.owners import uncovered
+from kfac.loss_hessian import Likelihood, log_likelihood
+from kfac.modes import differentiable_kernels, evaluated
+from kfac.owners import find_owners, uncovered
 from kfac.partial_traces import partial_trace_basis
-from kfac.rules import Rule, register_rule
+from kfac.rules import Conv2dRule, Rule, Window, circular_patch_gram, gram, register_rule
 
 if TYPE_CHECKING:  # what editors and type checkers see of the names in `_LAZY`
     from kfac.backpack_backend import backpack_extensions, extend
     from kfac.laplace_backend import KfacGGN, KfacLaplace
 
 __all__ = [
+    "Conv2dRule",
     "DiagonalBlock",
     "EigenFactors",
     "KfacGGN",
     "KfacLaplace",
     "KroneckerBlock",
     "KroneckerFactors",
+    "Likelihood",
     "NearestKroneckerBlock",
     "NonFiniteError",
     "Rule",
+    "Window",
     "backpack_extensions",
+    "check_modules",
+    "circular_patch_gram",
     "compute_factors",
     "correct_eigenvalues",
+    "differentiable_kernels",
+    "evaluated",
+    "explained_backward",
     "extend",
+    "find_owners",
     "ggn_block",
+    "gradients_by_datum",
+    "gram",
+    "log_likelihood",
+    "one_line",
     "partial_trace_basis",
     "project_factors",
+    "recorded_calls",
     "register_rule",
+    "run",
+    "tensor_of",
     "uncovered",
 ]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kfac.modes import evaluated
+from kfac import evaluated
 from symlearn.layers.cyclic_unfolded import CyclicUnfolded2d
 
 IMAGES = 100  # data the shares are measured on

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from kfac.modes import evaluated
+from kfac import evaluated
 from symlearn.groups import FiniteGroup, group_of
 from symlearn.layers.equivarify import EquivariantMap
 from symlearn.layers.structure import relaxed_layers

@@ -36,11 +36,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kfac import EigenFactors, KroneckerFactors
-from kfac.calls import recorded_calls
-from kfac.diagonal import gradients_by_datum
-from kfac.modes import evaluated
-from kfac.owners import find_owners
+from kfac import EigenFactors, KroneckerFactors, evaluated, find_owners, gradients_by_datum, recorded_calls
 from symlearn.config import Config, CurvatureConfig
 from symlearn.curvature.coverage import trainable
 from symlearn.curvature.training_set import spectra, training_factors

@@ -26,8 +26,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kfac import KroneckerFactors, compute_factors, project_factors
-from kfac.factors import KroneckerBlock
+from kfac import KroneckerBlock, KroneckerFactors, compute_factors, project_factors
 from symlearn.analysis.predictive import MEMORY, bytes_a_datum, last_layer
 from symlearn.config import Config
 from symlearn.cost.memory import CurvatureBytes, Memory

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from kfac.modes import evaluated
+from kfac import evaluated
 from symlearn.config import Config
 from symlearn.cost.dry_fit import EVALUATED, FitSizes, memory_of, outputs_of, sizes_of
 from symlearn.cost.memory import Memory, available_bytes, fewer_weights, needed_and_free, paths_of

@@ -11,9 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from kfac.calls import recorded_calls
-from kfac.modes import evaluated
-from kfac.owners import find_owners
+from kfac import evaluated, find_owners, recorded_calls
 from symlearn.analysis.predictive import MEMORY
 from symlearn.cost.dry_fit import EVALUATED, FLOAT64, FitSizes, memory_of
 from symlearn.cost.memory import available_bytes, fewer_weights, needed_and_free

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kfac.checks import one_line
+from kfac import one_line
 
 
 class LiveBytes(TorchDispatchMode):

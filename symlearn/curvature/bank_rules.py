@@ -22,7 +22,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from kfac.rules import Rule, Window
+from kfac import Rule, Window
 from symlearn.layers.cyclic_bank import BankUse
 from symlearn.layers.soft_threshold import SoftThreshold
 

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 import kfac
-from kfac.rules import Conv2dRule, Rule, Window, circular_patch_gram, gram
+from kfac import Conv2dRule, Rule, Window, circular_patch_gram, gram
 from symlearn.curvature.bank_rules import AnalysisRule, SoftThresholdRule, SynthesisRule
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.cyclic_bank import Analysis2d, Synthesis2d

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kfac.batches import tensor_of
+from kfac import tensor_of
 
 Pairs = tuple[Tensor, Tensor]
 Data = Dataset[Any] | Pairs | DataLoader[Any]

@@ -22,9 +22,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kfac import KroneckerFactors, compute_factors, project_factors
-from kfac.loss_hessian import Likelihood, log_likelihood
-from kfac.modes import differentiable_kernels, evaluated
+from kfac import (
+    KroneckerFactors,
+    Likelihood,
+    compute_factors,
+    differentiable_kernels,
+    evaluated,
+    log_likelihood,
+    project_factors,
+)
 from symlearn.data.pairs import Pairs, batches
 from symlearn.evidence.laplace import Evidence, EvidenceModel, squared_norms
 from symlearn.evidence.likelihood import likelihood_of

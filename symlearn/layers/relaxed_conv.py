@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from kfac.modes import evaluated
+from kfac import evaluated
 from symlearn.layers.path_sum import Change, PathSum, seeded
 from symlearn.layers.registry import PathOptions, PathShape, path_kind
 from symlearn.layers.sizes import Size, expect_map, pair

@@ -36,8 +36,7 @@ from typing import Any, Literal
 
 import torch
 
-from kfac import DiagonalBlock, KroneckerBlock
-from kfac.modes import differentiable_kernels
+from kfac import DiagonalBlock, KroneckerBlock, differentiable_kernels
 from symlearn.curvature.training_set import training_factors
 from symlearn.data.pairs import Pairs, batches
 from symlearn.layers.structure import layer_paths, relaxed_layers

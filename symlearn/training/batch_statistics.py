@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kfac.modes import evaluated
+from kfac import evaluated
 
 
 @torch.no_grad()

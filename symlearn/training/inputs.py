@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kfac.checks import check_modules, one_line
+from kfac import check_modules, one_line
 from symlearn.config import Config, checked
 from symlearn.curvature.coverage import check_coverage, has_evidence
 from symlearn.curvature.training_set import curvature_of

@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 
-from kfac.checks import explained_backward
+from kfac import explained_backward
 from symlearn.data.pairs import Pairs, batches
 from symlearn.training.state import Augment, FitState, TrainingStoppedError
 

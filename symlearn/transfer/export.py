@@ -25,8 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kfac.checks import one_line, run
-from kfac.modes import evaluated
+from kfac import evaluated, one_line, run
 from symlearn.extras import need
 from symlearn.run_folder import to_json, write_atomically
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from kfac.checks import one_line
-from kfac.modes import evaluated
+from kfac import evaluated, one_line
 from symlearn.data.warps import ImageSize
 
 SEED = 0

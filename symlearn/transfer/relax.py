@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from kfac.checks import one_line
+from kfac import one_line
 from symlearn.layers.path_sum import PathSum
 from symlearn.layers.registry import PathOptions
 from symlearn.layers.relaxed_conv import RelaxedConv2d, expect_added

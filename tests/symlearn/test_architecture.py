@@ -131,15 +131,26 @@ def test_curvature_is_found_by_kfac_alone() -> None:
     assert "kfac" in {a.target for a in ARROWS if a.source == "symlearn.curvature.rules"}
 
 
+def names_of_kfac(module: str) -> set[str]:
+    """What a module imports of kfac by name."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    return {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "kfac"
+        for alias in node.names
+    }
+
+
 def test_data_and_layers_know_nothing_of_the_evidence() -> None:
     """Neither images nor layers depend on how networks are chosen."""
     for package in ("symlearn.data", "symlearn.layers"):
         outward = {
             a.target for a in ARROWS if a.source.startswith(package) and not a.target.startswith(package)
         }
-        assert outward <= {"kfac.batches", "kfac.modes", "symlearn.groups"}, (
-            f"{package} imports {sorted(outward)}"
-        )
+        assert outward <= {"kfac", "symlearn.groups"}, f"{package} imports {sorted(outward)}"
+        for name in (n for n in MODULES if n.startswith(package)):
+            assert names_of_kfac(name) <= {"tensor_of", "evaluated"}, f"{name} uses curvature"
 
 
 def test_no_circles_of_modules() -> None:
@@ -176,3 +187,21 @@ def test_files_that_docstrings_name_exist(module: str) -> None:
     for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", path.read_text(encoding="utf-8")):
         package = ROOT / path.relative_to(ROOT).parts[0]
         assert any((place / name).exists() for place in (path.parent, package, ROOT)), f"{path} names {name}"
+
+
+def test_what_symlearn_uses_of_kfac_is_public_there() -> None:
+    import kfac
+
+    for name in (n for n in MODULES if n.startswith("symlearn")):
+        inside = {a.target for a in ARROWS if a.source == name and a.target.startswith("kfac.")}
+        assert not inside, f"{name} reaches into {sorted(inside)}"
+        used = names_of_kfac(name)
+        assert used <= set(kfac.__all__), f"{name} uses {sorted(used - set(kfac.__all__))}"
+
+
+def test_every_public_name_of_kfac_is_in_the_reference() -> None:
+    import kfac
+
+    page = (ROOT / "docs/api/kfac.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^::: kfac\.(\w+)$", page, re.MULTILINE))
+    assert listed == set(kfac.__all__)
