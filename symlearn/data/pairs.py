@@ -26,6 +26,11 @@ def batches(data: Pairs, size: int) -> Iterator[Pairs]:
         yield data[0][start : start + size], data[1][start : start + size]
 
 
+def scale_of(x: Tensor) -> float:
+    """Root mean square of the images, over all pixels; 1 where there is nothing but zeros."""
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64)) / max(x.numel(), 1) ** 0.5 or 1.0
+
+
 def pair_of(data: object) -> Pairs:
     """Images and targets, of a pair of tensors or arrays, a data set or a loader.
 

@@ -27,6 +27,7 @@ class Hyperparameters:
         structure: which tensors share a prior precision.
         prior_precision: the precision every group starts with.
         left_out: tensors that the evidence does not see; their precisions stay as they start.
+        least: the least precision that may be learned, by parameter name.
 
     Attributes:
         prior: log precisions by group.
@@ -41,9 +42,10 @@ class Hyperparameters:
         structure: PriorStructure,
         prior_precision: float,
         left_out: Collection[str] = (),
+        least: Mapping[str, float] | None = None,
     ) -> None:
         self.model = model
-        self.prior = PriorPrecision(tensor_groups(model, structure, left_out), prior_precision)
+        self.prior = PriorPrecision(tensor_groups(model, structure, left_out), prior_precision, least)
         self.sigma_noise = 1.0
         self.moments: dict[str, list[float]] = {}
         self.declared_moments: dict[str, tuple[Tensor, Tensor, int]] = {}

@@ -9,6 +9,13 @@ A prior N(0, 1/delta) sits on every weight; `structure` says which tensors share
 Precisions are kept as float64 log delta, bounded to [LOG_MIN, LOG_MAX]; beyond, a path is off for every
 purpose and a larger delta would only lose digits.
 
+No prior is learned to be wider than `WIDEST` times the scale sqrt(2 / fan-in) at which rectified layers hand
+on a signal of the same size (He et al. 2015). Where classes can be separated nothing else holds a precision:
+the softmax saturates, the GGN and with it gamma go to zero, and delta = gamma / ||theta||^2 follows its own
+effect down, to an evidence of zero nats with no effective parameters. No Gaussian is meant by that: the true
+evidence tends to the log of the volume of weights that separate the data. Precisions of networks that do not
+saturate come to a third of this width or less, so that the bound is not felt there.
+
 Axes: group (of tensors that share a precision).
 """
 
@@ -21,10 +28,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from symlearn.layers.structure import layer_paths
+from symlearn.layers.structure import fan_ins, layer_paths
 
 PriorStructure = Literal["tensor", "path", "scalar"]
 LOG_MIN, LOG_MAX = -12.0, 18.0
+WIDEST = 10.0
 
 
 def tensor_groups(
@@ -51,22 +59,43 @@ def tensor_groups(
     return {name: groups[name] for name, _ in model.named_parameters()}
 
 
+def widest_priors(model: nn.Module, input_scale: float = 1.0) -> dict[str, float]:
+    """The least precision that every tensor's prior may learn, by parameter name; see the module's notation.
+
+    Args:
+        model: the network.
+        input_scale: root mean square of its inputs; where it is below 1, weights have to make up for it.
+    """
+    return {
+        name: fan_in * min(input_scale, 1.0) ** 2 / (2 * WIDEST**2) for name, fan_in in fan_ins(model).items()
+    }
+
+
 class PriorPrecision:
     """Log precisions by group.
 
     Args:
         groups: the group of every tensor, as `tensor_groups` gives it.
         initial: the precision every group starts with.
+        least: the least precision of a tensor's prior, by name; a group goes by the least of its tensors',
+            and by `initial` where that is less.
 
     Raises:
         ValueError: `initial` is not positive.
     """
 
-    def __init__(self, groups: Mapping[str, str], initial: float = 1.0) -> None:
+    def __init__(
+        self, groups: Mapping[str, str], initial: float = 1.0, least: Mapping[str, float] | None = None
+    ) -> None:
         if not (initial > 0 and math.isfinite(initial)):
             raise ValueError(f"a prior precision must be positive and finite, got {initial}")
         self.groups = dict(groups)
         self.initial = initial
+        self.log_least: dict[str, float] = {}
+        for name, group in self.groups.items():
+            given = math.log(least[name]) if least is not None and name in least else LOG_MIN
+            bound = max(min(given, math.log(initial)), LOG_MIN)
+            self.log_least[group] = min(bound, self.log_least.get(group, bound))
         self.log: dict[str, Tensor] = {}
         for group in groups.values():
             self.set_log(group, math.log(initial))
@@ -81,7 +110,8 @@ class PriorPrecision:
 
     def set_log(self, group: str, value: float) -> None:
         """Set one group's log delta, kept within the bounds."""
-        self.log[group] = torch.tensor(min(max(value, LOG_MIN), LOG_MAX), dtype=torch.float64)
+        least = self.log_least[group]
+        self.log[group] = torch.tensor(min(max(value, least), LOG_MAX), dtype=torch.float64)
 
     def keep_within(self, before: Mapping[str, float], stride: float) -> None:
         """Bring every log precision to within `stride` of what it was, as `state` gave it."""

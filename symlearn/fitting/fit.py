@@ -23,7 +23,7 @@ from symlearn.analysis.predictive import predictive_of
 from symlearn.config import Config
 from symlearn.curvature.coverage import has_evidence
 from symlearn.data import augment
-from symlearn.data.pairs import Data, Pairs
+from symlearn.data.pairs import Data, Pairs, scale_of
 from symlearn.fitting.beginning import Beginning, plan_for
 from symlearn.fitting.board import Board
 from symlearn.fitting.inputs import ready_inputs
@@ -71,7 +71,9 @@ class Fit:
     def __post_init__(self) -> None:
         self.given = self.model
         self.places = tensor_places(self.model)
-        self.state = FitState(self.model, self.config, len(self.train[0]))
+        self.state = FitState(
+            self.model, self.config, len(self.train[0]), input_scale=scale_of(self.train[0])
+        )
         self.beginning = Beginning()
         self.best: dict[str, Any] | None = None
         self.proposals: list[Proposal] = []

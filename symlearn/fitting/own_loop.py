@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from symlearn.config import Config
-from symlearn.data.pairs import Data, Pairs
+from symlearn.data.pairs import Data, Pairs, scale_of
 from symlearn.fitting.result import DataInfo, FitResult
 from symlearn.report.notebook import ReportDict
 from symlearn.report.numbers import Tried, build_report, calibration, training_report
@@ -63,7 +63,8 @@ class EvidenceUpdates:
         training = self.model.training
         check_fits(self.model, pairs, None, config)
         self.model.train(training)
-        self._train, self._state = pairs, FitState(self.model, config, len(pairs[0]))
+        self._train = pairs
+        self._state = FitState(self.model, config, len(pairs[0]), input_scale=scale_of(pairs[0]))
 
     @property
     def state(self) -> FitState:

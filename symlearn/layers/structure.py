@@ -1,4 +1,4 @@
-"""Which parameter belongs to which layer and path: read from the modules, never from names.
+"""Which parameter belongs to which layer and path, and how much it sums: read from the modules, not names.
 
 Axes: none; this file handles names only.
 """
@@ -51,6 +51,21 @@ def layer_paths(model: nn.Module) -> list[LayerPaths]:
         if own:
             found.append(LayerPaths(module_name, len(found), False, {LINEAR: own}))
             taken.update(own)
+    return found
+
+
+def fan_ins(model: nn.Module) -> dict[str, int]:
+    """Number of inputs that one output of every weight sums over, by parameter name; 1 for vectors.
+
+    A module may say its weight's own, as an attribute `fan_in`; otherwise it is `weight[0].numel()`.
+    """
+    found: dict[str, int] = {}
+    names = {id(p): name for name, p in model.named_parameters()}
+    for module in model.modules():
+        own = getattr(module, "fan_in", None)
+        for parameter in module.parameters(recurse=False):
+            fan_in = 1 if parameter.dim() < 2 else own if isinstance(own, int) else parameter[0].numel()
+            found.setdefault(names[id(parameter)], max(fan_in, 1))
     return found
 
 

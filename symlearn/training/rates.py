@@ -13,22 +13,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from symlearn.layers.structure import fan_ins
+
 FAN_IN = 144  # summands at which the learning rate holds as it is: 16 channels of 3 x 3 filters
 
 
 def rate_scales(model: nn.Module) -> dict[str, float]:
-    """Factor of the learning rate by parameter name: min(1, `FAN_IN` / fan-in); biases and norms keep 1.
-
-    A module may say its weight's fan-in itself, as an attribute `fan_in`; otherwise it is the number of
-    weights of one output, `weight[0].numel()`.
-    """
-    scales: dict[str, float] = {}
-    names = {id(p): name for name, p in model.named_parameters()}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            own = getattr(module, "fan_in", None)
-            fan_in = own if isinstance(own, int) else parameter[0].numel() if parameter.dim() > 1 else 1
-            if parameter.dim() < 2:
-                fan_in = 1
-            scales.setdefault(names[id(parameter)], min(1.0, FAN_IN / max(fan_in, 1)))
-    return scales
+    """Factor of the learning rate by parameter name: min(1, `FAN_IN` / fan-in); biases and norms keep 1."""
+    return {name: min(1.0, FAN_IN / fan_in) for name, fan_in in fan_ins(model).items()}

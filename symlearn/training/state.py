@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from symlearn.config import Config
 from symlearn.evidence.hyperparameters import Hyperparameters
 from symlearn.evidence.likelihood import Likelihood, likelihood_of
-from symlearn.evidence.prior import PriorPrecision
+from symlearn.evidence.prior import PriorPrecision, widest_priors
 from symlearn.training.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
 from symlearn.training.rates import rate_scales
 
@@ -71,6 +71,7 @@ class FitState:
         model: the network.
         config: with its schedules worked out.
         n_data: training images.
+        input_scale: root mean square of the training images.
         epoch: epochs so far, over all starts.
         step: steps so far, over all starts.
         begun: step at which the present start began.
@@ -100,12 +101,17 @@ class FitState:
     trust: float = 1.0
     caution: float = 1.0
     begun: int = 0
+    input_scale: float = 1.0
     warm_up: WarmUp = field(default_factory=WarmUp)
 
     def __post_init__(self) -> None:
         evidence, training = self.config.evidence, self.config.training
         self.hyper = Hyperparameters(
-            self.model, evidence.prior_structure, evidence.prior_precision, self.config.curvature.left_out
+            self.model,
+            evidence.prior_structure,
+            evidence.prior_precision,
+            self.config.curvature.left_out,
+            widest_priors(self.model, self.input_scale) if self.likelihood.classes else None,
         )
         named = list(self.model.named_parameters())
         self.optimizer = OPTIMIZERS[training.optimizer](
@@ -130,7 +136,7 @@ class FitState:
 
     def clone(self) -> FitState:
         """An independent copy that would continue exactly as this one."""
-        twin = FitState(copy.deepcopy(self.model), self.config, self.n_data)
+        twin = FitState(copy.deepcopy(self.model), self.config, self.n_data, input_scale=self.input_scale)
         twin.load(self.saved())
         return twin
 

@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
-from tiny_fits import one_layer, small_network
+from tiny_fits import directions, linear_model, noisy_map, one_layer, small_network, state_of
 
-from symlearn.evidence.prior import LOG_MAX, LOG_MIN, PriorPrecision, tensor_groups
+from symlearn.evidence.prior import LOG_MAX, LOG_MIN, WIDEST, PriorPrecision, tensor_groups, widest_priors
 from symlearn.layers.structure import layer_paths
+from symlearn.training.updates import update_evidence
 
 
 def test_every_tensor_by_itself() -> None:
@@ -53,6 +54,49 @@ def test_log_precisions_stay_within_bounds(value: float, kept: float) -> None:
     prior.set_log("a", value)
     assert float(prior.log["a"]) == kept
     assert math.isfinite(prior.floats()["a"]) and prior.floats()["a"] > 0
+
+
+def test_no_prior_is_learned_wider_than_its_bound() -> None:
+    prior = PriorPrecision({"a": "g", "b": "g", "c": "h"}, 2.0, {"a": 0.5, "b": 0.25, "c": 7.0})
+    for group in ("g", "h"):
+        prior.set_log(group, LOG_MIN)
+    assert prior.floats() == pytest.approx({"a": 0.25, "b": 0.25, "c": 2.0}), (
+        "the least of a group, or initial"
+    )
+    prior.keep_within({"g": math.log(1e-3), "h": 0.0}, 0.1)
+    assert prior.floats()["a"] == pytest.approx(0.25), "a bound holds against the stride"
+
+
+def test_widest_priors_go_by_fan_in_and_small_inputs() -> None:
+    model = one_layer("f-fc+conv")
+    least = widest_priors(model)
+    assert least["layer.paths.conv.weight"] == pytest.approx(9 / (2 * WIDEST**2))
+    assert least["layer.paths.conv.bias"] == pytest.approx(1 / (2 * WIDEST**2))
+    theta = model.layer.paths["f-fc"].theta2
+    assert least["layer.paths.f-fc.theta2.weight"] == pytest.approx(theta.fan_in / (2 * WIDEST**2))
+    assert widest_priors(model, 0.1) == pytest.approx({name: 0.01 * delta for name, delta in least.items()})
+    assert widest_priors(model, 50.0) == least
+
+
+@pytest.mark.parametrize("method", ["mackay", "adam"])
+def test_saturated_classes_do_not_widen_a_prior_without_end(method: str) -> None:
+    """Curvature that has gone to zero drives delta to zero; the bound of the network's own state holds it."""
+    data = directions(30)
+    state = state_of(one_layer(classes=3), data, method=method, hyper_steps=400, hyper_lr=1.0)
+    with torch.no_grad():
+        state.model.head.bias.copy_(1e4 * torch.tensor([1.0, 0.0, 0.0]))  # every p is 0 or 1
+    for _ in range(20):
+        state.trust = 1.0
+        update_evidence(state, (data[0], torch.zeros_like(data[1])))
+    least = widest_priors(state.model, state.input_scale)
+    found = state.prior.floats()
+    assert found["layer.paths.conv.weight"] == pytest.approx(least["layer.paths.conv.weight"])
+    assert all(found[name] >= 0.999 * least[name] for name in least)
+
+
+def test_regression_has_no_such_bound() -> None:
+    state = state_of(linear_model(1), noisy_map(30, 0.1), likelihood="regression")
+    assert set(state.prior.log_least.values()) == {LOG_MIN}
 
 
 def test_state_round_trip() -> None:
