@@ -14,7 +14,7 @@ on a signal of the same size (He et al. 2015). Where classes can be separated no
 the softmax saturates, the GGN and with it gamma go to zero, and delta = gamma / ||theta||^2 follows its own
 effect down, to an evidence of zero nats with no effective parameters. No Gaussian is meant by that: the true
 evidence tends to the log of the volume of weights that separate the data. Precisions of networks that do not
-saturate come to a third of this width or less, so that the bound is not felt there.
+saturate stay at about half of this width or below, so that the bound is not felt there.
 
 Axes: group (of tensors that share a precision).
 """
