@@ -135,6 +135,9 @@ class Fit:
     def run(self) -> FitResult:
         """Take the fit to its end.
 
+        Returns:
+            The result at the state of best evidence, written into the folder if there is one.
+
         Raises:
             TrainingStoppedError: a value is not finite whatever start was tried; the last checkpoint is kept.
         """
@@ -172,7 +175,10 @@ class Fit:
         self.go_back(self.run_.best)
 
     def _epochs(self, phase: Phase) -> str | None:
-        """Run a phase to its end, or a start until it is hopeless; what made it stop before, or None.
+        """Run a phase to its end, or a start until it is hopeless.
+
+        Returns:
+            What made a start stop before, if another start is left; None where nothing did.
 
         Raises:
             TrainingStoppedError: a value is not finite, and there is neither a state to go back to nor a
@@ -397,6 +403,10 @@ def fit(
         progress: called after every epoch.
         info: what the report says about the data.
         tensorboard: a folder for TensorBoard's event files, or None.
+
+    Returns:
+        The learned network with its report, metrics, precisions and noise, ready for figures, `collapse` and
+        predictions.
 
     Raises:
         MissingExtraError: event files are asked for, and tensorboard is not installed.

@@ -25,6 +25,9 @@ def ready_inputs(
 ) -> tuple[Config, Pairs, Pairs | None]:
     """`inputs_of`, with the network on the same device, checked together with the room for the fit.
 
+    Returns:
+        The configuration with its schedules worked out, training pairs, and test pairs or None.
+
     Raises:
         ValueError: see `inputs_of`, `check_fits` and `expect_room`.
     """

@@ -54,7 +54,7 @@ def build_model(
     classes: int = 10,
     **options: Any,
 ) -> nn.Module:
-    """Build a network, `[batch, in_channels, h, w] -> [batch, classes]`.
+    """Build a network by its name.
 
     Args:
         paths: a sum of path names such as "f-fc+conv"; the networks on one group take one, "conv" or
@@ -71,6 +71,10 @@ def build_model(
         **options: what the paths leave to the user: kernel_size, anchors, lengthscale, learn,
             lengthscale_precision, generator_offset (`PathOptions`). What no path reads is refused, and so is
             any of the networks on one group, whose filters have sizes of their own.
+
+    Returns:
+        A network `[batch, in_channels, h, w] -> [batch, classes]` with weights drawn from torch's global
+        generator, all its paths switched on.
 
     Raises:
         ValueError: an unknown network, path or option; a path, a size or an option that the network does not

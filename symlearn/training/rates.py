@@ -17,10 +17,13 @@ FAN_IN = 144  # summands at which the learning rate holds as it is: 16 channels 
 
 
 def rate_scales(model: nn.Module) -> dict[str, float]:
-    """Factor of the learning rate by parameter name: min(1, `FAN_IN` / fan-in); biases and norms keep 1.
+    """Factor of the learning rate for every parameter, from its fan-in.
 
     A module may say its weight's fan-in itself, as an attribute `fan_in`; otherwise it is the number of
     weights of one output, `weight[0].numel()`.
+
+    Returns:
+        min(1, `FAN_IN` / fan-in) by parameter name; 1 for biases and norms.
     """
     scales: dict[str, float] = {}
     names = {id(p): name for name, p in model.named_parameters()}
