@@ -26,7 +26,7 @@ from symlearn.data import augment
 from symlearn.data.pairs import Data, Pairs
 from symlearn.fitting.beginning import Beginning, plan_for
 from symlearn.fitting.board import Board
-from symlearn.fitting.inputs import ready_inputs
+from symlearn.fitting.inputs import expect_own_options, ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.structure import tensor_places
 from symlearn.report.notebook import ReportDict
@@ -410,10 +410,13 @@ def fit(
 
     Raises:
         MissingExtraError: event files are asked for, and tensorboard is not installed.
-        ValueError: data that do not fit the network, a fit that does not fit into memory, an unusable folder.
+        ValueError: data that do not fit the network, a key of `[model]` that the network does not read, a fit
+            that does not fit into memory, an unusable folder.
         TrainingStoppedError: a value is not finite whatever start was tried; the last checkpoint is kept.
     """
     chosen, train_pairs, test_pairs = ready_inputs(model, train, test, config, out is not None)
+    if not resume:
+        expect_own_options(model, chosen)
     if out is None:
         return run_fit(
             model, train_pairs, test_pairs, chosen, progress=progress, info=info, tensorboard=tensorboard

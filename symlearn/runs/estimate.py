@@ -10,7 +10,7 @@ import torch
 from symlearn.config import Config
 from symlearn.cost.estimate import Estimate, estimate, estimated
 from symlearn.curvature.coverage import check_coverage
-from symlearn.runs.experiment import Build, load, network_of
+from symlearn.runs.experiment import Build, check_new, load, network_of
 
 
 def estimate_experiment(config: Config, network: Build | None = None) -> Estimate:
@@ -26,6 +26,7 @@ def estimate_experiment(config: Config, network: Build | None = None) -> Estimat
     Raises:
         ValueError: whatever `run_experiment` would refuse.
     """
+    check_new(config)
     config, splits = load(config)
     if network is not None:
         with torch.random.fork_rng(devices=[]):

@@ -29,7 +29,7 @@ from symlearn.fitting.fit import run_fit
 from symlearn.fitting.inputs import ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.registry import parse_paths
-from symlearn.networks import NETWORKS, configured_model, default_network
+from symlearn.networks import NETWORKS, configured_model, default_network, expect_used
 from symlearn.report.notebook import ReportDict
 from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
 from symlearn.runs.results import expect_builder, read_learned, read_report, write_results
@@ -176,6 +176,16 @@ def check_names(config: Config) -> None:
         raise ValueError(f"unknown task {config.data.task!r}; expected one of {', '.join(TASKS)}")
 
 
+def check_new(config: Config) -> None:
+    """Check what the configuration of a fit that is yet to start must not hold; folders of earlier fits may.
+
+    Raises:
+        ValueError: an unknown name, or a key that nothing would read.
+    """
+    check_names(config)
+    expect_used(config.model)
+
+
 def run_experiment(
     config: Config,
     out: str | Path,
@@ -203,6 +213,7 @@ def run_experiment(
         ValueError: wrong input, an unusable folder, a full disk.
         TrainingStoppedError: the fit cannot go on; what it has so far is in the folder.
     """
+    check_new(config)
     prepared = prepare(config, network)
     folder = RunFolder.create(out)
     folder.acquire()
