@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 TASKS = {
@@ -21,13 +22,18 @@ TASKS = {
 }
 
 
-def start(task: str, folder: Path, seed: int, log: Path) -> subprocess.Popen[bytes]:
+SMOKE = ["--limit", "100", "--alpha", "1", "--epochs", "2", "--selection", "none"]
+
+
+def start(
+    task: str, folder: Path, seed: int, log: Path, options: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     """Start, or continue, one fit in a process of its own, its output in a log."""
     command = [sys.executable, "-m", "symlearn", "fit", "--out", str(folder)]
     if (folder / "config.toml").exists():
         command.append("--resume")
     else:
-        command += ["--data", "digits", "--task", task, "--paths", "f-fc+conv", "--seed", str(seed)]
+        command += ["--data", "digits", "--task", task, "--paths", "f-fc+conv", "--seed", str(seed), *options]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with log.open("w", encoding="utf-8") as file:
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=one_thread)
@@ -55,13 +61,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--smoke", action="store_true", help="two epochs of a hundred digits, to see it run")
     options = parser.parse_args()
+    chosen = SMOKE if options.smoke else []
     options.out.mkdir(parents=True, exist_ok=True)
     folders = {task: options.out / task for task in TASKS}
     print(f"Fitting f-fc+conv to two tasks on the embedded digits; logs in {options.out}", flush=True)
     begun = time.monotonic()
     logs = {task: options.out / f"{task}.log" for task in TASKS}
-    fits = {task: start(task, folder, options.seed, logs[task]) for task, folder in folders.items()}
+    fits = {task: start(task, folder, options.seed, logs[task], chosen) for task, folder in folders.items()}
     try:
         follow(fits, logs)
     except KeyboardInterrupt:

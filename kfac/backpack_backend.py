@@ -194,7 +194,10 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def extend(model: nn.Module) -> nn.Module:
-    """`backpack.extend` for networks with blocks; the network itself is returned.
+    """`backpack.extend` for networks with blocks.
+
+    Returns:
+        The network itself, its blocks marked and its other modules hooked by BackPACK.
 
     Raises:
         ValueError: a parameter without a curvature rule (named).
@@ -215,6 +218,9 @@ def backpack_extensions(model: nn.Module, *extensions: BackpropExtension) -> tup
         model: prepared by `extend`.
         extensions: instances of `BatchGrad`, `DiagGGNExact`, `DiagGGNMC`, `KFAC` or `KFLR`; told about the
             blocks in place.
+
+    Returns:
+        The very extensions given, in their order, to be passed on to `backpack.backpack(*...)`.
 
     Raises:
         ValueError: another extension.

@@ -41,6 +41,9 @@ def batches_of(loader: Batches, model: nn.Module, likelihood: str) -> Iterator[t
         model: the network they are for.
         likelihood: "classification" or "regression".
 
+    Yields:
+        (x `[batch, ...]`, y `[batch]` or `[batch, outputs]`), as `batch_of` gives them.
+
     Raises:
         ValueError: no loader, or one without data; see `batch_of` too.
     """
@@ -58,7 +61,10 @@ def batches_of(loader: Batches, model: nn.Module, likelihood: str) -> Iterator[t
 
 
 def batches_in(loader: Batches) -> Iterable[Any]:
-    """The batches as they come.
+    """What there is to iterate over; a single batch counts as a loader of one.
+
+    Returns:
+        The loader itself, or a list of the one batch; the batches are not looked into yet.
 
     Raises:
         ValueError: what was given is no loader.
@@ -76,13 +82,17 @@ def batches_in(loader: Batches) -> Iterable[Any]:
 
 
 def batch_of(batch: object, model: nn.Module, likelihood: str, name: str) -> tuple[Tensor, Tensor]:
-    """Inputs `[batch, ...]` and targets of one batch; what else it holds is not used.
+    """Inputs and targets of one batch; what else it holds is not used.
 
     Args:
         batch: (x, y, ...); see the module's docstring.
         model: the network it is for.
         likelihood: "classification" or "regression".
         name: of the batch, for messages.
+
+    Returns:
+        x `[batch, ...]` and y `[batch]` or `[batch, outputs]`. Tensors stay where they are and of their type,
+        arrays are brought to the model's; whole-numbered labels of a classification become int64.
 
     Raises:
         ValueError: it has no two parts, they hold no numbers, or are not of one length.
@@ -111,11 +121,15 @@ def brought(values: object, what: str, dtype: torch.dtype, device: torch.device)
 
 
 def tensor_of(values: object, what: str) -> Tensor:
-    """Numbers as a tensor; arrays share their memory with it where they can.
+    """Numbers as a tensor.
 
     Args:
         values: a tensor, an array, a list of tensors of one shape, or of numbers or arrays.
         what: what they are, for the message.
+
+    Returns:
+        The tensor itself, a stack of a list's tensors, or a tensor that shares its memory with the array
+        where numpy allows it.
 
     Raises:
         ValueError: they are no array of numbers.

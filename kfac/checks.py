@@ -20,9 +20,13 @@ def one_line(error: Exception) -> str:
 
 
 def has_values(tensor: Tensor) -> bool:
-    """Whether there is anything to check: tensors on the `meta` device, and torch's fakes, are shapes alone.
+    """Whether there is anything to check in a tensor.
 
-    A pass over such tensors computes nothing and refuses nothing; what it would hold can be counted.
+    A pass over tensors of shapes alone computes nothing and refuses nothing; what it would hold can be
+    counted.
+
+    Returns:
+        False for tensors on the `meta` device and for torch's fakes, True for all others.
     """
     return not (tensor.is_meta or hasattr(tensor, "fake_mode"))
 
@@ -66,11 +70,15 @@ def prepared(model: nn.Module) -> Iterator[None]:
 
 
 def run(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's outputs.
+    """Put a batch through a model.
+
+    Returns:
+        Outputs as the model gives them; `check_outputs` looks at their shape.
 
     Raises:
         ValueError: the model does not take the input, for its type, its device or its shape, or returns
             something else than a tensor.
+        RuntimeError: out of memory, or a failure on a shape without values; passed on as it is.
     """
     try:
         f = model(x)
@@ -106,6 +114,7 @@ def explained_backward() -> Iterator[None]:
 
     Raises:
         ValueError: an operation in place destroyed what the backward pass needs.
+        RuntimeError: any other failure of the backward pass, passed on as it is.
     """
     try:
         yield

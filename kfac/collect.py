@@ -315,6 +315,10 @@ def compute_factors(
         at_full_resolution: of weights in a basis, factors between the basis' points; see
             `project_factors`.
 
+    Returns:
+        A and B of every trainable parameter's block (or its diagonal), summed over the data, with the
+        log-likelihood in nats and the numbers of data and targets.
+
     Raises:
         ValueError: an uncovered parameter (named), batches of another kind, outputs or targets of a wrong
             shape, non-finite outputs, a loader without data, a weight used outside its module.
@@ -335,6 +339,9 @@ def project_factors(model: nn.Module, full: KroneckerFactors) -> KroneckerFactor
     Args:
         model: the network that `full` was computed for.
         full: of `compute_factors(..., at_full_resolution=True)`; its A and B count as fixed.
+
+    Returns:
+        Factors of the same blocks and data; blocks of weights without a basis are those of `full`.
     """
     blocks: dict[str, Block] = dict(full)
     for owner in find_owners(model, "diagonal")[0]:

@@ -49,6 +49,10 @@ def rows_by_parameter(
         inputs: `input_rows` of each.
         grads: gradients at each call's output.
         turn: applied to rows g `[group, batch, place, d_out]`.
+
+    Returns:
+        (a `[group, batch, place, d_in]`, g `[group, batch, place, d_out]`) by parameter name, such that the
+        gradient of datum n is sum_place g a^T; parameters that took no part are missing.
     """
     uses: dict[str, list[tuple[Tensor, Tensor]]] = {}
 

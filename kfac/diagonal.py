@@ -28,13 +28,16 @@ PullBack = Callable[[Tensor], dict[str, Tensor]]  # cotangent [batch, classes] -
 def exact_diagonals(
     model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, columns: Tensor
 ) -> dict[str, Tensor]:
-    """diag(sum_n J_n^T Lambda_n J_n) `[params]` of the given parameters, over one batch.
+    """Diagonals of the GGN blocks of some parameters over one batch, diag(sum_n J_n^T Lambda_n J_n).
 
     Args:
         model: maps x to outputs `[batch, classes]`.
         parameters: the ones asked for, by name.
         x: one batch.
         columns: of the loss Hessian's square root, `[column, batch, classes]`.
+
+    Returns:
+        `[params]` by parameter name, in flatten() order.
 
     Raises:
         ValueError: the network has no gradients datum by datum.
@@ -70,13 +73,17 @@ def squares(pull_back: PullBack, columns: Tensor) -> dict[str, Tensor]:
 def gradients_by_datum(
     model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, known: Mapping[str, Tensor] | None = None
 ) -> tuple[Tensor, PullBack]:
-    """Outputs `[batch, classes]`, and what maps a cotangent of theirs to every datum's own gradients.
+    """A network's outputs, and the way back from them to every datum's own gradients.
 
     Args:
         model: in `eval` mode.
         parameters: values by name, whose gradients `[batch, *shape]` are wanted.
         x: data `[batch, ...]`.
         known: values of other parameters; None takes the model's own.
+
+    Returns:
+        Outputs `[batch, classes]`, and a function from a cotangent `[batch, classes]` to gradients by
+        parameter name, `[batch, *shape]`. Where `vmap` fails, one datum after the other.
 
     Raises:
         ValueError: the network has no gradients datum by datum.
@@ -127,6 +134,10 @@ def datum_by_datum(
 ) -> Iterator[tuple[Tensor, PullBack]]:
     """`gradients_by_datum` of one datum after the other, by autograd alone.
 
+    Yields:
+        Outputs `[1, classes]` of one datum, detached, and what maps their cotangent to gradients by name,
+        `[1, *shape]`.
+
     Raises:
         ValueError: the network does not run on a single datum, or has no gradients.
     """
@@ -160,6 +171,7 @@ def explained(names: Collection[str]) -> Iterator[None]:
 
     Raises:
         ValueError: whatever else than memory a network fails on.
+        OutOfMemoryError: there was not enough memory, passed on as it is.
     """
     try:
         with explained_backward():

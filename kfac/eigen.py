@@ -56,7 +56,10 @@ class EigenBlock:
         )
 
     def coordinates(self, entries: Tensor) -> Tensor:
-        """Coordinates `[*lead, params]` of entries `[*lead, group, d_out, d_in]` in the eigenbasis.
+        """Coordinates in the eigenbasis of entries `[*lead, group, d_out, d_in]`.
+
+        Returns:
+            Q^T times the entries, `[*lead, params]`, in the order of the eigenvalues.
 
         Raises:
             ValueError: the block was decomposed without vectors.
@@ -64,7 +67,10 @@ class EigenBlock:
         return self._turned(entries, back=False).flatten(-3)
 
     def entries(self, coordinates: Tensor, like: Tensor) -> Tensor:
-        """What `coordinates` maps to `[*lead, params]`, in the shape of `like` `[*lead, group, d_out, d_in]`.
+        """What coordinates `[*lead, params]` in the eigenbasis stand for; undoes `coordinates`.
+
+        Returns:
+            Q times the coordinates, in the shape of `like`, `[*lead, group, d_out, d_in]`.
 
         Raises:
             ValueError: the block was decomposed without vectors.
@@ -82,7 +88,10 @@ class EigenBlock:
         return turned
 
     def quadratic_diagonal(self, weights: Tensor) -> Tensor:
-        """diag(Q diag(weights) Q^T) `[group, d_out, d_in]`, for weights of that shape.
+        """diag(Q diag(weights) Q^T), the diagonal of a matrix with this eigenbasis.
+
+        Returns:
+            `[group, d_out, d_in]`, the shape that the weights must have too.
 
         Raises:
             ValueError: the block was decomposed without vectors.
@@ -96,7 +105,11 @@ class EigenBlock:
 
 
 def symmetric_eigenvalues(factor: Tensor, vectors: bool) -> tuple[Tensor, Tensor | None]:
-    """Eigenvalues `[group, d]` (clamped at zero) and, if asked for, vectors `[group, d, d]`, in float64.
+    """Spectrum of a factor `[group, d, d]`, in float64, by whichever solver succeeds.
+
+    Returns:
+        Eigenvalues `[group, d]`, ascending and clamped at zero, and vectors `[group, d, d]` in columns, None
+        if they were not asked for.
 
     Raises:
         NonFiniteError: the factor holds NaN or infinity.
@@ -115,9 +128,12 @@ def symmetric_eigenvalues(factor: Tensor, vectors: bool) -> tuple[Tensor, Tensor
 
 
 def eigenvalues_by_qr(factor: Tensor, vectors: bool) -> tuple[Tensor, Tensor | None]:
-    """Eigenvalues `[group, d]` and, if asked for, vectors `[group, d, d]`, by QR iterations on the CPU.
+    """Spectrum of a factor `[group, d, d]` by QR iterations on the CPU.
 
     Slower than torch's divide and conquer, which can fail to converge on large matrices of low rank.
+
+    Returns:
+        As `symmetric_eigenvalues`, not clamped, on the factor's own device.
     """
     import scipy.linalg  # slow to load, and hardly ever needed
 
@@ -164,7 +180,10 @@ class EigenFactors:
         return tuple(self.blocks)
 
     def __add__(self, other: EigenFactors) -> EigenFactors:
-        """Spectra of two data sets in one basis, as `correct_eigenvalues` gives them, added.
+        """Add the spectra of two data sets in one basis, as `correct_eigenvalues` gives them.
+
+        Returns:
+            Sums of the eigenvalues in that basis; the two given are left as they are.
 
         Raises:
             ValueError: the bases differ (eigenvalues of different bases do not add).
@@ -195,7 +214,10 @@ class EigenFactors:
     def logdet(
         self, prior_precision: Mapping[str, Tensor | float], sigma_noise: Tensor | float = 1.0
     ) -> Tensor:
-        """sum_t log det(H_t / sigma_noise^2 + delta_t I), a float64 scalar, differentiable in both.
+        """sum_t log det(H_t / sigma_noise^2 + delta_t I) over all tensors t.
+
+        Returns:
+            A float64 scalar, differentiable in precisions and noise.
 
         Raises:
             ValueError: a tensor has no prior precision.
@@ -209,7 +231,10 @@ class EigenFactors:
     def effective_parameters(
         self, prior_precision: Mapping[str, Tensor | float], sigma_noise: float = 1.0
     ) -> dict[str, Tensor]:
-        """gamma_t of every tensor, between 0 and its number of parameters (MacKay 1992).
+        """Effective number of parameters of every tensor (MacKay 1992).
+
+        Returns:
+            gamma_t by parameter name, scalars between 0 and the tensor's number of parameters.
 
         Raises:
             ValueError: a tensor has no prior precision.

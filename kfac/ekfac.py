@@ -38,11 +38,14 @@ def rotated(rows: Tensor, vectors: Tensor | None) -> Tensor:
 
 
 def squared_coordinates(a: Tensor, g: Tensor) -> Tensor:
-    """sum_n (sum_r g_r a_r^T)^2, entry by entry, `[group, d_out, d_in]`, of rows in the eigenbasis.
+    """Squares of the data's gradients, entry by entry, from their rows in the eigenbasis.
 
     Args:
         a: `[group, batch, place, d_in]`.
         g: `[group, batch, place, d_out]`.
+
+    Returns:
+        sum_n (sum_place g a^T)^2, `[group, d_out, d_in]`.
     """
     if a.shape[2] == 1:  # one place: the square of the product is the product of the squares
         return g[:, :, 0].square().mT @ a[:, :, 0].square()
@@ -74,6 +77,9 @@ def correct_eigenvalues(
         fisher_type: as for `compute_factors`.
         mc_samples: columns for "mc" and "sketch".
         seed: fixes the drawn columns.
+
+    Returns:
+        New spectra in the same basis, `[params]` float64 a tensor, summed over the data.
 
     Raises:
         ValueError: a decomposition without vectors, or of another network; a weight in several roles; data as

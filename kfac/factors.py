@@ -62,7 +62,9 @@ class KroneckerBlock:
     def projected(self, input_basis: Tensor | None, output_basis: Tensor | None) -> KroneckerBlock:
         """The block of a weight in a basis, from the block at the basis' points: Phi A Phi^T, Phi B Phi^T.
 
-        Differentiable in the bases `[d, point]`.
+        Returns:
+            A block of the basis' coefficients, differentiable in the bases `[d, point]`; a basis that is None
+            leaves its side as it is.
         """
         inputs, b = self.inputs, self.output_factor
         if input_basis is not None and inputs is not None:
@@ -87,7 +89,10 @@ class KroneckerBlock:
         return 1 if self.inputs is None else max(self.rows, 1)
 
     def sides(self) -> tuple[Tensor, Tensor]:
-        """Of a block of one group, (A, B) with H = B (x) A in `parameter.flatten()` order, normalised.
+        """Both factors of a block of one group, normalised.
+
+        Returns:
+            (A `[d, d]`, B `[d', d']`) with H = B (x) A in `parameter.flatten()` order.
 
         Raises:
             ValueError: several groups, or a bias.

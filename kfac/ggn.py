@@ -21,7 +21,10 @@ from kfac.loss_hessian import Likelihood, check_outputs, square_root
 
 
 def output_jacobian(model: nn.Module, x: Tensor, name: str) -> Tensor:
-    """J `[batch, classes, params]` of the outputs with respect to one parameter, in its flatten() order.
+    """Jacobian of a model's outputs with respect to one parameter.
+
+    Returns:
+        J `[batch, classes, params]`, the parameter in its flatten() order.
 
     Raises:
         ValueError: the model has no parameter of that name.
@@ -55,13 +58,16 @@ def row_by_row(outputs: Callable[[Tensor], Tensor], parameter: Tensor) -> Tensor
 
 
 def ggn_block(model: nn.Module, batch: Any, likelihood: Likelihood, name: str) -> Tensor:
-    """Exact GGN block `[params, params]` of the summed negative log-likelihood over `batch` (unit noise).
+    """Exact GGN block of the summed negative log-likelihood over `batch` (unit noise).
 
     Args:
         model: evaluated in `eval` mode, left in the mode it was in.
         batch: (x, y), as for `compute_factors`.
         likelihood: "classification" or "regression".
         name: of the parameter.
+
+    Returns:
+        `[params, params]`, symmetric and positive semidefinite, in the parameter's flatten() order.
 
     Raises:
         ValueError: an unknown name, an empty batch, or data and networks as for `compute_factors`.

@@ -92,12 +92,16 @@ class KfacGGN(GGNInterface):
         self.batches = 0
 
     def kron(self, x: Any, y: Tensor, N: int, **_: Any) -> tuple[Tensor, Kron]:
-        """Loss and raw sums of one batch; for a last layer laplace-torch's own pair of matrices.
+        """Loss and curvature of one batch, as laplace-torch asks for them.
 
         Args:
             x: one batch.
             y: labels `[batch]` or targets `[batch, outputs]`.
             N: number of training data.
+
+        Returns:
+            The summed loss in nats, and the batch's factors, raw sums; for a last layer laplace-torch's own
+            `Kron` of one pair of matrices a tensor. Zeros for an empty batch.
         """
         if not len(y):
             return self._nothing()
@@ -158,6 +162,9 @@ def plain_pair(factors: KroneckerFactors, name: str, n_data: int) -> list[Tensor
 
 def empty_factors(model: nn.Module, fallback: Fallback) -> KroneckerFactors:
     """Blocks of the model's parameters in shape and order, with nothing in them.
+
+    Returns:
+        Blocks by parameter name that hold no numbers, for zero data; what data's factors can be added to.
 
     Raises:
         ValueError: an uncovered parameter (named).

@@ -25,10 +25,13 @@ FisherType = Literal["type-2", "mc", "empirical", "sketch"]
 
 
 def exact_classification(f: Tensor) -> Tensor:
-    """Exact square root diag(sqrt p) Q with classes - 1 columns, `[classes - 1, batch, classes]`.
+    """Exact square root diag(sqrt p) Q of the softmax's loss Hessian.
 
     Q is an orthonormal basis of the complement of sqrt(p): the columns of the Householder reflection that
     sends sqrt(p) to the last axis, without that axis' own column.
+
+    Returns:
+        Columns `[classes - 1, batch, classes]`, one fewer than there are classes.
     """
     root = f.softmax(-1).clamp_min(torch.finfo(f.dtype).tiny).sqrt()  # a slope at 0 would be infinite
     axis = torch.zeros_like(root)
@@ -61,10 +64,13 @@ def sampled_regression(f: Tensor, samples: int, generator: torch.Generator | Non
 
 
 def sketched(exact: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
-    """Random-sign mixtures of the exact columns, `[M, batch, classes]`.
+    """Random-sign mixtures of the exact columns `[column, batch, classes]`.
 
     s = sum_k eps_k s_k / sqrt(M) with independent signs eps: unbiased like Monte-Carlo labels, but every
     draw carries the datum's full curvature, where a drawn label of a confident datum carries almost none.
+
+    Returns:
+        `[M, batch, classes]`, M = `samples`, whose outer products sum to the loss Hessian on average.
     """
     signs = torch.randint(0, 2, (samples, *exact.shape[:2]), generator=generator, device=exact.device)
     signs = signs.to(exact.dtype).mul_(2).sub_(1)

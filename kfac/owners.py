@@ -37,7 +37,11 @@ def uncovered(model: nn.Module) -> list[str]:
 def find_owners(
     model: nn.Module, fallback: Fallback
 ) -> tuple[list[Owner], dict[str, nn.Parameter], list[str]]:
-    """Modules with rules, the trainable parameters by name, and the names left to a diagonal block.
+    """Which module has the rule of which trainable parameter.
+
+    Returns:
+        The modules with rules; the trainable parameters by name, in the model's order; the names left to a
+        diagonal block.
 
     Raises:
         ValueError: a trainable parameter has neither rule nor declared fallback.

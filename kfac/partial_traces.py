@@ -35,11 +35,14 @@ MEMORY = 2**27  # bytes that the gradients of one chunk of data may take
 
 
 def partial_traces(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_n G_n^T G_n `[group, d_in, d_in]` and sum_n G_n G_n^T `[group, d_out, d_out]`.
+    """Partial traces of a batch's exact block, from the gradients G_n = sum_place g a^T of its data.
 
     Args:
         a: `[group, batch, place, d_in]`.
         g: `[group, batch, place, d_out]`.
+
+    Returns:
+        sum_n G_n^T G_n `[group, d_in, d_in]` and sum_n G_n G_n^T `[group, d_out, d_out]`.
     """
     if a.shape[2] == 1:
         a, g = a[:, :, 0], g[:, :, 0]
@@ -87,6 +90,9 @@ def partial_trace_basis(
         mc_samples: columns for "mc" and "sketch".
         seed: fixes the drawn columns.
         fallback: as for `compute_factors`.
+
+    Returns:
+        A spectrum with vectors a parameter, in the model's order; declared diagonals as they are.
 
     Raises:
         ValueError: an uncovered parameter (named), an unused one, a weight in several roles, or data as for

@@ -186,10 +186,13 @@ def pair(sizes: tuple[int, ...]) -> tuple[int, int]:
 
 
 def lag_correlation(x: Tensor, k_h: int, k_w: int) -> Tensor:
-    """sum_p x(c, p) x(c', p + lag) for lags (0 .. k_h - 1, 1 - k_w .. k_w - 1), `[c, c', k_h, 2 k_w - 1]`.
+    """Correlation of channels at lags (0 .. k_h - 1, 1 - k_w .. k_w - 1) on circular maps.
 
     This sum is the gradient of a convolution's weight, and computed as such. On maps so small that lags
     repeat, each is computed once, as a matrix product.
+
+    Returns:
+        sum_p x(c, p) x(c', p + lag), summed over the batch, `[c, c', k_h, 2 k_w - 1]`.
     """
     channels, (h, w) = x.shape[1], x.shape[2:]
     if h >= k_h and w >= 2 * k_w - 1:
@@ -203,10 +206,13 @@ def lag_correlation(x: Tensor, k_h: int, k_w: int) -> Tensor:
 
 
 def circular_patch_gram(x: Tensor, k_h: int, k_w: int) -> Tensor:
-    """Sum of outer products of all circular k_h x k_w patches, `[c_in * tap, c_in * tap]`.
+    """Sum of outer products of all circular k_h x k_w patches.
 
     sum_x x(c, x+t) x(c', x+t') depends on t' - t alone, so (2 k_h - 1)(2 k_w - 1) lags, half of them by
     symmetry, stand for the (k_h k_w)^2 pairs of taps.
+
+    Returns:
+        `[c_in * tap, c_in * tap]`, taps row by row within a channel.
     """
     forward = lag_correlation(x, k_h, k_w)  # [c, c', dy >= 0, dx]
     backward = forward[:, :, 1:].flip(2, 3).transpose(0, 1)  # the lag -t of (c, c') is the lag t of (c', c)

@@ -224,9 +224,12 @@ class Config(Table):
     curvature: CurvatureConfig = CurvatureConfig()
 
     def with_options(self, **options: object) -> Config:
-        """A copy with some keys replaced, each given by its own name whatever its table.
+        """Replace some keys, each given by its own name whatever its table.
 
         The names are those of `option_places`.
+
+        Returns:
+            A checked copy; this configuration is left as it is.
 
         Raises:
             ValueError: an unknown key, or a value of a wrong type or range.
@@ -258,9 +261,12 @@ class Config(Table):
 
 
 def option_places() -> dict[str, tuple[str, str]]:
-    """The option that says each key: its name -> (table, key).
+    """The option that says each key.
 
     A key that an earlier table has too is called `<table>_<key>`, such as `curvature_batch_size`.
+
+    Returns:
+        {name of the option: (table, key)}, in the file's order.
     """
     places: dict[str, tuple[str, str]] = {}
     for table, field in Config.model_fields.items():
@@ -280,6 +286,9 @@ def checked(
         tables: `{table: {key: value}}`.
         source: where they come from, for messages.
         called: what messages call a key, by (table, key), instead of "source: table.key".
+
+    Returns:
+        A frozen configuration; keys that the tables lack have their defaults.
 
     Raises:
         ValueError: one line that names the first bad key, what was expected and what it got.
@@ -360,6 +369,9 @@ def _keys_of(table: str) -> list[str]:
 
 def read_config(path: str | Path) -> Config:
     """Read a TOML file.
+
+    Returns:
+        Its configuration; keys that the file lacks have their defaults.
 
     Raises:
         ValueError: the file is missing, is not TOML, or holds an unknown or ill-typed key.

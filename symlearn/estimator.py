@@ -39,7 +39,10 @@ Array = np.ndarray[Any, Any]
 
 
 def image_shape_of(shape: tuple[int, ...], asked: tuple[int, ...] | None) -> tuple[int, int, int]:
-    """(c, h, w) of the images in an array of this shape.
+    """Channels and size of the images in an array of this shape.
+
+    Returns:
+        (c, h, w); c is 1 where neither the array nor `asked` says otherwise.
 
     Raises:
         ValueError: the array holds no images of the shape that was asked for.
@@ -72,8 +75,12 @@ def image_shape_of(shape: tuple[int, ...], asked: tuple[int, ...] | None) -> tup
 def array_of(images: Sequence[Any]) -> Array:
     """A list of images, or of lists, as one array.
 
+    Returns:
+        An array `[n, ...]`, whatever its numbers are.
+
     Raises:
         ValueError: they differ in shape.
+        ValueError: they are no array at all, as numpy says it.
     """
     try:
         return np.asarray(images)
@@ -146,7 +153,10 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         raise NotImplementedError
 
     def _config(self, seed: int, likelihood: str) -> Config:
-        """The fit's configuration.
+        """Make the fit's configuration of the estimator's parameters and its `options`.
+
+        Returns:
+            A checked configuration; its `[data]` says nothing but the likelihood.
 
         Raises:
             ValueError: options that are no dictionary, or one that is a parameter of the estimator, or of
@@ -201,7 +211,10 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         return torch.cat(parts).double().cpu()
 
     def plot(self) -> Figure:
-        """The heat map of effective dimensions, layer by layer and path by path.
+        """Draw what the layers became.
+
+        Returns:
+            A heat map of relative effective dimension, layers by paths.
 
         Raises:
             NotFittedError: before `fit`.
@@ -248,6 +261,9 @@ class SymmetryClassifier(ClassifierMixin, SymmetryEstimator):  # type: ignore[mi
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit to images X and labels y `[n]`.
+
+        Returns:
+            The estimator itself, with `classes_`, `model_`, `report_` and `result_`.
 
         Raises:
             ValueError: arrays that are no images or not finite, fewer than two classes, an unknown option.
@@ -299,6 +315,10 @@ class SymmetryRegressor(RegressorMixin, SymmetryEstimator):  # type: ignore[misc
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit to images X and targets y, `[n]` or `[n, outputs]`.
+
+        Returns:
+            The estimator itself, with `sigma_noise_` (in units of the standardised targets), `model_`,
+            `report_` and `result_`.
 
         Raises:
             ValueError: arrays that are no images or not finite, an unknown option.

@@ -116,9 +116,10 @@ class FiniteGroup:
     def element_action(self, element: int, size: int) -> Tensor:
         """Where (h f)(x) comes from on a size x size grid, for one element.
 
-        For an element that permutes grid points, index `[point]` with (h f)(x) = f(index[x]); otherwise T
-        `[point, point]` float64 with (h f)(x) = sum_y T[x, y] f(y), bilinear interpolation inside the disc
-        that fits the grid and zero outside.
+        Returns:
+            For an element that permutes grid points, index `[point]` with (h f)(x) = f(index[x]); otherwise T
+            `[point, point]` float64 with (h f)(x) = sum_y T[x, y] f(y), bilinear interpolation inside the
+            disc that fits the grid and zero outside.
         """
         if (element, size) not in self._actions:
             centre = (size - 1) / 2
@@ -140,7 +141,10 @@ class FiniteGroup:
         return torch.stack([eye[a] if self.permutes(g) else a for g, a in enumerate(actions)])
 
     def grid_permutation(self, size: int) -> Tensor:
-        """Index `[group, point]` with (h f)(x) = f(index[h, x]) on a size x size grid.
+        """How a group that permutes grid points moves functions on a size x size grid.
+
+        Returns:
+            Index `[group, point]` with (h f)(x) = f(index[h, x]).
 
         Raises:
             ValueError: the group has elements that interpolate.
@@ -154,7 +158,11 @@ class FiniteGroup:
         return self.product[self.inverse]
 
     def act_on_image(self, x: Tensor, element: int) -> Tensor:
-        """(h x)(p) = x(h^-1 p) for maps `[..., h, w]` with h = w.
+        """Move maps `[..., h, w]` with h = w by one element.
+
+        Returns:
+            (h x)(p) = x(h^-1 p), of the same shape and type; the interpolation of other than quarter turns
+            and mirrors is done in float64.
 
         Raises:
             ValueError: the map is not square.
@@ -176,6 +184,9 @@ class FiniteGroup:
     def subgroup(self, elements: Sequence[int]) -> FiniteGroup:
         """The subgroup of some elements, by number; the identity first.
 
+        Returns:
+            A group of its own, whose element k is the k-th of those given.
+
         Raises:
             ValueError: they are no subgroup.
         """
@@ -186,7 +197,10 @@ class FiniteGroup:
 
     @on_cpu
     def cosets(self, elements: Sequence[int]) -> Tensor:
-        """The left cosets g K of a subgroup K, `[coset, |K|]` numbers; K itself first.
+        """The left cosets g K of a subgroup K.
+
+        Returns:
+            Numbers of elements, int64 `[coset, |K|]`; K itself first.
 
         Raises:
             ValueError: the elements are no subgroup.
@@ -273,6 +287,9 @@ def _built_in(name: str) -> FiniteGroup | None:
 @cache
 def find_group(name: str) -> FiniteGroup:
     """A group by name: p4, p4m, c2, c6, d3, ... or a registered one.
+
+    Returns:
+        A group of the plane; one object a name, so that its tables are made once.
 
     Raises:
         ValueError: no such group.

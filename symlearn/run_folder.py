@@ -114,6 +114,9 @@ class RunFolder:
     def create(cls, path: str | Path) -> RunFolder:
         """Make a new folder.
 
+        Returns:
+            The empty folder, not yet locked (see `acquire`).
+
         Raises:
             ValueError: it is a file, cannot be made, or is not empty.
         """
@@ -144,7 +147,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """The folder of an earlier fit.
+        """Open the folder of an earlier fit.
+
+        Returns:
+            The folder, not yet locked; its files are read when they are asked for.
 
         Raises:
             ValueError: there is none.
@@ -190,7 +196,10 @@ class RunFolder:
         return self.path / name
 
     def subfolder(self, name: str) -> Path:
-        """A folder in the folder, made if it is not there.
+        """Make a folder in the folder, if it is not there.
+
+        Returns:
+            Its path.
 
         Raises:
             ValueError: it cannot be made.
@@ -209,6 +218,9 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file.
+
+        Returns:
+            What the file holds; nobody has looked whether it is what was expected.
 
         Raises:
             ValueError: it is missing or damaged.
@@ -243,6 +255,9 @@ class RunFolder:
     def load_tensors(self, name: str) -> dict[str, Any]:
         """Read what `save_tensors` wrote.
 
+        Returns:
+            Its content by name, tensors on the CPU.
+
         Raises:
             ValueError: the file is missing, truncated or of another kind.
         """
@@ -263,7 +278,11 @@ class RunFolder:
         return content
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of metrics.jsonl; a last line that was cut off is left out.
+        """Read metrics.jsonl.
+
+        Returns:
+            Its whole lines, an epoch each, without a last one that was cut off; empty if there is no such
+            file.
 
         Raises:
             ValueError: a line before the last is damaged.

@@ -52,12 +52,15 @@ def quietly(printed: io.StringIO) -> Iterator[None]:
 
 
 def rewritten(text: str, name: str, pictures: dict[str, Any] | None = None) -> str:
-    """The page with what its blocks print now.
+    """Run a page's blocks and put in what they print now.
 
     Args:
         text: of the page.
         name: what tracebacks call it.
         pictures: filled with the figures that blocks with a picture made, by the picture's file name.
+
+    Returns:
+        The whole page, its text as it was.
 
     Raises:
         ValueError: a mark that is not known, or a picture whose block makes no `figure`.

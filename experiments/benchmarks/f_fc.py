@@ -12,13 +12,14 @@ Axes: batch, c_in, c_out, x (input place), v (output place).
 from __future__ import annotations
 
 import torch
-from timing import Comparison, Prepare, Side, benchmark
+from timing import Comparison, Prepare, Side, at_scale, benchmark
 from torch import Tensor, nn
 
 import kfac
 from symlearn.layers import FactoredLinear2d
 
-BATCH, C_IN, C_OUT, IN_SIZE, OUT_SIZE, CLASSES = 128, 20, 40, 16, 8, 10
+BATCH, C_IN, C_OUT, IN_SIZE, OUT_SIZE = at_scale((128, 20, 40, 16, 8), smoke=(4, 2, 3, 4, 2))
+CLASSES = 10
 
 
 class ExpandedFactoredLinear2d(nn.Module):

@@ -15,14 +15,15 @@ import importlib.util
 from collections.abc import Callable
 
 import torch
-from timing import Comparison, Prepare, Side, benchmark
+from timing import Comparison, Prepare, Side, at_scale, benchmark
 from torch import Tensor, nn
 
 import kfac
 from symlearn.groups import find_group
 from symlearn.layers import GroupConv2d
 
-FIELDS, SIZE, BATCH, CLASSES = 10, 28, 32, 10
+FIELDS, SIZE, BATCH = at_scale((10, 28, 32), smoke=(2, 6, 2))
+CLASSES = 10
 GROUPS = ("p4", "p4m")
 
 

@@ -13,7 +13,7 @@ import warnings
 
 import torch
 import torch.nn.functional as F
-from timing import Comparison, Prepare, Side, benchmark
+from timing import Comparison, Prepare, Side, at_scale, benchmark
 from torch import Tensor, nn
 
 import kfac
@@ -22,7 +22,8 @@ from symlearn.evidence.laplace import EvidenceModel, squared_norms
 from symlearn.evidence.prior import PriorPrecision, tensor_groups
 from symlearn.networks import build_model
 
-BATCH, CLASSES = 128, 10
+BATCH, ALPHA = at_scale((128, 10), smoke=(2, 1))
+CLASSES = 10
 UNIT = "forward + backward"
 CURVLINOPS = {"type2": "curvlinops type-2", "mc": "curvlinops Monte Carlo"}
 
@@ -30,7 +31,7 @@ CURVLINOPS = {"type2": "curvlinops type-2", "mc": "curvlinops Monte Carlo"}
 def network() -> nn.Module:
     """The ten-layer CONV network."""
     torch.manual_seed(0)
-    return build_model("conv", network="ten-layer", alpha=10, in_channels=3, size=32, classes=CLASSES)
+    return build_model("conv", network="ten-layer", alpha=ALPHA, in_channels=3, size=32, classes=CLASSES)
 
 
 def data() -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -152,6 +153,16 @@ CASES = {
 }
 
 
+SMOKE = {  # in place of the cases with --smoke
+    "one epoch of 40 digits": Case(
+        paths("f-fc+conv", "small", 16, 1, 10, 1), noise(40, 1, 16), {**ONCE, "batch_size": 20}
+    )
+}
+
+
+FIRST = Case(paths("f-fc+conv", "small", 16, 1, 40, 1), digits, {**GRADIENT, "epochs": 1})
+
+
 def fitted(case: Case) -> None:
     """Make everything and fit."""
     torch.manual_seed(0)
@@ -170,9 +181,9 @@ def predicted(case: Case) -> dict[str, Any]:
     return {"predicted": memory.peak / MIB, "largest": max(stages, key=lambda s: stages[s]), "stages": stages}
 
 
-def measured(case: Case) -> float:
-    """The rise of this process' largest resident set during a fit, in MiB."""
-    fitted(Case(paths("f-fc+conv", "small", 16, 1, 40, 1), digits, {**GRADIENT, "epochs": 1}))
+def measured(case: Case, first: Case) -> float:
+    """The rise of this process' largest resident set during a fit, in MiB, after a first one."""
+    fitted(first)
     gc.collect()
     before = resident_mebibytes(peak=False)
     forget_peak()
@@ -180,9 +191,9 @@ def measured(case: Case) -> float:
     return resident_mebibytes(peak=True) - before
 
 
-def in_a_process_of_its_own(name: str) -> float:
+def in_a_process_of_its_own(name: str, smoke: bool) -> float:
     """`measured` of one case."""
-    command = [sys.executable, sys.argv[0], "--measure", name]
+    command = [sys.executable, sys.argv[0], "--measure", name, *(["--smoke"] if smoke else [])]
     environment = {**os.environ, **RETURNED}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.split()[-1])
@@ -192,16 +203,20 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--measure", metavar="CASE", help="print what one case takes, in MiB, and stop")
     parser.add_argument("--only", metavar="CASE", nargs="*", help="these cases; the others' results stay")
+    parser.add_argument("--smoke", action="store_true", help="one tiny case, to see that this runs")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON")
     chosen = parser.parse_args()
+    known, output = (SMOKE, "memory.smoke") if chosen.smoke else (CASES, "memory")
     torch.set_num_threads(1)
     if chosen.measure:
-        print(measured(CASES[chosen.measure]))
+        case = known[chosen.measure]
+        print(measured(case, case if chosen.smoke else FIRST))
         sys.exit()
-    file = RESULTS / "memory.json"
+    file = chosen.results / f"{output}.json"
     rows = json.loads(file.read_text())["mebibytes"] if chosen.only and file.exists() else {}
     print(f"{'MiB':44}{'predicted':>10}{'measured':>10}{'ratio':>7}  largest part")
-    for name in chosen.only or CASES:
-        told, found = predicted(CASES[name]), in_a_process_of_its_own(name)
+    for name in chosen.only or known:
+        told, found = predicted(known[name]), in_a_process_of_its_own(name, chosen.smoke)
         ratio = told["predicted"] / found
         kept = abs(ratio - 1) <= CLOSE
         rows[name] = {**told, "measured": found, "ratio": ratio, "holds": kept}
@@ -210,4 +225,5 @@ if __name__ == "__main__":
             f"{'' if kept else '   MISSED'}",
             flush=True,
         )
-        write("memory", {"bound": CLOSE, "mebibytes": {name: rows[name] for name in CASES if name in rows}})
+        found_so_far = {name: rows[name] for name in known if name in rows}
+        write(output, {"bound": CLOSE, "mebibytes": found_so_far}, chosen.results)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from timing import Comparison, Measure, Prepare, Side, benchmark
+from timing import Comparison, Measure, Prepare, Side, at_scale, benchmark
 from torch import Tensor, nn
 
 import kfac
@@ -26,13 +26,16 @@ from symlearn.layers import FactoredLinear2d, SparseLinear2d
 from symlearn.layers.declared import hyperparameters_of
 from symlearn.networks import build_model
 
-SIZE, CLASSES = 32, 10
+SIZE, CLASSES = at_scale(32, smoke=4), 10
 FORMS: dict[str, type[nn.Module]] = {"F-FC": FactoredLinear2d, "S-FC": SparseLinear2d}
-REGIMES = {
-    "wide": (2, 64, 64, SIZE // 2),
-    "narrow": (128, 20, 40, SIZE // 2),
-}  # batch, c_in, c_out, size of the output
-BATCHES, BATCH = 10, 128  # of the factors' data: more rows than an input has places, as in training
+REGIMES = {  # batch, c_in, c_out, size of the output
+    "wide": at_scale((2, 64, 64, SIZE // 2), smoke=(2, 4, 4, SIZE // 2)),
+    "narrow": at_scale((128, 20, 40, SIZE // 2), smoke=(3, 2, 3, SIZE // 2)),
+}
+IMAGES = at_scale(256, smoke=10)  # of the whole network
+BATCHES, BATCH = at_scale(
+    (10, 128), smoke=(2, 10)
+)  # of the factors' data: more rows than an input has places, as in training
 
 
 def layer_and_images(form: str, batch: int, c_in: int, c_out: int, out: int) -> tuple[nn.Module, Tensor]:
@@ -68,10 +71,10 @@ def factors(form: str, regime: str) -> Prepare:
 
 
 def sparse_network() -> HyperObjective:
-    """The `small` network with S-FC and S-CONV in every layer, and 256 images; one sketched column."""
+    """The `small` network with S-FC and S-CONV in every layer, and `IMAGES` images; one sketched column."""
     torch.manual_seed(0)
     model = build_model("s-fc+s-conv", network="small", size=16, learn=("lengthscale",))
-    data = (torch.randn(256, 1, 16, 16), torch.arange(256) % CLASSES)
+    data = (torch.randn(IMAGES, 1, 16, 16), torch.arange(IMAGES) % CLASSES)
     delta = {name: 1.0 for name, _ in model.named_parameters()}
     return HyperObjective(
         model, data, delta, curvature={"fisher_type": "sketch", "group_factors": "shared", "seed": 0}

@@ -29,15 +29,18 @@ from symlearn.run_folder import environment
 from symlearn.training.steps import train_epoch
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
+SMOKE = {"epochs": 4, "burn_in": 1, "refit_epochs": 2, "rounds": 1, "proposals": 3, "removal_rounds": 1}
 
 
-def measured(task: str, seed: int, paths: str, selection: str) -> dict[str, Any]:
+def measured(task: str, seed: int, paths: str, selection: str, smoke: bool) -> dict[str, Any]:
     """One fit: seconds, passes over the training set, what the search proposed."""
-    splits = symlearn.load_data("digits", task, seed=seed)
+    splits = symlearn.load_data("digits", task, seed=seed, limit=100 if smoke else None)
     torch.manual_seed(seed)
     model = symlearn.build_model(paths, network="small", size=16, classes=splits.classes)
-    rounds = {} if selection == "search" else {"removal_rounds": 0}
-    config = Config().with_options(paths=paths, selection=selection, seed=seed, **rounds)
+    asked = dict(SMOKE) if smoke else {}
+    if selection != "search":
+        asked["removal_rounds"] = 0
+    config = Config().with_options(paths=paths, selection=selection, seed=seed, **asked)
     passes = [0]
 
     def counted(*given: Any) -> tuple[float, float | None]:
@@ -71,19 +74,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=["quadrant-digit", "quadrant"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument(
+        "--smoke", action="store_true", help="100 images and a few epochs, to see that it runs"
+    )
+    parser.add_argument("--results", type=Path, help="the JSON; results/search.json, or search.smoke.json")
     options = parser.parse_args()
+    results = options.results or (RESULTS.with_suffix(".smoke.json") if options.smoke else RESULTS)
     torch.set_num_threads(1)
     rows = []
     for task in options.tasks:
         for seed in options.seeds:
-            alone = measured(task, seed, "conv", "gradient")
-            search = measured(task, seed, "f-fc+conv", "search")
+            alone = measured(task, seed, "conv", "gradient", options.smoke)
+            search = measured(task, seed, "f-fc+conv", "search", options.smoke)
             ratios = {key: search[key] / alone[key] for key in ("seconds", "passes")}
             row = {"task": task, "seed": seed, "search": search, "alone": alone, "ratio": ratios}
             row["screening"] = correlations(search["proposals"])
             rows.append(row)
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
+            results.parent.mkdir(parents=True, exist_ok=True)
+            results.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
             print(
                 task,
                 seed,

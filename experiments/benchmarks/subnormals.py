@@ -14,7 +14,7 @@ Axes: none.
 from __future__ import annotations
 
 import torch
-from timing import Comparison, Prepare, Side, benchmark
+from timing import Comparison, Prepare, Side, at_scale, benchmark
 
 import symlearn
 from symlearn.config import Config
@@ -22,12 +22,12 @@ from symlearn.training.state import FitState
 from symlearn.training.steps import train_epoch
 from symlearn.training.subnormals import subnormals_flushed
 
-EPOCHS = 60
+EPOCHS, LIMIT = at_scale((60, None), smoke=(1, 50))  # of the start, and its images (None: all)
 
 
 def units_off() -> tuple[FitState, tuple[torch.Tensor, torch.Tensor]]:
     """A fit after `EPOCHS` epochs, and its training set."""
-    splits = symlearn.load_data("digits", "quadrant-digit")
+    splits = symlearn.load_data("digits", "quadrant-digit", limit=LIMIT)
     data = splits.train.tensors
     torch.manual_seed(0)
     model = symlearn.build_model("conv", network="small", size=16, classes=splits.classes)

@@ -5,7 +5,8 @@ the ratio of two sides within a round; reported are its median over the rounds a
 value. Peak memory is measured by a process of its own for every side: the rise of its resident set from the
 moment its inputs stand to its largest, over two runs of the side.
 
-Results are written as JSON with commit and environment to `results/`.
+Results are written as JSON with commit and environment to `results/`. With `--smoke` every script runs once
+at its smallest sizes, to see that it runs; its numbers mean nothing, and go to `results/NAME.smoke.json`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
@@ -30,6 +31,8 @@ RESULTS = Path(__file__).parent / "results"
 Side = Callable[[], object]
 Prepare = Callable[[], Side]
 Measure = Literal["seconds", "peak_mebibytes"]
+Sizes = TypeVar("Sizes")
+PAGE = 4096 / 2**20  # MiB; no rise of memory is smaller
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,9 @@ def interleaved(sides: Mapping[str, Side], repeats: int, at_least: float = 0.2) 
 
 def ratios(measured: Mapping[str, list[float]], comparison: Comparison) -> Spread:
     """The comparison's ratio, value by value of what was measured."""
+    least = PAGE if comparison.measure == "peak_mebibytes" else 0.0
     pairs = zip(measured[comparison.numerator], measured[comparison.denominator], strict=True)
-    return Spread.of([a / b for a, b in pairs])
+    return Spread.of([a / max(b, least) for a, b in pairs])
 
 
 def resident_mebibytes(peak: bool) -> float:
@@ -180,7 +184,14 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--peak", metavar="SIDE", help="print one side's peak memory in MiB and stop")
+    parser.add_argument("--smoke", action="store_true", help="once, at the smallest sizes")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON")
     return parser.parse_args()
+
+
+def at_scale(full: Sizes, smoke: Sizes) -> Sizes:
+    """The sizes of the results or, where the command line says `--smoke`, the smallest that run."""
+    return smoke if options().smoke else full
 
 
 def benchmark(name: str, sides: Mapping[str, Prepare], comparisons: list[Comparison], repeats: int) -> None:
@@ -198,8 +209,13 @@ def benchmark(name: str, sides: Mapping[str, Prepare], comparisons: list[Compari
         if chosen.peak in sides:
             print(peak_mebibytes(sides[chosen.peak]))
         return
-    peaks = {side: peak_in_a_process_of_its_own(side, chosen.threads) for side in sides}
-    seconds = interleaved({side: prepare() for side, prepare in sides.items()}, repeats)
+    if chosen.smoke:
+        name, repeats = f"{name}.smoke", 1
+        peaks = {side: peak_mebibytes(prepare) for side, prepare in sides.items()}
+    else:
+        peaks = {side: peak_in_a_process_of_its_own(side, chosen.threads) for side in sides}
+    prepared = {side: prepare() for side, prepare in sides.items()}
+    seconds = interleaved(prepared, repeats, 0.0 if chosen.smoke else 0.2)
     print(f"{name}: {repeats} rounds, {chosen.threads} threads")
     for side, values in seconds.items():
         spread = Spread.of(values)
@@ -210,15 +226,17 @@ def benchmark(name: str, sides: Mapping[str, Prepare], comparisons: list[Compari
     for comparison in comparisons:
         spread = ratios(measured[comparison.measure], comparison)
         held = comparison.holds(spread.median)
-        note = f"{comparison.required()}{'' if held else '   MISSED'}"
+        judged = f"{comparison.required()}{'' if held else '   MISSED'}"
+        note = "" if chosen.smoke else judged
         print(f"  {comparison.name:48} {spread.median:8.3f}  ({spread.low:.3f} - {spread.high:.3f})  {note}")
         found.append({**asdict(comparison), **asdict(spread), "holds": held})
-    write(name, {"rounds": repeats, "seconds": seconds, "peak_mebibytes": peaks, "comparisons": found})
+    numbers = {"rounds": repeats, "seconds": seconds, "peak_mebibytes": peaks, "comparisons": found}
+    write(name, numbers, chosen.results)
 
 
-def write(name: str, numbers: dict[str, object]) -> None:
-    """Write the numbers with date, commit and environment to `results/NAME.json`."""
-    RESULTS.mkdir(exist_ok=True)
+def write(name: str, numbers: dict[str, object], folder: Path = RESULTS) -> None:
+    """Write the numbers with date, commit and environment to `NAME.json` in the folder of results."""
+    folder.mkdir(parents=True, exist_ok=True)
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     record = {"benchmark": name, "date": date, "commit": commit(), "environment": environment(), **numbers}
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from timing import Comparison, Prepare, Side, benchmark
+from timing import Comparison, Prepare, Side, at_scale, benchmark
 from torch import Tensor, nn
 
 import kfac
 from symlearn.layers.cyclic_bank import Analysis2d, Rotations, Synthesis2d
 from symlearn.networks import build_model
 
-FILTERS, KERNEL, CHANNELS, SIZE, BATCH = 60, 8, 3, 32, 32
+FILTERS, KERNEL, CHANNELS, SIZE, BATCH = at_scale((60, 8, 3, 32, 32), smoke=(12, 3, 1, 8, 2))
 BANKS = {"free": 1, "cyclic-90": 4, "cyclic-60": 6}
 
 
@@ -59,7 +59,7 @@ def step(bank: str) -> Prepare:
     """Forward and backward of the whole network."""
 
     def prepare() -> Side:
-        model = build_model(bank, network="unfolded", in_channels=CHANNELS, size=SIZE)
+        model = build_model(bank, network="unfolded", alpha=FILTERS, in_channels=CHANNELS, size=SIZE)
         x, inputs = images(), list(model.parameters())
         return lambda: torch.autograd.grad(model(x).square().sum(), inputs)
 
@@ -70,7 +70,7 @@ def curvature(bank: str) -> Prepare:
     """Factors of the whole network by one random-sign column, and their eigenvalues."""
 
     def prepare() -> Side:
-        model = build_model(bank, network="unfolded", in_channels=CHANNELS, size=SIZE)
+        model = build_model(bank, network="unfolded", alpha=FILTERS, in_channels=CHANNELS, size=SIZE)
         loader = [(images(), torch.arange(BATCH) % 10)]
         return lambda: kfac.compute_factors(
             model, loader, "classification", "sketch", seed=0

@@ -31,9 +31,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,10 +72,29 @@ TRUTH = {  # data and task: what is true of the layers
     "digits/quadrant-digit": "shifts",
     "digits/quadrant": "late",
 }
-EPOCHS = 125  # of a network by MAP
-REFIT = 20  # epochs of a greedy trial
 DECAY = {"f-fc": 10.0, "conv": 0.01}  # RPP: prior precisions
 CARRIES = 0.1  # share of a layer's output that makes RPP's path count
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How long everything is.
+
+    Attributes:
+        epochs: of a network by MAP.
+        refit: epochs of a greedy trial.
+        limit: of training images; None: all.
+        options: of `symlearn.fit`.
+    """
+
+    epochs: int = 125
+    refit: int = 20
+    limit: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+SEARCH = {"epochs": 2, "burn_in": 1, "rounds": 1, "refit_epochs": 1, "proposals": 1, "removal_rounds": 1}
+SCALES = {"small": Scale(), "smoke": Scale(2, 1, 60, SEARCH)}
 
 
 @dataclass
@@ -89,6 +108,7 @@ class Task:
         test: the test set.
         size, channels, classes: of its images and labels.
         seed: of the run.
+        scale: of every fit.
     """
 
     name: str
@@ -100,18 +120,19 @@ class Task:
     channels: int
     classes: int
     seed: int
+    scale: Scale
 
     @staticmethod
-    def load(name: str, seed: int) -> Task:
+    def load(name: str, seed: int, scale: Scale) -> Task:
         """Load it and put a fifth aside."""
         data, _, task = name.partition("/")
-        splits = load_data(data, task or "class", seed=seed)
+        splits = load_data(data, task or "class", seed=seed, limit=scale.limit)
         x, y = splits.train.tensors
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
         held, rest = order[: len(x) // 5], order[len(x) // 5 :]
         tx, ty = splits.test.tensors
         sizes = (x.shape[-1], x.shape[1], splits.classes)
-        return Task(name, (x, y), (x[rest], y[rest]), (x[held], y[held]), (tx, ty), *sizes, seed)
+        return Task(name, (x, y), (x[rest], y[rest]), (x[held], y[held]), (tx, ty), *sizes, seed, scale)
 
     def network(self, paths: str) -> nn.Module:
         """A network of these paths."""
@@ -123,7 +144,7 @@ class Task:
     def state(self, paths: str, data: Pairs, **options: Any) -> FitState:
         """A network for training by MAP."""
         chosen = Config().with_options(
-            paths=paths, selection="none", epochs=EPOCHS, seed=self.seed, **options
+            paths=paths, selection="none", epochs=self.scale.epochs, seed=self.seed, **options
         )
         return FitState(self.network(paths), chosen.resolved(len(data[0])), len(data[0]))
 
@@ -154,10 +175,12 @@ def counted(images: int) -> Iterator[list[float]]:
         phases.train_epoch, updates.curvature_of, search.training_factors = honest
 
 
-def by_map(state: FitState, data: Pairs, epochs: int = EPOCHS, lr: float | None = None) -> FitState:
-    """Train by MAP under one cosine."""
+def by_map(state: FitState, data: Pairs, epochs: int | None = None, lr: float | None = None) -> FitState:
+    """Train by MAP under one cosine, of as many epochs as configured if not said."""
     settings = state.config.training
-    run = PhaseRun(Phase("map", epochs, lr or settings.lr, settings.lr_end, None))
+    run = PhaseRun(
+        Phase("map", epochs or cast(int, settings.epochs), lr or settings.lr, settings.lr_end, None)
+    )
     while not run.over:
         run.next_epoch(state, data)
     return state
@@ -203,7 +226,7 @@ def greedy(task: Task) -> Found:
                     apply(other, Proposal(0, name, before, "remove"))
                 tried.append(other)
         for one in tried:
-            by_map(one, task.fit, REFIT, 0.3 * one.config.training.lr)
+            by_map(one, task.fit, task.scale.refit, 0.3 * one.config.training.lr)
         state = min(tried, key=lambda one: evaluate(one, task.held)[1])
     found = {name: layer.active for name, layer in relaxed_layers(state.model).items()}
     whole = task.state(paths, task.train)
@@ -242,7 +265,8 @@ def rpp(task: Task) -> Found:
 
 def fitted(task: Task, **options: Any) -> FitResult:
     """`symlearn.fit` on all training images."""
-    config = Config().with_options(paths="+".join(PATHS), seed=task.seed, **options)
+    chosen = {**task.scale.options, **options}
+    config = Config().with_options(paths="+".join(PATHS), seed=task.seed, **chosen)
     return fit(task.network("+".join(PATHS)), task.train, None, config)
 
 
@@ -279,9 +303,9 @@ def tested(model: nn.Module, test: Pairs) -> tuple[float, float]:
     return float((logits.argmax(1) == test[1]).double().mean()), float(F.cross_entropy(logits, test[1]))
 
 
-def row_of(method: str, name: str, seed: int) -> dict[str, Any]:
+def row_of(method: str, name: str, seed: int, scale: Scale) -> dict[str, Any]:
     """One method on one task."""
-    task, begun = Task.load(name, seed), time.perf_counter()
+    task, begun = Task.load(name, seed, scale), time.perf_counter()
     with counted(len(task.train[0])) as passes:
         verdicts, network = METHODS[method](task)
     model = network.model if isinstance(network, FitState) else network
@@ -327,8 +351,11 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", default=list(TRUTH), choices=list(TRUTH))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--scale", choices=list(SCALES), default="small", help="smoke: to see that it runs")
+    parser.add_argument("--results", type=Path, help="the JSON; of smoke results/alternatives.smoke.json")
     options = parser.parse_args()
+    usual = RESULTS if options.scale == "small" else RESULTS.with_suffix(f".{options.scale}.json")
+    options.results = options.results or usual
     torch.set_num_threads(1)
     rows = json.loads(options.results.read_text())["rows"] if options.results.exists() else []
     done = {(row["method"], row["task"], row["seed"]) for row in rows}
@@ -337,7 +364,7 @@ def main() -> int:
             for method in options.methods:
                 if (method, name, seed) in done:
                     continue
-                rows.append(row_of(method, name, seed))
+                rows.append(row_of(method, name, seed, SCALES[options.scale]))
                 options.results.parent.mkdir(exist_ok=True)
                 about = {"commit": commit(RESULTS.parents[1]), "environment": environment()}
                 content = {**about, "rows": rows}

@@ -84,9 +84,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
+    file = options.results
+    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
     seeds = [int(seed) for seed in options.seeds.split(",")]
     for run in options.runs:
         report, config = json.loads((run / "report.json").read_text()), read_config(run / "config.toml")
@@ -105,8 +107,8 @@ def main() -> int:
                         known[place] = evidence(config, splits, structure, seed)
                 pair = [known[json.dumps(structure), seed] for structure in (before, after)]
                 row["scratch"][str(seed)] = {"with": pair[0], "without": pair[1]}
-                RESULTS.parent.mkdir(exist_ok=True)
-                RESULTS.write_text(json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n")
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n")
                 print(name, row["delta_log_evidence"], row["interval"], row["scratch"][str(seed)], flush=True)
     print(summary(rows))
     return 0

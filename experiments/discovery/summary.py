@@ -14,6 +14,7 @@ Axes: none.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -155,10 +156,16 @@ def drawn(found: dict[str, Any]) -> Figure:
 
 def main() -> int:
     """Read, count, draw."""
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results" / "planted.small.json"
-    found = summary(json.loads(path.read_text(encoding="utf-8")))
-    (HERE / "results" / "planted-summary.json").write_text(json.dumps(found, indent=1) + "\n")
-    drawn(found).savefig(HERE.parents[1] / "figures" / "planted.png", dpi=110)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="?", type=Path, default=HERE / "results" / "planted.small.json")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the numbers")
+    parser.add_argument(
+        "--figures", type=Path, default=HERE.parents[1] / "figures", help="folder of the picture"
+    )
+    options = parser.parse_args()
+    found = summary(json.loads(options.rows.read_text(encoding="utf-8")))
+    (options.results / "planted-summary.json").write_text(json.dumps(found, indent=1) + "\n")
+    drawn(found).savefig(options.figures / "planted.png", dpi=110)
     print(json.dumps(found, indent=1))
     return 0
 

@@ -192,15 +192,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("before")
     parser.add_argument("after", nargs="?")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the numbers")
+    parser.add_argument("--figures", type=Path, default=ROOT / "figures", help="folder of the picture")
     options = parser.parse_args()
     both = [counted(options.before), counted(options.after)]
     figure = Figure(figsize=(13, 8), layout="constrained")
     for axes, found in zip(figure.subplots(1, 2), both, strict=True):
         draw(axes, found)
         print({key: value for key, value in found.items() if key not in ("graph", "level")})
-    figure.savefig(ROOT / "figures" / "house.png", dpi=130)
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "graph.json").write_text(json.dumps(both, indent=1) + "\n")
+    figure.savefig(options.figures / "house.png", dpi=130)
+    options.results.mkdir(exist_ok=True)
+    (options.results / "graph.json").write_text(json.dumps(both, indent=1) + "\n")
     return 0
 
 

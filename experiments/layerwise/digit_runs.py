@@ -19,6 +19,16 @@ from symlearn.runs import reproduce as reproduction
 
 HERE = Path(__file__).resolve().parent
 TASKS = ("quadrant-digit", "quadrant")
+SMOKE = {
+    "limit": 100,
+    "alpha": 1,
+    "epochs": 2,
+    "burn_in": 1,
+    "rounds": 1,
+    "refit_epochs": 1,
+    "proposals": 1,
+    "removal_rounds": 1,
+}
 Job = tuple[str, Mapping[str, Any], str, int, str]  # name, options, task, seed, folder of all runs
 
 
@@ -45,12 +55,17 @@ def run_networks(
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--networks", nargs="+", default=list(networks), choices=networks)
+    parser.add_argument("--scale", choices=("small", "smoke"), default="small", help="smoke: to see it run")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--runs", type=Path, default=Path("runs/quadrant-digits"))
-    parser.add_argument("--out", type=Path, default=results)
+    parser.add_argument("--runs", type=Path, help="default: runs/quadrant-digits, or -smoke")
+    parser.add_argument("--out", type=Path, help="default: in results/, of smoke among the runs")
     options = parser.parse_args()
+    smoke = options.scale == "smoke"
+    options.runs = options.runs or Path("runs/quadrant-digits-smoke" if smoke else "runs/quadrant-digits")
+    options.out = options.out or (options.runs / results.name if smoke else results)
+    scaled = {name: {**chosen, **(SMOKE if smoke else {})} for name, chosen in networks.items()}
     runs = str(options.runs)
-    jobs = [(n, networks[n], t, s, runs) for n in options.networks for s in options.seeds for t in TASKS]
+    jobs = [(n, scaled[n], t, s, runs) for n in options.networks for s in options.seeds for t in TASKS]
     return options, run_all(jobs, options.workers)
 
 
@@ -100,10 +115,10 @@ def keep_run(runs: Path, results: Path, name: str, seed: int) -> None:
                 shutil.copyfile(folder / file, results / f"{name}-{task}.{file}")
 
 
-def write_results(path: Path, content: dict[str, Any]) -> None:
+def write_results(path: Path, scale: str, content: dict[str, Any]) -> None:
     """Write an experiment's JSON, with the commit, the environment and the default configuration in it."""
     known = {
-        "scale": "small",
+        "scale": scale,
         "commit": reproduction.commit(HERE),
         "environment": environment(),
         "config": json.loads(Config().model_dump_json()),

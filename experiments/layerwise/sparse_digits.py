@@ -7,7 +7,7 @@ Digits of scikit-learn in quadrants, both tasks, as in quadrant_digits.py:
     sparse-fixed         the same with every lengthscale left at 1
     sparse-lengthscale   the prior on the lengthscales in place of the anchors' values (the omega rows)
 
-    python experiments/layerwise/sparse_digits.py [--seeds 0 1 2] [--workers 2]
+    python experiments/layerwise/sparse_digits.py [--seeds 0 1 2] [--workers 2] [--scale smoke]
 
 It writes results/sparse_digits.json (a row a run) and prints the table. Runs that lie finished under --runs
 are read, not repeated; those of quadrant_digits.py are the same.
@@ -43,7 +43,9 @@ def main() -> int:
     options, rows = run_networks(NETWORKS, __doc__.splitlines()[0], RESULTS)
     keep_run(options.runs, options.out.parent, "sparse", options.seeds[0])
     print(table(rows))
-    write_results(options.out, {"experiment": "sparse digits", "published": PUBLISHED, "rows": rows})
+    write_results(
+        options.out, options.scale, {"experiment": "sparse digits", "published": PUBLISHED, "rows": rows}
+    )
     return 0
 
 

@@ -48,6 +48,7 @@ class Cell:
     network: str = "small"
     selection: str = "search"
     short: bool = False
+    epochs: int | None = None
 
     @property
     def name(self) -> str:
@@ -89,7 +90,12 @@ def matrix_cells() -> list[Cell]:
     return random.Random(0).sample(cells, len(cells))
 
 
-SETS = {"matrix": matrix_cells, "digits": digits_cells}
+def smoke_cells() -> list[Cell]:
+    """One fit of a set that is made for it, to see that this runs."""
+    return [Cell("glyph", "conv", 0, 60, selection="none", epochs=2)]
+
+
+SETS = {"matrix": matrix_cells, "digits": digits_cells, "smoke": smoke_cells}
 
 
 def command(cell: Cell, folder: Path, data_root: Path | None, device: str) -> list[str]:
@@ -126,6 +132,8 @@ def command(cell: Cell, folder: Path, data_root: Path | None, device: str) -> li
             str(SHORT["rounds"]),
         ]
         options += ["--burn-in", "500"]
+    if cell.epochs is not None:
+        options += ["--epochs", str(cell.epochs)]
     return [sys.executable, "-m", "symlearn", "fit", *options, "--out", str(folder)]
 
 
@@ -190,6 +198,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600.0, help="at most, for one fit")
     parser.add_argument("--data-root", type=Path, help="where MNIST and CIFAR-10 lie")
     parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--figures", type=Path, default=HERE.parents[1] / "figures")
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
     file = options.results / f"{options.set}.json"
@@ -220,7 +229,7 @@ def main() -> int:
     from summary import drawn, summarise
 
     print(summarise(list(rows.values())))
-    drawn(list(rows.values())).savefig(HERE.parents[1] / "figures" / f"robustness-{options.set}.png")
+    drawn(list(rows.values())).savefig(options.figures / f"robustness-{options.set}.png")
     return 0
 
 

@@ -36,6 +36,10 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> list
         probabilities: `[batch, classes]`.
         labels: `[batch]`.
         bins: how many of equal width.
+
+    Returns:
+        One entry a bin that holds data, from low confidence to high: its borders, its count, mean confidence
+        and accuracy.
     """
     confidence, predicted = probabilities.double().max(1)
     right = (predicted == labels).double()
@@ -57,12 +61,16 @@ def reliability(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> list
 
 
 def scores(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Scores:
-    """Accuracy, mean negative log-likelihood in nats, and expected calibration error.
+    """How good predicted probabilities are.
 
     Args:
         probabilities: `[batch, classes]`.
         labels: `[batch]`.
         bins: of the calibration error.
+
+    Returns:
+        `accuracy`, `nll` (mean negative log-likelihood in nats) and `ece` (expected calibration error), the
+        first and the last between 0 and 1.
     """
     rows = probabilities.double()
     at_label = rows.gather(1, labels[:, None]).clamp_min(torch.finfo(torch.float64).tiny)

@@ -26,13 +26,16 @@ def effective_parameters(
     prior_precision: Mapping[str, Tensor | float],
     sigma_noise: float = 1.0,
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """{layer: {path: {effective_parameters, parameters, normalised, relative, share}}} of a model.
+    """Effective number of parameters of a model, layer by layer and path by path.
 
     Args:
         model: the network the factors were computed for.
         factors: `kfac.compute_factors` of it, or their eigendecomposition.
         prior_precision: delta by parameter name.
         sigma_noise: standard deviation of a Gaussian likelihood (regression only).
+
+    Returns:
+        {layer: {path: {effective_parameters, parameters, normalised, relative, share}}}.
 
     Raises:
         ValueError: a tensor has no prior precision.
@@ -71,8 +74,11 @@ def layer_reports(
 ) -> list[dict[str, Any]]:
     """The `layers` of report.json.
 
-    Tensors that are left out of the evidence count in no gamma and no P; a layer that has no others has None
-    for what was not measured.
+    Tensors that are left out of the evidence count in no gamma and no P.
+
+    Returns:
+        An entry a layer, `name`, `index`, `effective_type` and the numbers of its `paths`; a layer with
+        nothing but tensors left out has None for what was not measured.
     """
     parameters = dict(model.named_parameters())
     sizes = {name: 0 if name in left_out else p.numel() for name, p in parameters.items()}

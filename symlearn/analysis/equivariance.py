@@ -57,6 +57,9 @@ def distance(found: Tensor, expected: Tensor, shift: Shift, in_size: tuple[int, 
 def output_action(module: nn.Module, group: FiniteGroup, shifts: Sequence[Shift] | None) -> Action:
     """How elements move a module's outputs: as it says itself, or by their axes.
 
+    Returns:
+        A function from outputs and the number of an element to the outputs moved by it.
+
     Raises:
         ValueError: a module of another group; shifts of an output whose elements have frames of their own.
     """
@@ -93,7 +96,8 @@ def equivariance_error(
         shifts: circular shifts (rows, columns) to combine every element with; None: no shift.
         elements: numbers of the elements to measure; None: all.
 
-    Returns `[group]`, or `[group, shift]` with shifts, float64; 0 is exact.
+    Returns:
+        `[element]`, or `[element, shift]` with shifts, float64; 0 is exact.
 
     Raises:
         ValueError: maps that are not square, or whose group axis is not the group's; a module that moves its
@@ -137,11 +141,15 @@ def group_to_measure(model: nn.Module) -> FiniteGroup:
 
 @torch.no_grad()
 def equivariance_report(model: nn.Module, x: Tensor) -> dict[str, Any] | None:
-    """Errors of every relaxed layer at its own inputs, and of the whole network; None for images not square.
+    """Errors of every relaxed layer at its own inputs, and of the whole network.
 
     A network may name the maps to measure instead (`HasMeasuredMaps`), from the image on. The group is that
-    of the network or of its layers' paths, p4 if they have none. `shift` is the worst over a few circular
-    shifts, `elements` those of the group's elements without a shift.
+    of the network or of its layers' paths, p4 if they have none.
+
+    Returns:
+        The `equivariance` of report.json: `group`, `exact`, `element_names`, the number of `images`, and for
+        `layers` and `network` the relative errors `shift` (the worst over a few circular shifts) and
+        `elements` (of each element without a shift). None for images that are not square.
     """
     if x.dim() != 4 or x.shape[-1] != x.shape[-2]:
         return None

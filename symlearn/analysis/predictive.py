@@ -58,6 +58,9 @@ def predictive_factors(
         data: its training set, `[n, c, h, w]` and `[n]`.
         config: of its fit.
         names: the parameters wanted; None takes all that are trainable and not left out.
+
+    Returns:
+        Kronecker factors of the parameters wanted, summed over the training set.
     """
     with trainable(model, names):
         return training_factors(model, with_exact_columns(model, config, data), data)
@@ -82,12 +85,15 @@ def with_exact_columns(model: nn.Module, config: Config, data: Pairs) -> Config:
 
 
 def last_layer(model: nn.Module, x: Tensor, curvature: CurvatureConfig | None = None) -> list[str]:
-    """Names of the trainable parameters of the module that runs last, of those with a curvature rule.
+    """Find the module that runs last, of those with a curvature rule.
 
     Args:
         model: the network.
         x: images `[batch, c, h, w]`, of which the first goes through; the order of registration says nothing.
         curvature: whose declared parameters do not count.
+
+    Returns:
+        Names of its trainable parameters, weight first.
 
     Raises:
         ValueError: no module with a rule ran.
@@ -112,6 +118,9 @@ def bytes_a_datum(classes: int, sizes: Sequence[int]) -> int:
     Args:
         classes: number of outputs.
         sizes: numbers of entries of the parameters with a posterior.
+
+    Returns:
+        Bytes, at eight a number (float64).
     """
     return 8 * ((classes + 2) * sum(sizes) + classes * max(sizes))
 
@@ -131,6 +140,9 @@ def predictive_of(
         config: of its fit.
         prior_precision: delta by parameter name.
         sigma_noise: the learned noise (regression only).
+
+    Returns:
+        A predictive over the last layer's weights (classes) or over all trainable ones (targets).
     """
     classes = likelihood_of(config.data.likelihood).classes
     names = last_layer(model, data[0], config.curvature) if classes else None
@@ -189,10 +201,11 @@ class LaplacePredictive:
         }
 
     def outputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of the network's outputs.
+        """Mean and covariance of the network's outputs on images `[batch, c, h, w]`.
 
-        `[batch, c, h, w]` -> `[batch, classes]` in the network's type and float64
-        `[batch, classes, classes]`.
+        Returns:
+            Mean `[batch, classes]` in the network's type, and covariance `[batch, classes, classes]` in
+            float64.
         """
         with torch.no_grad():
             classes = self.model(x[:1]).shape[1]
@@ -217,13 +230,16 @@ class LaplacePredictive:
         return mean.detach(), self.temperature * covariance
 
     def probabilities(self, x: Tensor, link: Link = "mc", draws: int = 500, seed: int = 0) -> Tensor:
-        """Class probabilities `[batch, classes]`, float64.
+        """Class probabilities under the posterior of the weights.
 
         Args:
             x: images `[batch, c, h, w]`.
             link: "mc" for the average over draws of the outputs, or "probit" for the closed form.
             draws: how many; the same for every image, so that none depends on its batch.
             seed: of the draws.
+
+        Returns:
+            `[batch, classes]` float64; every row sums to 1.
         """
         mean, covariance = self.outputs(x)
         if link == "probit":

@@ -88,10 +88,13 @@ class Status:
 
 @contextmanager
 def display(images: Callable[[], int]) -> Iterator[Callable[[Progress], None]]:
-    """Show a fit's progress on stdout while the context is open; gives what to call after every epoch.
+    """Show a fit's progress on stdout while the context is open.
 
     Args:
         images: says the number of training images, once the fit has begun.
+
+    Yields:
+        What to call with the progress after every epoch: a live display on a terminal, plain lines elsewhere.
     """
     if sys.stdout.isatty():
         with live_display(images) as show:

@@ -42,7 +42,7 @@ def fit(
     """Fit a network and let the evidence choose the paths of its layers.
 
     Options stand above the file's keys. Interrupted, a fit goes on with: symlearn fit --resume --out DIR
-    """
+    """  # noqa: DOC501, the help says what a command does
     if resume:
         if config is not None:
             raise ValueError(f"--resume reads the {CONFIG} of --out; leave {config} out")

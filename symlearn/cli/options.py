@@ -74,6 +74,9 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command every key of the configuration as an option.
 
     The command is called with those that the user gave as its keyword `options`, `{name: value}`.
+
+    Returns:
+        The command as typer is to see it, of the same name and help.
     """
     own = inspect.signature(command, eval_str=True).parameters
     kept = [p for name, p in own.items() if name != "options"]
@@ -114,6 +117,9 @@ def read_value(name: str, value: Any) -> Any:
 
 def configured(file: Path | None, options: Mapping[str, Any]) -> Config:
     """The file's configuration, or the defaults, with the options on top.
+
+    Returns:
+        A checked configuration; schedules that were left open are not worked out yet.
 
     Raises:
         ValueError: a bad file, or an option of a wrong value.

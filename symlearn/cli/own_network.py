@@ -35,11 +35,15 @@ RunModel = Annotated[
 
 
 def own_network(named: str, chosen: ModelConfig) -> Build:
-    """What builds the relaxed network from channels, size and classes.
+    """Find a function that makes a network of the user's own; the file is run.
 
     Args:
         named: FILE.py:FUNCTION, as it was typed.
         chosen: the paths, and what they leave to the user.
+
+    Returns:
+        A function from channels, size (h, w) and classes to the network, its convolutions relaxed by the
+        paths besides conv.
 
     Raises:
         ValueError: no such file or function, or one that fails; said when it is named, or when it is built.
@@ -80,7 +84,10 @@ def own_network(named: str, chosen: ModelConfig) -> Build:
 
 
 def module_of(path: Path) -> ModuleType:
-    """A user's file as a module; while it is run, its folder can be imported from.
+    """Run a user's file as a module; meanwhile its folder can be imported from.
+
+    Returns:
+        The module, also in `sys.modules` under a name of ours.
 
     Raises:
         ValueError: it fails.
@@ -109,7 +116,10 @@ def typed_network(options: Mapping[str, Any], config: Config) -> Build | None:
 
 
 def network_of_run(directory: Path, named: str | None) -> Build | None:
-    """What builds the network of a run, if the command line names the file that the run was made with.
+    """Find what builds the network of a run, where it is the user's own.
+
+    Returns:
+        As `own_network`, of the run's own options; None if the command line names no file.
 
     Raises:
         ValueError: another file or function than the run's.

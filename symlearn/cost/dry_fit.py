@@ -77,7 +77,10 @@ def sizes_of(
 
 
 def memory_of(model: nn.Module, given: FitSizes) -> Memory:
-    """Bytes of a fit, from shapes alone; the network is left as it is.
+    """Memory of a fit, from shapes alone; the network is left as it is.
+
+    Returns:
+        Bytes by what takes them, and by the stage of the fit.
 
     Raises:
         ValueError: the network does not run without values.
@@ -135,9 +138,13 @@ def trained_bytes(model: nn.Module) -> int:
 
 
 def kept_states(config: Config) -> int:
-    """States that are held while a phase runs: the guard's, the best of all stages, the best of the phase.
+    """How many states of the fit are held while a phase runs.
 
-    Without evidence there is no best one, but the initial state is kept until the start has been judged.
+    The guard's, the best of all stages, the best of the phase. Without evidence there is no best one, but the
+    initial state is kept until the start has been judged.
+
+    Returns:
+        2, or 3 with evidence where the last stage has more than one epoch, and so a best of its own.
     """
     if config.evidence.selection == "none":
         return 2

@@ -119,6 +119,10 @@ def estimate(
         config: a `Config`, or tables as in config.toml; None takes the defaults.
         seconds: whether to run a few steps of a copy, and tell the time of the fit from them.
 
+    Returns:
+        Memory in bytes by stage, and the time of a step, an update and the whole fit in seconds, None without
+        `seconds`.
+
     Raises:
         ValueError: whatever `fit` would refuse except for memory; a network that does not run without
             values.
@@ -233,13 +237,17 @@ class Measured:
     update: float
 
     def of(self, config: Config, choices: bool, at_most: int, removed: int = 0) -> float:
-        """Seconds of the whole plan.
+        """Time of the whole plan.
 
         Args:
             config: of the fit.
             choices: whether its search has any.
             at_most: rounds of the search.
             removed: paths that are tried without at the end.
+
+        Returns:
+            Seconds, from those of a step, an update and an evaluation; the search's dropped proposals are
+            counted at their average.
         """
         evidence, training = config.evidence, config.training
         steps = max(self.images // min(cast(int, training.batch_size), self.images), 1)

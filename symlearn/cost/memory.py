@@ -121,6 +121,9 @@ def memory_advice(memory: Memory, config: Config, fewer: str) -> str:
         memory: of the fit.
         config: of the fit.
         fewer: how the network would have fewer weights; see `fewer_weights`.
+
+    Returns:
+        A clause for the message that refuses the fit, such as "use a smaller batch_size".
     """
     working = max(memory.stages.values())
     if memory.data > max(working, memory.weights):
@@ -149,6 +152,9 @@ def fewer_weights(model: nn.Module) -> str:
     """The leaner form of the first path that has one, or a narrower network; of what `relax` made, fewer.
 
     There the convolutions are the user's own, so they keep their form and there is no alpha to set.
+
+    Returns:
+        A clause that begins with "use" or "relax", for `memory_advice`.
     """
     layers = relaxed_layers(model).values()
     users = any(isinstance(layer, RelaxedConv2d) for layer in layers)

@@ -59,12 +59,15 @@ def rough_bytes(model: nn.Module, given: FitSizes) -> int:
 
 
 def factor_shapes(model: nn.Module, image: Tensor, shared: bool = False) -> list[tuple[int, int]]:
-    """(group, d) of every factor `[group, d, d]`: A of every weight, B of every tensor.
+    """Shapes of the Kronecker factors of a network, A of every weight and B of every tensor.
 
     Args:
         model: the network.
         image: one, `[1, c, h, w]`.
         shared: whether groups that count as places share their B.
+
+    Returns:
+        (group, d) of every factor `[group, d, d]`, in the order of their first use.
     """
     owners, _, _ = find_owners(model, "diagonal")
     with evaluated(model), torch.enable_grad(), recorded_calls(owners, 1) as calls:

@@ -131,6 +131,9 @@ def shadow_of(model: nn.Module, image: Iterable[int]) -> Shadow:
         model: the network; left as it is.
         image: `[c, h, w]` of one image.
 
+    Returns:
+        A shadow through which the image has gone once, and what its tensors are: "meta" or "fake".
+
     Raises:
         ValueError: the network does not run without values; the reason in one line.
     """

@@ -80,6 +80,9 @@ def spectra(
 ) -> EigenFactors:
     """Eigenvalues as the configuration asks for them; corrected ones always with their vectors.
 
+    Returns:
+        Spectra by parameter name, in float64, of the data that the factors are of.
+
     Raises:
         ValueError: eigenvalues are to be corrected of a weight that is used in several roles.
     """
@@ -91,7 +94,10 @@ def spectra(
 
 
 def curvature_of(model: nn.Module, config: Config, data: Pairs) -> EvidenceModel:
-    """Curvature over the training set at the present weights, as a function of the hyperparameters.
+    """Curvature over the training set at the present weights.
+
+    Returns:
+        The evidence as a function of precisions and noise, the weights fixed.
 
     Raises:
         ValueError: as `spectra`.

@@ -54,10 +54,16 @@ def load_folder(path: Path) -> RawData:
 
 
 def load_folder_images(path: Path, channels: int | None) -> tuple[Tensor, tuple[str, ...]]:
-    """Images to predict, float32 [n, c, h, w] in [0, 1], and their names relative to `path`.
+    """Read images to predict from a folder.
 
     Taken are the images of `path/test/<class>/*` if there is such a folder, otherwise those of `path/*`,
     otherwise those of `path/<class>/*`. `channels` (1 or 3) asks for grey or colour; None keeps either.
+
+    Returns:
+        Images, float32 `[n, c, h, w]` in [0, 1], and their n names relative to `path`.
+
+    Raises:
+        ValueError: a folder without images, images that cannot be read, or of different sizes.
     """
     start = path / "test" if (path / "test").is_dir() else path
     files = _image_files(start) or [file for folder in _folders(start) for file in _image_files(folder)]

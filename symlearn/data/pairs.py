@@ -36,6 +36,9 @@ def pair_of(data: object) -> Pairs:
 
     Empty batches of a loader are passed over.
 
+    Returns:
+        x `[n, ...]` and y `[n, ...]`; tensors as they are, arrays without a copy where they allow it.
+
     Raises:
         ValueError: data of another kind, or without numbers; images of different sizes.
     """
@@ -64,6 +67,9 @@ def is_pair(data: object) -> bool:
 def parts(item: object, name: str) -> Pairs:
     """Image and target of an item, or images and targets of a batch; what else it holds is not used.
 
+    Returns:
+        (x, y) as tensors, with a batch axis for a batch, without one for an item.
+
     Raises:
         ValueError: it has no two parts, or no numbers.
     """
@@ -73,7 +79,10 @@ def parts(item: object, name: str) -> Pairs:
 
 
 def joined(found: list[Pairs], join: Any) -> Pairs:
-    """Images and targets of all items or batches, stacked or put one after the other.
+    """Join the images and targets of all items or batches, stacked or put one after the other.
+
+    Returns:
+        x `[n, ...]` and y `[n, ...]`, in the order given.
 
     Raises:
         ValueError: there is none, they differ in shape, or a loader gives single items.

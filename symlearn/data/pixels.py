@@ -24,7 +24,10 @@ _TIFF_BITS = 258  # tag of a TIFF: bits a channel
 
 
 def read_pixels(file: Path) -> np.ndarray:
-    """One image as uint8, [h, w] if grey, [h, w, 3] otherwise.
+    """Read one image as it is to be looked at, turned as its EXIF data say.
+
+    Returns:
+        uint8 `[h, w]` if it is grey, `[h, w, 3]` otherwise.
 
     Raises:
         ValueError: no whole image, one of more than 8 bits a channel, or one too large to be opened.

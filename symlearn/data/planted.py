@@ -85,7 +85,10 @@ def pattern(kind: str, label: int, rng: np.random.Generator) -> tuple[np.ndarray
 
 
 def planted_images(kind: str, images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images `[images, 16, 16]`, float32, and their classes `[images]`.
+    """Draw a set with a planted symmetry.
+
+    Returns:
+        Images `[images, 16, 16]`, float32, and their classes `[images]`; the same for the same seed.
 
     Raises:
         ValueError: no such kind.

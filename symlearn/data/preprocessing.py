@@ -47,10 +47,16 @@ class Preprocessing:
             )
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalise raw images: [n, c, h, w] -> float32 [n, c, *size].
+        """Normalise raw images `[n, c, h, w]`.
 
         Images of the source's own size are placed and resized, images of the network's size are taken as they
-        are, and images of the canvas's size are resized. Other sizes and other channels are a ValueError.
+        are, and images of the canvas's size are resized.
+
+        Returns:
+            float32 `[n, c, *size]`, with the mean and scale of the training images taken out.
+
+        Raises:
+            ValueError: images of another size, of other channels, or not floating point.
         """
         if images.ndim != 4 or images.shape[1] != len(self.mean):
             raise ValueError(

@@ -72,6 +72,10 @@ def load_data(
             `digits`, otherwise the image's own size, twice that for the quadrant tasks.
         likelihood: `classification`, or `regression` for a `.npz` with real targets.
 
+    Returns:
+        Training and test set `[n, c, h, w]`, normalised, with classes, size and what repeats the
+        preprocessing.
+
     Raises:
         ValueError: in one line, what was wrong, what was expected and what to do.
     """
@@ -162,9 +166,12 @@ def _take(name: str, limit: int | None, half: RawSplit, data: str) -> Tensor:
 
 
 def mixed_order(targets: Tensor) -> Tensor:
-    """A fixed shuffle, int64 [n], whose every prefix holds the classes in proportion; plain for real targets.
+    """A fixed shuffle whose every prefix holds the classes in proportion; plain for real targets.
 
     The r-th of a class's n_c samples (after the shuffle) has key r/n_c; the order is that of the keys.
+
+    Returns:
+        Numbers of the samples, int64 `[n]`, in their new order.
     """
     shuffled = torch.randperm(len(targets), generator=torch.Generator().manual_seed(_ORDER_SEED))
     if targets.is_floating_point():

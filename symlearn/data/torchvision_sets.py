@@ -121,10 +121,13 @@ def _root(data_root: Path | None) -> Path:
 
 
 def _download(name: str, kind: Any, root: Path, files: list[str], archives: list[str]) -> None:
-    """Bring those of `files` that `root` lacks; ValueError with one line where that fails.
+    """Bring those of `files` that `root` lacks.
 
     torchvision works in a folder of its own, and only whole files leave it: an interrupted or parallel run
     neither leaves nor sees half a file. Archives that already lie in `root` spare the network.
+
+    Raises:
+        ValueError: it fails, for whatever reason; one line says it.
     """
     if all((root / file).is_file() for file in files):
         return

@@ -115,7 +115,10 @@ class HyperObjective:
 def evidence_gradients(
     objective: HyperObjective, declared: Mapping[str, Hyperparameter], estimator: Estimator = "full"
 ) -> dict[str, Tensor]:
-    """Gradient of the log evidence, hyperpriors included, by hyperparameter; unused ones are left out.
+    """Gradient of the log evidence, hyperpriors included.
+
+    Returns:
+        Nats a unit of the hyperparameter, of its shape, by name; those that nothing uses are missing.
 
     Raises:
         NonFiniteGradientError: a gradient is not finite.

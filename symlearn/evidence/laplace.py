@@ -140,7 +140,9 @@ class EvidenceModel:
         """Damped fixed-point steps log delta += damping (log(gamma / ||theta||^2) - log delta), in place.
 
         Groups with no curvature and no weight left (0/0) keep their precision, and so do those in `fixed`.
-        Returns the noise.
+
+        Returns:
+            The stepped noise, a standard deviation; of a classification, the one given.
         """
         groups, index = self.group_index(prior)
         norms = torch.zeros(len(groups), dtype=torch.float64).index_add_(0, index, self.norms)
@@ -179,7 +181,8 @@ class EvidenceModel:
             lr: step length in log delta.
             fixed: groups that keep their precision.
 
-        Returns the noise.
+        Returns:
+            The stepped noise, a standard deviation; of a classification, the one given.
         """
         groups, index = self.group_index(prior)
         keys = [*groups, "sigma_noise"] if self.regression else groups
@@ -224,6 +227,9 @@ def log_marginal_likelihood(
         prior_precision: delta by parameter name.
         likelihood: "classification" or "regression".
         sigma_noise: the Gaussian likelihood's standard deviation (regression only).
+
+    Returns:
+        Fit, prior and Occam terms in nats, float64, and their sum `total`.
 
     Raises:
         ValueError: a tensor without prior precision, a precision or noise that is not positive and finite, an

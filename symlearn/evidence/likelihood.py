@@ -191,6 +191,9 @@ LIKELIHOODS: dict[str, Likelihood] = {kind.name: kind for kind in (Classificatio
 def likelihood_of(name: str) -> Likelihood:
     """A likelihood by its name.
 
+    Returns:
+        Its formulas: loss, constants, what it predicts.
+
     Raises:
         ValueError: an unknown one.
     """

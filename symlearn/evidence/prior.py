@@ -38,12 +38,15 @@ WIDEST = 10.0
 def tensor_groups(
     model: nn.Module, structure: PriorStructure, left_out: Collection[str] = ()
 ) -> dict[str, str]:
-    """The group every parameter belongs to, by parameter name.
+    """Which tensors share a prior precision.
 
     Args:
         model: the network.
         structure: which tensors share a group.
         left_out: tensors that the evidence does not see; each is a group of its own, which nothing moves.
+
+    Returns:
+        The name of every parameter's group, by parameter name, in the model's order.
 
     Raises:
         ValueError: an unknown structure.

@@ -62,7 +62,8 @@ class Beginning:
     def next(self, state: FitState, data: Pairs, fault: str | None = None) -> str | None:
         """Judge the start that has run; go on to the next one if it is dead and there is one.
 
-        Returns a line about what is tried next; None where the start was chosen, `learned` says how good.
+        Returns:
+            A line about what is tried next; None where the start was chosen, `learned` says how good.
         """
         starts = plan_for(state)
         chance = state.likelihood.constant_loss(data[1], state.sigma_noise)
@@ -111,10 +112,14 @@ class Beginning:
         return None
 
     def phase(self, start: Phase) -> Phase:
-        """The phase of the present start: as planned, or the one in which its evidence settles.
+        """Choose the phase of the present start.
 
-        Few images leave few updates of the precisions, and at a high rate the evidence of a network that
-        has learned may lie far below what it comes to.
+        Few images leave few updates of the precisions, and at a high rate the evidence of a network that has
+        learned may lie far below what it comes to.
+
+        Returns:
+            The phase as planned or, where the loss fell and the evidence did not follow, the one in which it
+            settles at falling rates.
         """
         if not self.settling:
             return start

@@ -26,7 +26,7 @@ from symlearn.data import augment
 from symlearn.data.pairs import Data, Pairs, scale_of
 from symlearn.fitting.beginning import Beginning, plan_for
 from symlearn.fitting.board import Board
-from symlearn.fitting.inputs import ready_inputs
+from symlearn.fitting.inputs import expect_own_options, ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.structure import tensor_places
 from symlearn.report.notebook import ReportDict
@@ -137,6 +137,9 @@ class Fit:
     def run(self) -> FitResult:
         """Take the fit to its end.
 
+        Returns:
+            The result at the state of best evidence, written into the folder if there is one.
+
         Raises:
             TrainingStoppedError: a value is not finite whatever start was tried; the last checkpoint is kept.
         """
@@ -174,7 +177,10 @@ class Fit:
         self.go_back(self.run_.best)
 
     def _epochs(self, phase: Phase) -> str | None:
-        """Run a phase to its end, or a start until it is hopeless; what made it stop before, or None.
+        """Run a phase to its end, or a start until it is hopeless.
+
+        Returns:
+            What made a start stop before, if another start is left; None where nothing did.
 
         Raises:
             TrainingStoppedError: a value is not finite, and there is neither a state to go back to nor a
@@ -400,12 +406,19 @@ def fit(
         info: what the report says about the data.
         tensorboard: a folder for TensorBoard's event files, or None.
 
+    Returns:
+        The learned network with its report, metrics, precisions and noise, ready for figures, `collapse` and
+        predictions.
+
     Raises:
         MissingExtraError: event files are asked for, and tensorboard is not installed.
-        ValueError: data that do not fit the network, a fit that does not fit into memory, an unusable folder.
+        ValueError: data that do not fit the network, a key of `[model]` that the network does not read, a fit
+            that does not fit into memory, an unusable folder.
         TrainingStoppedError: a value is not finite whatever start was tried; the last checkpoint is kept.
     """
     chosen, train_pairs, test_pairs = ready_inputs(model, train, test, config, out is not None)
+    if not resume:
+        expect_own_options(model, chosen)
     if out is None:
         return run_fit(
             model, train_pairs, test_pairs, chosen, progress=progress, info=info, tensorboard=tensorboard

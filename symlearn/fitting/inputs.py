@@ -11,9 +11,22 @@ from torch import nn
 
 from symlearn.config import Config
 from symlearn.cost.dry_fit import sizes_of
+from symlearn.cost.memory import paths_of
 from symlearn.cost.room import expect_room
 from symlearn.data.pairs import Data, Pairs
+from symlearn.networks.unread import expect_own_width, expect_read
 from symlearn.training.inputs import check_fits, inputs_of
+
+
+def expect_own_options(model: nn.Module, config: Config) -> None:
+    """Refuse keys of `[model]` that say nothing of a network which has been built already.
+
+    Raises:
+        ValueError: `alpha` of another width, or an option that none of the network's paths reads.
+    """
+    expect_own_width(config.model, model)
+    paths = paths_of(model)
+    expect_read(config.model, paths, f"the network's {' + '.join(paths)}" if paths else "the network")
 
 
 def ready_inputs(
@@ -24,6 +37,9 @@ def ready_inputs(
     checkpoints: bool,
 ) -> tuple[Config, Pairs, Pairs | None]:
     """`inputs_of`, with the network on the same device, checked together with the room for the fit.
+
+    Returns:
+        The configuration with its schedules worked out, training pairs, and test pairs or None.
 
     Raises:
         ValueError: see `inputs_of`, `check_fits` and `expect_room`.

@@ -112,10 +112,13 @@ class EvidenceUpdates:
     def step(self, train: Data | None = None) -> float:
         """Curvature over the training set, then a step of precisions, noise and declared hyperparameters.
 
-        Returns the log marginal likelihood in nats. The network is left in the mode that it was in.
+        The network is left in the mode that it was in.
 
         Args:
             train: the training set, if none was given before.
+
+        Returns:
+            The log marginal likelihood after the step, in nats.
 
         Raises:
             ValueError: no training data, or such as `fit` would refuse.
@@ -151,6 +154,9 @@ class EvidenceUpdates:
         """The network as it is, with report, tables and figures; `collapse` takes it.
 
         Equivariance errors, codes and Laplace scores, which a whole fit ends with, are left out.
+
+        Returns:
+            As of `fit`, around the very network that is trained, and without metrics.
 
         Raises:
             ValueError: test data that do not fit the network.

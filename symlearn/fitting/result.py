@@ -94,6 +94,9 @@ class FitResult:
     def plot(self, name: str = "removals") -> Figure:
         """One figure: what the evidence needs, layers by paths, unless another is named.
 
+        Returns:
+            The figure, also to be had as `figures()[name]`.
+
         Raises:
             ValueError: no figure of this name.
         """

@@ -45,6 +45,9 @@ def grid_points(size: Size) -> Tensor:
 def anchor_count(anchors: float | int, points: int) -> int:
     """How many anchors a fraction of the points (rounded up) or a number stands for.
 
+    Returns:
+        At least 1 and at most `points`.
+
     Raises:
         ValueError: not above zero, or more anchors than points.
     """
@@ -64,7 +67,10 @@ def radial_basis(a: Tensor, b: Tensor, lengthscale: Tensor) -> Tensor:
 
 
 def interpolation(anchors: Tensor, grid: Tensor, lengthscale: Tensor, noise: Tensor) -> Tensor:
-    """Phi `[anchor, point]`, computed in float64.
+    """What values at the anchors are multiplied with for values on the grid.
+
+    Returns:
+        Phi `[anchor, point]` in float64, differentiable in places, lengthscale and noise.
 
     Raises:
         ValueError: K_zz + sigma^2 I is not positive definite: a value is not finite, or the noise too small.
@@ -196,9 +202,12 @@ class AnchorBasis(nn.Module):
         return phi.to(self.log_lengthscale.dtype).contiguous()
 
     def fitted(self, dense: Tensor) -> Tensor:
-        """Values `[..., anchor]` whose weights are closest to dense ones `[..., point]`, least squares.
+        """Values at the anchors whose weights are closest to dense ones `[..., point]`, least squares.
 
         Directions that Phi shrinks a hundredfold are left out: they would need huge values.
+
+        Returns:
+            `[..., anchor]`, of the dense weights' type.
         """
         inverse = torch.linalg.pinv(self.forward().detach().double(), rtol=1e-2)
         return (dense.double() @ inverse).to(dense.dtype)

@@ -17,6 +17,9 @@ def is_bank(name: str) -> bool:
 def bank_turns(name: str) -> int:
     """How many rotations a bank has of every basis filter.
 
+    Returns:
+        1 without rotations, otherwise 360 by the angle in the bank's name.
+
     Raises:
         ValueError: no such bank.
     """
@@ -34,7 +37,10 @@ def bank_turns(name: str) -> int:
 
 
 def parse_banks(banks: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Bank names from a sum such as "free+cyclic-90".
+    """Split a sum such as "free+cyclic-90" into its banks.
+
+    Returns:
+        Their names, in the order given.
 
     Raises:
         ValueError: no bank, an unknown one, or one named twice.

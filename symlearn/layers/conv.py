@@ -67,7 +67,10 @@ class CircularConv2d(nn.Conv2d):
         self.weight.mul_(factor)
 
     def to_dense(self, in_size: Size | None = None) -> Tensor:
-        """The linear part as a matrix `[c_out * h * w, c_in * h * w]` at the given input size. For tests.
+        """The linear part as a matrix at the given input size. For tests.
+
+        Returns:
+            `[c_out * h * w, c_in * h * w]`, between flattened maps.
 
         Raises:
             ValueError: `in_size` is missing.

@@ -126,6 +126,10 @@ class TurnBatchNorm2d(nn.Module):
 def rotations_of(name: str, options: UnfoldingOptions) -> Rotations:
     """The rotations of a bank's filters.
 
+    Returns:
+        A module that turns basis filters; its angle, in degrees, is a hyperparameter where the evidence
+        learns it.
+
     Raises:
         ValueError: filters that its turns do not divide, or an angle that is none.
     """
@@ -177,13 +181,17 @@ class UnfoldedLayer2d(PathSum):
     def forward(
         self, image: Tensor, codes: Codes, ahead: Codes, momentum: float | None
     ) -> tuple[Codes, Codes]:
-        """(z_{l+1}, a_{l+1}) from (z_l, a_l); banks that have no code yet have none in the dictionaries.
+        """One step of FISTA, from (z_l, a_l) to (z_{l+1}, a_{l+1}).
 
         Args:
             image: x `[batch, c_in, h, w]`.
             codes: z_l by bank.
             ahead: a_l by bank.
             momentum: (t_l - 1) / t_{l+1}; None after the last layer, where only z is wanted.
+
+        Returns:
+            z_{l+1} and a_{l+1} by bank, each `[batch, filter, h, w]`; banks that have no code yet are in
+            neither, and without momentum a is not stepped.
         """
         residual = image
         for name in self.active:

@@ -63,7 +63,10 @@ def hyperparameters_within(module: nn.Module) -> dict[str, Hyperparameter]:
 
 
 def hyperparameters_of(model: nn.Module) -> dict[str, Hyperparameter]:
-    """Everything a model declares, by name; what several layers share has its first name alone.
+    """Everything a model declares for the evidence to learn.
+
+    Returns:
+        Declared values by name; what several layers share is there once, by its first name.
 
     Raises:
         ValueError: a declared value is a parameter, which MAP steps would move.

@@ -15,7 +15,10 @@ from symlearn.layers.sizes import Size, pair
 
 
 def given_size(in_size: Size | None) -> tuple[int, int]:
-    """(h, w) that a convolution's matrix is asked for.
+    """The input size that a convolution's matrix is asked for.
+
+    Returns:
+        (h, w), both sides the same where one number was given.
 
     Raises:
         ValueError: none is given.

@@ -44,7 +44,10 @@ def unfold(y: Tensor, group: int) -> Tensor:
 
 
 def by_sample(module: nn.Module, x: Tensor) -> Tensor:
-    """A module's output on a batch.
+    """A module's output on a batch `[batch, ...]`.
+
+    Returns:
+        `[batch, ...]`, a row a sample.
 
     Raises:
         ValueError: it is no tensor with one row a sample.
@@ -164,7 +167,8 @@ def equivarify(module: nn.Module, action: str | FiniteGroup | GroupAction) -> Eq
         action: of the group on the inputs; a group of `symlearn.groups` or its name ("p4", "p4m", "c2",
             "d4", ...) acts on square images.
 
-    Returns a module `[batch, ...] -> [batch, c, group, ...]`.
+    Returns:
+        A module `[batch, ...] -> [batch, c, group, ...]`.
 
     Raises:
         ValueError: an unknown group.
@@ -178,6 +182,9 @@ def equivarify_layers(layers: nn.Sequential, action: str | FiniteGroup | GroupAc
     Args:
         layers: a chain, each layer applied sample by sample; shared, not copied.
         action: as for `equivarify`.
+
+    Returns:
+        A module with the outputs of `equivarify`, `[batch, c, group, ...]`.
 
     Raises:
         ValueError: an unknown group, no layers.

@@ -104,9 +104,12 @@ class FilterBank(nn.Module):
         return self.kernel_size**2 * (len(self.group) if self.regular else 1)
 
     def forward(self, weight: Tensor, filter_axes: int) -> Tensor:
-        """The bank `[..., group, entry]` of a weight whose last axes make up a filter.
+        """Turn every filter of a weight, whose last axes make up a filter, by every element.
 
         Kept while gradients are off and the weight stays what it is.
+
+        Returns:
+            The bank `[..., group, entry]`.
         """
         return self._kept.get((weight,), lambda: self.build(weight.flatten(-filter_axes)))
 

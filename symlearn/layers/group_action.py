@@ -123,7 +123,10 @@ class GroupAction:
 
     @on_cpu
     def cosets(self, kernel: Sequence[int]) -> Tensor:
-        """The cosets g K of a normal subgroup K, `[coset, member]` numbers, ordered by their smallest.
+        """The cosets g K of a normal subgroup K.
+
+        Returns:
+            Numbers of elements, int64 `[coset, member]`, ordered by their smallest, K itself first.
 
         Raises:
             ValueError: the elements are no subgroup, or not a normal one.
@@ -147,7 +150,9 @@ class GroupAction:
     def quotient(self, kernel: Sequence[int]) -> GroupAction:
         """The action of G / K, for a normal subgroup K whose elements act trivially.
 
-        Its element k is the k-th row of `cosets(kernel)`, and moves as the first member does.
+        Returns:
+            An action whose element k is the k-th row of `cosets(kernel)` and moves as that row's first member
+            does.
 
         Raises:
             ValueError: as `cosets`.
@@ -171,7 +176,10 @@ def moved_by_representative(move: Move, representatives: list[int], x: Tensor, e
 
 
 def moved_function(order: Tensor, y: Tensor, element: int) -> Tensor:
-    """(h y)(g) = y(h^-1 g), with the numbers of h^-1 g in `order [group, group]`.
+    """Move a function on a group, `[batch, c, group, ...]` or `[batch, group]`, by one element.
+
+    Returns:
+        (h y)(g) = y(h^-1 g), of the same shape; `order [group, group]` holds the numbers of h^-1 g.
 
     Raises:
         ValueError: a group's axis of another length.
@@ -186,7 +194,10 @@ def moved_function(order: Tensor, y: Tensor, element: int) -> Tensor:
 
 
 def moved_by_matrix(matrices: Tensor, x: Tensor, element: int) -> Tensor:
-    """M(h) x on the last axis, with `matrices [group, d, d]`.
+    """Move vectors `[batch, ..., d]` by one of the matrices M `[group, d, d]`.
+
+    Returns:
+        M(h) x, of the shape and type of x.
 
     Raises:
         ValueError: another d.
@@ -198,9 +209,11 @@ def moved_by_matrix(matrices: Tensor, x: Tensor, element: int) -> Tensor:
 
 
 def image_action(group: str | FiniteGroup) -> GroupAction:
-    """Rotations and mirrors of square images `[batch, c, h, w]`; exact for quarter turns and mirrors.
+    """A group's rotations and mirrors as an action on square images `[batch, c, h, w]`.
 
-    The rotations of other groups interpolate, so they are an action only up to that error.
+    Returns:
+        An action that is exact for quarter turns and mirrors; other rotations interpolate, so that they are
+        an action only up to that error.
     """
     group = group_of(group)
     return GroupAction(group.product, group.act_on_image, group.name)
@@ -216,7 +229,11 @@ def group_map_action(group: str | FiniteGroup) -> GroupAction:
 def matrix_action(
     matrices: Tensor | Sequence[Sequence[Sequence[float]]], name: str = "the group"
 ) -> GroupAction:
-    """A group of different matrices, `[group, d, d]`, on the last axis; the table is worked out from them.
+    """A group of different matrices as an action on the last axis.
+
+    Returns:
+        An action with the elements in the order of `matrices`, whose table of products is worked out from
+        them.
 
     Raises:
         ValueError: matrices of another shape, not different, not closed, or without the identity first.

@@ -165,6 +165,9 @@ class GroupStage(nn.Module):
     def to_dense(self, in_size: Size | None = None) -> Tensor:
         """The linear part as a matrix between flattened maps. For tests.
 
+        Returns:
+            `[outputs, inputs]`, maps flattened with the group axis where they have one.
+
         Raises:
             ValueError: `in_size` is missing.
         """

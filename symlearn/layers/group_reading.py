@@ -81,9 +81,10 @@ def expect_logits(logits: Tensor) -> None:
 
 
 def class_and_element(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The likeliest pair: class and element of the largest of the logits `[batch, classes, group]`.
+    """Read the likeliest pair of class and element off logits `[batch, classes, group]`.
 
-    Returns two int64 `[batch]`.
+    Returns:
+        Class and element of the largest logit, each int64 `[batch]`.
 
     Raises:
         ValueError: logits of another shape.
@@ -101,7 +102,8 @@ def joint_cross_entropy(logits: Tensor, classes: Tensor, elements: Tensor) -> Te
         classes: int64 `[batch]`.
         elements: int64 `[batch]`; zeros for samples as they should stand.
 
-    Returns a scalar, in nats.
+    Returns:
+        A scalar, in nats a sample.
 
     Raises:
         ValueError: logits of another shape, a class or an element that they do not have.

@@ -43,9 +43,13 @@ def watched(path: nn.Module) -> bool:
 
 
 def plane_filters(path: nn.Module) -> PlaneFilters | None:
-    """The filters that stand for an unwatched path, or None.
+    """The filters that do what a path does, where one convolution with them could stand for it.
 
     A subclass does not inherit the claim: its `forward` may do something else.
+
+    Returns:
+        As `HasPlaneFilters.plane_filters`; None too for a path that makes no such claim, or has hooks, which
+        would not see a call.
     """
     if "plane_filters" not in vars(type(path)) or watched(path):
         return None
@@ -54,9 +58,10 @@ def plane_filters(path: nn.Module) -> PlaneFilters | None:
 
 
 def merged(paths: Mapping[str, nn.Module]) -> tuple[list[str], list[PlaneFilters]]:
-    """Which paths are computed by themselves, and the filters that stand for all others.
+    """Sort paths into those that are computed by themselves and those that one convolution stands for.
 
-    One entry a support that at least two paths share: their filters and biases, summed.
+    Returns:
+        Names of the former, and of the latter a weight and a bias a support that at least two share, summed.
     """
     alone: list[str] = []
     by_support: dict[torch.Size, list[tuple[str, PlaneFilters]]] = {}

@@ -29,6 +29,9 @@ def seeded(name: str, seed: int, build: Callable[[], Built]) -> Built:
     """Build a path with initial values of its own stream: which other paths a layer has does not change them.
 
     So a search that keeps the strictest paths alone ends at the very network that was built of them alone.
+
+    Returns:
+        What `build` returns; torch's global generator is where it was before.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + zlib.crc32(name.encode()))

@@ -60,10 +60,13 @@ def mixing(size: int, start: int, device: torch.device) -> Tensor:
 
 
 def signature(planes: Tensor) -> Tensor:
-    """A number `[batch, component]` that shifts of a component keep and any other arrangement changes.
+    """A number for every component that shifts of it keep and any other arrangement changes.
 
     sum_x exp(m(x) / scale), m = the component's channels in unequal weights, filtered circularly by an
     unequal filter as large as the map (one weight a row distance times one a column distance).
+
+    Returns:
+        `[batch, component]`, float64.
     """
     planes = planes.flatten(1, -3)
     s = components(
@@ -93,10 +96,13 @@ def keys(x: Tensor, norm: Norm) -> Iterator[Tensor]:
 
 
 def decided(candidates: Tensor) -> bool:
-    """Whether one candidate is left of every sample; False where a branch on data must not be taken.
+    """Whether one candidate is left of every sample, so that later comparisons can be spared.
 
     On a CPU that saves most of the comparisons. A GPU would have to wait for the answer, and `vmap`, compiled
     and exported networks cannot branch.
+
+    Returns:
+        True where it is known to be so; False where it is not, or a branch on data must not be taken.
     """
     if candidates.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False

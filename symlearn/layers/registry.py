@@ -203,6 +203,9 @@ FAMILY_HELP = "gconv-<group>[:variant] such as gconv-p4, gconv-p4m:pointwise or 
 def group_path(name: str) -> PathKind:
     """A group convolution from its name, `gconv-<group>[:variant]`.
 
+    Returns:
+        A kind made for the name; it is not registered, and every call makes another.
+
     Raises:
         ValueError: no such group or variant.
     """
@@ -234,6 +237,9 @@ def group_path(name: str) -> PathKind:
 def bank_path(name: str) -> PathKind:
     """A bank of a dictionary; the network `unfolded` builds it, relaxed layers refuse it.
 
+    Returns:
+        A kind made for the name, whose `build` raises.
+
     Raises:
         ValueError: no such bank.
     """
@@ -257,7 +263,10 @@ def bank_path(name: str) -> PathKind:
 
 
 def path_kind(name: str) -> PathKind:
-    """The kind registered under a name, or the group convolution or bank of that name.
+    """Find what is known about a path.
+
+    Returns:
+        The kind registered under the name, or that of the group convolution or bank of the name.
 
     Raises:
         ValueError: no such path.
@@ -283,7 +292,10 @@ def known_kind(name: str) -> PathKind | None:
 
 
 def group_of_paths(names: Iterable[str]) -> FiniteGroup | None:
-    """The group that the paths of a layer work on, or None if all are on the plane.
+    """The group that the paths of a layer work on.
+
+    Returns:
+        The one group among them, or None if all are on the plane.
 
     Raises:
         ValueError: paths of different groups, whose maps have different axes.
@@ -298,7 +310,10 @@ def group_of_paths(names: Iterable[str]) -> FiniteGroup | None:
 
 
 def parse_paths(paths: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """Path names from a sum such as "f-fc+conv".
+    """Split a sum such as "f-fc+conv" into its paths.
+
+    Returns:
+        Their names, in the order given; each is known, and all fit into one layer.
 
     Raises:
         ValueError: no path, an unknown one, or one named twice.

@@ -141,7 +141,10 @@ class RelaxedLayer2d(PathSum):
         self.divisor = int(state["divisor"])
 
     def to_dense(self, in_size: Size | None = None) -> Tensor:
-        """The linear part as a matrix `[c_out * h * w, c_in * h * w]`; stride 1 only. For tests.
+        """The linear part as a matrix; stride 1 only. For tests.
+
+        Returns:
+            `[c_out * h * w, c_in * h * w]`, the sum over the paths that are switched on.
 
         Raises:
             ValueError: the layer strides, and so is not linear.

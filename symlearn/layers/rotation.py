@@ -48,9 +48,12 @@ def cubic_spline(x: Tensor) -> Tensor:
 
 @cache
 def spline_coefficients(k: int) -> Tensor:
-    """Coefficients `[place, tap]` float64 of an axis' k taps at places -SUPPORT .. k - 1 + SUPPORT.
+    """Coefficients of an axis' k taps at places -SUPPORT .. k - 1 + SUPPORT.
 
     Taps beyond the axis are mirrored at its first and last one.
+
+    Returns:
+        `[place, tap]`, float64, on the CPU.
     """
     with torch.device("cpu"):
         places = torch.arange(-SUPPORT, k + SUPPORT)
@@ -91,9 +94,12 @@ def rotation_matrices(degrees: Tensor, k: int) -> Tensor:
 
 
 def rotate(filters: Tensor, degrees: float | Tensor) -> Tensor:
-    """Filters `[..., k, k]` turned by an angle: exactly if it is a number that 90 divides, else interpolated.
+    """Turn filters `[..., k, k]` by an angle: exactly if it is a number that 90 divides, else interpolated.
 
-    A tensor is always interpolated, and the result differentiable in it.
+    A tensor is always interpolated.
+
+    Returns:
+        Filters of the same shape and type, differentiable in them and in an angle that is a tensor.
 
     Raises:
         ValueError: filters that are not square.
@@ -108,7 +114,10 @@ def rotate(filters: Tensor, degrees: float | Tensor) -> Tensor:
 
 
 def expect_square_filters(filters: Tensor) -> int:
-    """The side k of filters `[..., k, k]`.
+    """Refuse filters that cannot be turned.
+
+    Returns:
+        The side k of filters `[..., k, k]`.
 
     Raises:
         ValueError: filters that are not square.

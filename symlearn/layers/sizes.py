@@ -11,7 +11,10 @@ Size = int | tuple[int, int]
 
 
 def pair(size: Size) -> tuple[int, int]:
-    """(h, w) from h or (h, w).
+    """A size given as h or (h, w).
+
+    Returns:
+        (h, w); w is h where one number was given.
 
     Raises:
         ValueError: not one or two positive integers.

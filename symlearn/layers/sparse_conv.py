@@ -116,7 +116,10 @@ class SparseConv2d(nn.Module):
         self.weight.mul_(factor)
 
     def to_dense(self, in_size: Size | None = None) -> Tensor:
-        """The linear part as a matrix `[c_out * h * w, c_in * h * w]` at the given input size. For tests.
+        """The linear part as a matrix at the given input size. For tests.
+
+        Returns:
+            `[c_out * h * w, c_in * h * w]`, between flattened maps.
 
         Raises:
             ValueError: `in_size` is missing.

@@ -22,6 +22,7 @@ from symlearn.networks.gcnn import RotatedMnistNetwork
 from symlearn.networks.resnet44 import ResNet44
 from symlearn.networks.ten_layer import SMALL, TEN_LAYER, RelaxedNetwork
 from symlearn.networks.unfolded import UnfoldedNetwork
+from symlearn.networks.unread import expect_read
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "ten-layer": partial(RelaxedNetwork, TEN_LAYER),
@@ -54,7 +55,7 @@ def build_model(
     classes: int = 10,
     **options: Any,
 ) -> nn.Module:
-    """Build a network, `[batch, in_channels, h, w] -> [batch, classes]`.
+    """Build a network by its name.
 
     Args:
         paths: a sum of path names such as "f-fc+conv"; the networks on one group take one, "conv" or
@@ -71,6 +72,10 @@ def build_model(
         **options: what the paths leave to the user: kernel_size, anchors, lengthscale, learn,
             lengthscale_precision, generator_offset (`PathOptions`). What no path reads is refused, and so is
             any of the networks on one group, whose filters have sizes of their own.
+
+    Returns:
+        A network `[batch, in_channels, h, w] -> [batch, classes]` with weights drawn from torch's global
+        generator, all its paths switched on.
 
     Raises:
         ValueError: an unknown network, path or option; a path, a size or an option that the network does not
@@ -116,6 +121,17 @@ def expect_readers(network: str, paths: tuple[str, ...], options: dict[str, Any]
             f"nothing in {' + '.join(paths)} learns {', '.join(idle)}; expected any of "
             f"{', '.join(sorted(learned)) or 'nothing'}"
         )
+
+
+def expect_used(chosen: ModelConfig) -> None:
+    """Refuse keys of a `[model]` table that neither its network nor one of its paths reads.
+
+    Raises:
+        ValueError: such a key, set to something else than its default.
+    """
+    paths, network = parse_paths(chosen.paths), chosen.network
+    alone = network in ON_ONE_GROUP
+    expect_read(chosen, () if alone else paths, f"the network {network}" if alone else " + ".join(paths))
 
 
 def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes: int) -> nn.Module:

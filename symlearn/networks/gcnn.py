@@ -44,6 +44,9 @@ Z2_DROPOUT = 0.3  # of the authors' Z2CNN; they found P4CNN better without
 def network_group(paths: str | tuple[str, ...]) -> FiniteGroup:
     """The group a network is built on, from its one path; the trivial one for `conv`.
 
+    Returns:
+        The trivial group c1 for `conv`, otherwise that of the group convolution.
+
     Raises:
         ValueError: a sum of paths, or a path that is neither `conv` nor a full group convolution.
     """

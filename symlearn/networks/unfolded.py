@@ -40,6 +40,9 @@ def unfolding_options(
 ) -> UnfoldingOptions:
     """What a network's own arguments say about its layers.
 
+    Returns:
+        Options of the dictionary, the authors' own where `published`.
+
     Raises:
         ValueError: dense filters of another size than the image's.
     """
@@ -131,7 +134,9 @@ class UnfoldedNetwork(CyclicUnfolded2d):
     def measured_maps(self) -> dict[str, nn.Module]:
         """What a report measures the equivariance of: every layer's code, bank by bank, as maps on the group.
 
-        Banks with another number of rotations than the group's are left out.
+        Returns:
+            From images `[batch, c, h, w]` to the code, by a label such as "layers.0"; banks with another
+            number of rotations than the group's are left out.
         """
         turns = len(self.group)
         names = [name for name in self.bank_names if bank_turns(name) == turns]

@@ -95,7 +95,7 @@ def build_report(
     test: dict[str, float | None] | None,
     training: dict[str, Any],
 ) -> dict[str, Any]:
-    """report.json as a dictionary (schema 2).
+    """Gather what is known at the end of a fit.
 
     Args:
         state: at the end of the fit.
@@ -104,6 +104,9 @@ def build_report(
         tried: to add and to remove.
         test: scores on the test set, or None.
         training: as `training_report`.
+
+    Returns:
+        report.json as a dictionary (schema 2).
     """
     chosen = state.config.evidence
     asked = Asked(

@@ -60,11 +60,14 @@ def html_page(
     environment: Mapping[str, Any] | None = None,
     drawn: Mapping[str, bytes] | None = None,
 ) -> str:
-    """The whole page as one self-contained HTML document.
+    """Write the page of a run.
 
     `figures` by stem, in order of display (`plots.run_figures`); `config` and `environment` are nested
     tables such as `config.toml` and `environment.json` hold, left out where None; `drawn` are the figures'
     PNG images, drawn here if not given.
+
+    Returns:
+        One self-contained HTML document: figures and styles lie in it, and it loads nothing.
     """
     images = pngs(figures) if drawn is None else drawn
     return _template().render(

@@ -31,10 +31,13 @@ def finite(value: object) -> float | None:
 
 
 def tensor_place(name: str, report: Report | None = None) -> tuple[str, str]:
-    """The `(layer, path)` that a tensor or a declared hyperparameter belongs to, as the report says.
+    """Where a tensor or a declared hyperparameter belongs, as the report says.
 
     Reports of earlier versions do not say; for them, and without one, `<layer>.paths.<path>.<...>` is what
     relaxed layers call their own; any other tensor belongs to its module, a head of the report or "other".
+
+    Returns:
+        (layer, path); the path is "linear" for heads, "other" where nothing is known.
     """
     told = ((report or {}).get("tensors") or {}).get(name)
     if told is not None:

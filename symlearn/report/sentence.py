@@ -50,9 +50,11 @@ def layer_state(layer: Layer) -> State:
 
 
 def layer_verdict(layer: Layer, report: Report | None = None) -> str:
-    """What a layer commutes with, in a word: "shifts", "p4", "none", "undecided".
+    """What a layer commutes with, in a word.
 
-    A dash where the network learned nothing, "not asked" where no path was tried without (see `decided`).
+    Returns:
+        "shifts", "p4", "none", "undecided"; a dash where the network learned nothing; "not asked" where no
+        path was tried without (see `decided`).
     """
     if report is not None and without_verdict(report):
         return "–"
@@ -68,10 +70,13 @@ def decided(layer: Layer) -> bool:
 
 
 def verdict(report: Report) -> str:
-    """One sentence or two on what the evidence made of the layers (the heads apart).
+    """Say what the evidence made of the layers (the heads apart).
 
-    For example "Layers 0–3 became convolutional; layer 4 fully connected." Where no path was tried without
-    (a fit by MAP, a short one, one of an earlier version), it says so, and what the paper's measure says.
+    Where no path was tried without (a fit by MAP, a short one, one of an earlier version), it says so, and
+    what the paper's measure says.
+
+    Returns:
+        A sentence or a few, such as "Layers 0–3 became convolutional; layer 4 fully connected."
     """
     layers = body_layers(report)
     if not layers:

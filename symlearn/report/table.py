@@ -111,9 +111,14 @@ def hyperparameters_table(report: Report) -> Table | None:
 
 
 def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -> str:
-    """Everything a reader of the run needs, as plain text of at most 100 columns, or as Markdown.
+    """Everything a reader of the run needs, as text.
 
-    The layer table, the verdict, the search's proposals if there are any, and the run's numbers.
+    Returns:
+        The layer table, the verdict, the search's proposals if there are any, and the run's numbers; plain
+        text of at most 100 columns, or Markdown.
+
+    Raises:
+        ValueError: another format than "table" and "md".
     """
     if format not in ("table", "md"):
         raise ValueError(f"format is {format!r}, expected 'table' or 'md'")
@@ -191,9 +196,13 @@ def layer_rows(layer: Layer, report: Report) -> list[dict[str, Any]]:
 
 
 def proposal_rows(report: Report) -> list[list[str]]:
-    """Round, layer, proposal, its change of log evidence halfway and at the end of its refit, if it was kept.
+    """The search's proposals as text.
 
     Who was dropped halfway has no change at the end. Files of schema 1 have a noise and no interval.
+
+    Returns:
+        A row a proposal: round, layer, proposal, its change of log evidence in nats halfway and at the end of
+        its refit, the interval, if it was kept.
     """
     rows = []
     for proposal in proposals_of(report):

@@ -10,7 +10,7 @@ import torch
 from symlearn.config import Config
 from symlearn.cost.estimate import Estimate, estimate, estimated
 from symlearn.curvature.coverage import check_coverage
-from symlearn.runs.experiment import Build, load, network_of
+from symlearn.runs.experiment import Build, check_new, load, network_of
 
 
 def estimate_experiment(config: Config, network: Build | None = None) -> Estimate:
@@ -20,9 +20,13 @@ def estimate_experiment(config: Config, network: Build | None = None) -> Estimat
         config: of the fit.
         network: builds a network of the user's own; see `run_experiment`.
 
+    Returns:
+        As of `symlearn.estimate`: bytes by stage, and seconds where they could be measured.
+
     Raises:
         ValueError: whatever `run_experiment` would refuse.
     """
+    check_new(config)
     config, splits = load(config)
     if network is not None:
         with torch.random.fork_rng(devices=[]):

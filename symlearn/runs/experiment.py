@@ -29,7 +29,7 @@ from symlearn.fitting.fit import run_fit
 from symlearn.fitting.inputs import ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.registry import parse_paths
-from symlearn.networks import NETWORKS, configured_model, default_network
+from symlearn.networks import NETWORKS, configured_model, default_network, expect_used
 from symlearn.report.notebook import ReportDict
 from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
 from symlearn.runs.results import expect_builder, read_learned, read_report, write_results
@@ -99,6 +99,9 @@ def prepare(config: Config, network: Build | None = None) -> Prepared:
         config: what to fit.
         network: builds a network that is none of ours.
 
+    Returns:
+        What `run_experiment` fits: the configuration worked out, data and network on its device.
+
     Raises:
         ValueError: in one line, what was wrong, what was expected and what to do.
     """
@@ -113,7 +116,10 @@ def prepare(config: Config, network: Build | None = None) -> Prepared:
 
 
 def load(config: Config) -> tuple[Config, DataSplits]:
-    """The data of a configuration, and the configuration with network, schedules and paths worked out.
+    """Load the data of a configuration, and work out network, schedules and paths.
+
+    Returns:
+        The configuration, whose width alone may be open yet, and the data.
 
     Raises:
         ValueError: in one line, what was wrong, what was expected and what to do.
@@ -137,7 +143,10 @@ def load(config: Config) -> tuple[Config, DataSplits]:
 
 
 def network_of(config: Config, splits: DataSplits, network: Build | None = None) -> nn.Module:
-    """The network that a worked-out configuration describes, for these data; draws its weights.
+    """Build the network that a worked-out configuration describes, for these data.
+
+    Returns:
+        A network on torch's default device, its weights drawn from torch's global generator.
 
     Raises:
         ValueError: it is the user's own, and nothing builds it.
@@ -167,6 +176,16 @@ def check_names(config: Config) -> None:
         raise ValueError(f"unknown task {config.data.task!r}; expected one of {', '.join(TASKS)}")
 
 
+def check_new(config: Config) -> None:
+    """Check what the configuration of a fit that is yet to start must not hold; folders of earlier fits may.
+
+    Raises:
+        ValueError: an unknown name, or a key that nothing would read.
+    """
+    check_names(config)
+    expect_used(config.model)
+
+
 def run_experiment(
     config: Config,
     out: str | Path,
@@ -186,11 +205,15 @@ def run_experiment(
         tensorboard: a folder for TensorBoard's event files, or None.
         network: builds a network of the user's own, which `config.model.model` names.
 
+    Returns:
+        The fit's result, as it also lies in the folder.
+
     Raises:
         MissingExtraError: event files are asked for, and tensorboard is not installed.
         ValueError: wrong input, an unusable folder, a full disk.
         TrainingStoppedError: the fit cannot go on; what it has so far is in the folder.
     """
+    check_new(config)
     prepared = prepare(config, network)
     folder = RunFolder.create(out)
     folder.acquire()
@@ -213,6 +236,9 @@ def resume_experiment(
 
     A finished fit is read back, nothing is computed. Arguments as for `run_experiment`.
 
+    Returns:
+        The fit's result; of a fit that had finished, without training data.
+
     Raises:
         ValueError: no run folder, damaged files, data that have changed, a folder in use, a full disk.
         TrainingStoppedError: the fit cannot go on.
@@ -229,7 +255,10 @@ def resume_experiment(
 
 
 def read_result(out: str | Path | RunFolder, network: Build | None = None) -> FitResult:
-    """A finished fit as its folder holds it; nothing is computed, and its training data are not read.
+    """Read a finished fit from its folder; nothing is computed, and its training data are not read.
+
+    Returns:
+        The fit's result; `train` is None.
 
     Raises:
         ValueError: no run folder, a fit that has not finished, damaged files.

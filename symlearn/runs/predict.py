@@ -67,6 +67,10 @@ def predict_images(
         laplace: the Laplace predictive; loads the run's training data and computes their curvature.
         network: builds a network of the user's own; see `run_experiment`.
 
+    Returns:
+        Names of the images and, in the same order, class probabilities `[n, classes]` or targets
+        `[n, outputs]`, with their standard deviations where `laplace` gives some.
+
     Raises:
         ValueError: the run has not finished, or the images cannot be read or do not fit the network.
     """

@@ -87,7 +87,11 @@ class Experiment:
 
 
 def experiments_folder() -> Path:
-    """`experiments` in the working directory, beside the package in its repository, or carried by the wheel.
+    """Find the published tables.
+
+    Returns:
+        `experiments` in the working directory, beside the package in its repository, or carried by the wheel;
+        the first that is there.
 
     Raises:
         ValueError: none is there.
@@ -107,7 +111,11 @@ def known_experiments(folder: Path) -> dict[str, Path]:
 
 
 def read_experiment(name: str, folder: Path) -> Experiment:
-    """An experiment by name.
+    """Read an experiment by its name.
+
+    Returns:
+        Its title, source, scales and rows, checked for unknown keys; the options of the fits are checked
+        where they are run.
 
     Raises:
         ValueError: no such experiment, or a damaged file.
@@ -119,7 +127,7 @@ def read_experiment(name: str, folder: Path) -> Experiment:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         if set(content) - KEYS:
-            raise KeyError(f"unknown key {sorted(set(content) - KEYS)[0]!r}")
+            raise ValueError(f"unknown key {sorted(set(content) - KEYS)[0]!r}")
         rows = tuple(
             Row(
                 row["label"],
@@ -132,9 +140,9 @@ def read_experiment(name: str, folder: Path) -> Experiment:
         )
         scales = {scale: dict(content["scales"][scale]) for scale in content["scales"]}
         if set(scales) - set(SCALES) or not rows:
-            raise KeyError(f"scales are {', '.join(SCALES)}, and there must be rows")
+            raise ValueError(f"scales are {', '.join(SCALES)}, and there must be rows")
         return Experiment(path, content["title"], content["source"], content.get("note", ""), scales, rows)
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is no experiment: {reason}; correct it there") from None
 
@@ -215,7 +223,7 @@ def reproduce(
     only: str = "",
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Run an experiment and write its JSON; returns that JSON's content.
+    """Run an experiment and write its JSON.
 
     Args:
         experiment: the table.
@@ -226,6 +234,9 @@ def reproduce(
         extra: options that replace those of the file (such as data_root or device).
         only: labels of rows joined by commas, or parts of labels; run these alone.
         tell: told a line a run.
+
+    Returns:
+        That JSON's content: a row a fit, beside what was published, with seeds, commit and environment.
 
     Raises:
         ValueError: an unknown scale, or options that a fit refuses.

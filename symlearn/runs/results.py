@@ -105,7 +105,10 @@ def page_of(
 
 
 def draw_figures(folder: RunFolder) -> list[Path]:
-    """Draw the figures of a finished run anew; returns their paths.
+    """Draw the figures of a finished run anew.
+
+    Returns:
+        Paths of the images that were written.
 
     Raises:
         ValueError: the run has not finished, its report is damaged, or a file cannot be written.
@@ -119,6 +122,9 @@ def draw_figures(folder: RunFolder) -> list[Path]:
 def read_page(folder: RunFolder) -> str:
     """The HTML page of a finished run, made anew from what lies in its folder.
 
+    Returns:
+        The document; nothing is written.
+
     Raises:
         ValueError: the run has not finished, or a file is damaged.
     """
@@ -130,7 +136,10 @@ def read_page(folder: RunFolder) -> str:
 
 
 def read_filters(folder: RunFolder) -> list[dict[str, Any]]:
-    """filters.json of a finished run; empty for a folder that was written without one.
+    """Read filters.json of a finished run.
+
+    Returns:
+        An entry a weight tensor; empty for a folder that was written without the file.
 
     Raises:
         ValueError: the file is damaged.
@@ -144,7 +153,10 @@ def read_filters(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def read_report(folder: RunFolder) -> dict[str, Any]:
-    """report.json of a finished run.
+    """Read report.json of a finished run.
+
+    Returns:
+        Its content, of a schema that is known, with layers, paths and selection.
 
     Raises:
         ValueError: the run has not finished, or the file is no report.
@@ -187,11 +199,15 @@ def expect_builder(config: Config, network: Callable[..., nn.Module] | None) -> 
 
 
 def read_learned(folder: RunFolder, network: Callable[..., nn.Module] | None = None) -> Learned:
-    """The learned network of a finished run.
+    """Read the learned network of a finished run.
 
     Args:
         folder: of the run.
         network: builds a network of the user's own, from channels, size and classes.
+
+    Returns:
+        The network in `eval` mode on the CPU, with its preprocessing, names of classes, precisions, noise and
+        configuration.
 
     Raises:
         ValueError: the run has not finished, a file is damaged, or nothing builds its network.

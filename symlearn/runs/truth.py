@@ -19,11 +19,14 @@ RIGHT, WRONG, UNDECIDED = "right", "wrong", "undecided"
 
 
 def scores(truth: str, verdicts: Sequence[str]) -> dict[str, int]:
-    """How many layers are right, wrong, undecided.
+    """Compare a run's layers with what is true.
 
     Args:
         truth: see the module's notation.
         verdicts: what each layer commutes with, first to last, as in report.json.
+
+    Returns:
+        How many layers are right, wrong and undecided, by these words.
     """
     counts = dict.fromkeys((RIGHT, WRONG, UNDECIDED), 0)
     for answer in _answers(truth, verdicts):

@@ -70,6 +70,9 @@ def difference(
         evidence: of the refit.
         controls: evidences of this round's controls, at least one.
         earlier: those of earlier rounds, a sequence a round.
+
+    Returns:
+        The difference in nats with its spread, None where too few controls ended to know it.
     """
     value = evidence - statistics.mean(controls)
     measured, freedom = control_spread(controls, earlier)

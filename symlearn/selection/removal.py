@@ -73,9 +73,12 @@ def removable(state: FitState) -> list[LayerPath]:
 
 
 def simplest(state: FitState, free: Sequence[LayerPath]) -> tuple[LayerPath, ...]:
-    """Those of some paths to take out together, so that the simplest path of every layer stays.
+    """Choose which of some paths to take out together, so that the simplest path of every layer stays.
 
     Where all of a layer's paths are among them, the most symmetric one stays, of these the smallest.
+
+    Returns:
+        (layer, path) of those, layer by layer.
     """
     sizes = {name: p.numel() for name, p in state.model.named_parameters()}
     out: list[LayerPath] = []

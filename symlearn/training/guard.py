@@ -65,9 +65,12 @@ class Guard:
 
 
 def quiet_layers(state: FitState) -> list[str]:
-    """Layers whose switched-on paths all have next to no effective parameters.
+    """Find layers whose switched-on paths all have next to no effective parameters.
 
     A declared diagonal of no such layer is left alone: it may be added to maps, which then still pass.
+
+    Returns:
+        Their names, first to last; empty for a sound network.
     """
     quiet, free = [], state.config.curvature.diagonal
     for layer in layer_paths(state.model):

@@ -20,7 +20,10 @@ from symlearn.layers.declared import hyperparameters_of
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """The type of a network's parameters, which images are brought to.
+    """The type that images are brought to.
+
+    Returns:
+        That of the network's first parameter.
 
     Raises:
         ValueError: no network, or one without anything to train.
@@ -70,7 +73,10 @@ def check_fits(model: nn.Module, train: Pairs, test: Pairs | None, config: Confi
 
 
 def outputs_of_one(model: nn.Module, x: Tensor, name: str) -> Tensor:
-    """The outputs `[1, outputs]` of a set's first image.
+    """Put a set's first image through the network.
+
+    Returns:
+        Outputs `[1, outputs]`, without gradients.
 
     Raises:
         ValueError: the network does not take it, or its outputs are of another shape.
@@ -101,9 +107,11 @@ def check_targets(f: Tensor, y: Tensor, config: Config, name: str) -> None:
 
 
 def as_tensors(data: Data, device: torch.device, dtype: torch.dtype = torch.float32) -> Pairs:
-    """A data set, a loader or a pair of tensors or arrays as (x, y) on a device.
+    """Bring a data set, a loader or a pair of tensors or arrays to a device.
 
-    Images and real targets come out in the given dtype, labels as int64.
+    Returns:
+        x `[n, c, h, w]` and y `[n]` or `[n, outputs]`; images and real targets in the given dtype, labels as
+        int64.
 
     Raises:
         ValueError: no data, values that are not finite, or x and y of different lengths; see `pair_of` too.
@@ -126,7 +134,11 @@ def as_tensors(data: Data, device: torch.device, dtype: torch.dtype = torch.floa
 def inputs_of(
     model: nn.Module, train: Data, test: Data | None, config: Config | dict[str, Any] | None
 ) -> tuple[Config, Pairs, Pairs | None]:
-    """The configuration with its schedules worked out, and the data on its device in the network's type.
+    """Check what a fit is given and bring it to its device.
+
+    Returns:
+        The configuration with its schedules worked out, training pairs in the network's type, and test pairs
+        or None.
 
     Raises:
         ValueError: a configuration, a device, a network or data that no fit can use.
@@ -140,6 +152,9 @@ def inputs_of(
 
 def usable_device(config: Config) -> torch.device:
     """The device a fit runs on.
+
+    Returns:
+        The CPU or a CUDA device that is there.
 
     Raises:
         ValueError: CUDA was asked for and is not there.

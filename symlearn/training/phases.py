@@ -103,9 +103,12 @@ class PhaseRun:
         return state.step - state.begun >= int(burn_in)
 
     def next_epoch(self, state: FitState, data: Pairs, augment: Augment | None = None) -> dict[str, Any]:
-        """Run one epoch, with an evidence update where one is due; returns the metrics of both.
+        """Run one epoch, with an evidence update where one is due.
 
-        A state that the guard does not believe is taken back, and the record says so under `taken_back`.
+        Returns:
+            Metrics of both: `train_loss` in nats an image, `train_accuracy` (None for regression),
+            `log_marginal_likelihood` in nats where an update was due; a state that the guard does not believe
+            is taken back, and the reason stands under `taken_back`.
 
         Raises:
             TrainingStoppedError: a value is not finite, and there is no state to go back to.
@@ -153,6 +156,9 @@ class PhaseRun:
         """Restore the guard's state with half the rate and half the trust; time does not run backwards.
 
         After `most` setbacks the phase is over.
+
+        Returns:
+            {"taken_back": fault}, for the epoch's record.
 
         Raises:
             TrainingStoppedError: there is no state to go back to.

@@ -44,11 +44,14 @@ class Start:
 
 
 def planned_starts(selection: str, choices: bool) -> list[Start]:
-    """What is tried, in order.
+    """Plan what is tried if the fit does not learn.
 
     Args:
         selection: of the configuration.
         choices: whether any layer has more than one path.
+
+    Returns:
+        Starts in the order they are tried; the first is the network as it was built.
     """
     first = [Start(), Start(0.25, True)]
     if selection == "search" and choices:

@@ -19,15 +19,17 @@ from symlearn.training.state import Augment, FitState, TrainingStoppedError
 def train_epoch(
     state: FitState, data: Pairs, rates: Callable[[float], float], augment: Augment | None = None
 ) -> tuple[float, float | None]:
-    """One pass of steps on the weights; returns (mean loss, accuracy) as seen during it.
-
-    Accuracy is None for regression.
+    """One pass of steps on the weights.
 
     Args:
         state: changed in place.
         data: the training set.
         rates: learning rate at a fraction of the epoch.
         augment: applied to every batch, drawing from the state's generator.
+
+    Returns:
+        Mean loss in nats an image and accuracy, both as seen during the pass; accuracy is None for
+        regression.
 
     Raises:
         TrainingStoppedError: the loss or a weight is not finite.
@@ -72,9 +74,11 @@ def train_epoch(
 
 
 def evaluate(state: FitState, data: Pairs, size: int = 500) -> tuple[float | None, float]:
-    """(accuracy, mean negative log-likelihood) on held-out data, for the record only.
+    """Score a network on held-out data, for the record only.
 
-    Accuracy is None for regression, whose likelihood includes the learned noise.
+    Returns:
+        Accuracy, None for regression, and the mean negative log-likelihood in nats an image, which for
+        regression includes the learned noise.
     """
     likelihood = state.likelihood
     state.model.eval()

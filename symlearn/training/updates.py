@@ -48,11 +48,13 @@ def step_declared(state: FitState, data: Pairs) -> None:
 def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = True) -> float:
     """Step the hyperparameters, and note evidence and effective parameters.
 
-    Returns what the step gained in evidence at these weights, in nats: what it promises of them. No log
-    precision moves by more than the state's `trust` times `STRIDE`.
+    No log precision moves by more than the state's `trust` times `STRIDE`.
 
     Running statistics of batch normalisation are measured anew and what the layers declare moves first, so
     that the curvature and the evidence are those of the state as it is left.
+
+    Returns:
+        What the step gained in evidence at these weights, in nats: what it promises of them.
 
     Raises:
         TrainingStoppedError: a gradient, the curvature or the evidence is not finite.

@@ -99,7 +99,7 @@ def collapse(
     """The learned network written with `torch.nn` alone, for the same inputs and outputs.
 
     A user's own classes stay around their replaced layers (`symlearn.relax`); a network of ours becomes a
-    `torch.fx` graph. It is in `eval` mode, and its attribute `collapse_report` is a `CollapseReport`.
+    `torch.fx` graph.
 
     Args:
         model: the network that was fitted, or the result's own; the learned weights are the result's.
@@ -110,6 +110,9 @@ def collapse(
             switched off alone.
         removal: how the change of log evidence is found, on the training set of the fit: "measured", a
             curvature pass for every path, or "local" (Savage-Dickey), one pass for all.
+
+    Returns:
+        A new network in `eval` mode, whose attribute `collapse_report` is a `CollapseReport`.
 
     Raises:
         ValueError: a network of another structure than the result's, a share outside [0, 1), an unknown
@@ -155,6 +158,9 @@ def collapse(
 def removal_of(name: str) -> Removal:
     """A way to find the change of log evidence, by its name.
 
+    Returns:
+        The name itself, for type checkers narrowed to those there are.
+
     Raises:
         ValueError: no such way.
     """
@@ -175,6 +181,10 @@ def path_fates(
         result: of the fit.
         changes: of log evidence by layer and path.
         negligible: see `collapse`.
+
+    Returns:
+        A fate a path, layer by layer: its gamma, its share, its change of log evidence in nats (None if not
+        asked), and whether it is kept.
     """
     by_layer = {layer["name"]: layer["paths"] for layer in result.report["layers"]}
     needed = {

@@ -127,9 +127,7 @@ LIBRARIES = {"pt2": (), "onnx": ("onnx", "onnxscript", "onnxruntime"), "safetens
 def export(
     plain: nn.Module, images: Tensor, path: Path, file_format: str, about: dict[str, Any] | None = None
 ) -> float | None:
-    """Write a plain network; returns the largest relative change of an output after reading it back.
-
-    None for weights alone, which have no outputs of their own.
+    """Write a plain network, once it gives the same outputs when read back.
 
     Args:
         plain: of `symlearn.collapse`, or any network that torch can export.
@@ -137,6 +135,9 @@ def export(
         path: the file, replaced in one step once its content has passed the comparison.
         file_format: "pt2", "onnx" or "safetensors".
         about: what travels in the file as JSON.
+
+    Returns:
+        The largest relative change of an output; None for weights alone, which have no outputs of their own.
 
     Raises:
         MissingExtraError: a library that the format needs is not installed.

@@ -39,7 +39,10 @@ def outputs_of(model: nn.Module, image: Tensor) -> list[Any]:
 def first_pass(
     model: nn.Module, image: Tensor, convolutions: Iterable[nn.Module]
 ) -> tuple[list[Any], dict[nn.Module, list[ImageSize]]]:
-    """What a network puts out, and the sizes (h, w) of its convolutions' inputs, one a call.
+    """Put one image through a network and watch its convolutions.
+
+    Returns:
+        What the network puts out, and the sizes (h, w) of every convolution's inputs, one a call.
 
     Raises:
         ValueError: the network does not take the image.

@@ -89,6 +89,9 @@ def convolution_of(
         padding_mode: "circular" or "zeros" (size kept), or "valid".
         like: a tensor of the type wanted.
         scale: factor of the whole.
+
+    Returns:
+        A convolution on the device and of the type of `like`, with a bias.
     """
     side = 2 * kernel_size - 1
     impulses = torch.zeros(c_in + 1, c_in, side, side, dtype=like.dtype, device=like.device)
@@ -115,6 +118,9 @@ def linear_of(planes: Planes, in_shape: tuple[int, ...], like: Tensor, scale: fl
         in_shape: (c_in, h, w).
         like: a tensor of the type wanted.
         scale: factor of the whole.
+
+    Returns:
+        A Linear from `c_in * h * w` to `c_out * h' * w'` features, of the type of `like`.
     """
     count = torch.Size(in_shape).numel()
     bias = (planes(like.new_zeros(1, *in_shape)).double() * scale).flatten()
@@ -188,7 +194,10 @@ class Subsampled(nn.Module):
 
 @singledispatch
 def plain_form(module: nn.Module) -> nn.Module:
-    """The same map with `torch.nn` alone; a module that is not of ours is returned as it is.
+    """The same map with `torch.nn` alone.
+
+    Returns:
+        A new module, or the very one given if it is not of ours.
 
     Raises:
         ValueError: a layer of ours that has no plain form.
@@ -314,9 +323,11 @@ def _(module: PolyphaseSubsample2d) -> nn.Module:
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """A copy of a network with every layer of ours in its plain form.
+    """Copy a network with every layer of ours in its plain form.
 
-    The user's own classes stay; a network of ours becomes a `torch.fx` graph of `torch.nn` modules.
+    Returns:
+        The copy, in which the user's own classes stay; a network of ours becomes a `torch.fx` graph of
+        `torch.nn` modules.
 
     Raises:
         ValueError: a layer of ours, or a subclass of one, that has no plain form.
@@ -325,11 +336,18 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 
 def replaced(module: nn.Module, forms: dict[nn.Module, nn.Module]) -> nn.Module:
-    """The plain form of a module, or the module with its parts replaced, in place.
+    """Bring a module, or its parts in place, to plain form.
 
     Args:
         module: any.
         forms: of the modules that were met before; a module in two places has one form.
+
+    Returns:
+        The plain form, or the module itself where it is the user's own.
+
+    Raises:
+        ValueError: a subclass of a layer of ours, which may do something else; a layer that has no plain
+            form.
     """
     if module not in forms:
         known = plain_form.dispatch(type(module)) is not plain_form.dispatch(object)
@@ -349,7 +367,10 @@ def replaced(module: nn.Module, forms: dict[nn.Module, nn.Module]) -> nn.Module:
 
 
 def outlined(module: nn.Module) -> nn.Module:
-    """A container of ours, its parts plain already, as a graph.
+    """Trace a container of ours, its parts plain already.
+
+    Returns:
+        A graph that calls its parts in the order its `forward` does.
 
     Raises:
         ValueError: its `forward` cannot be traced.

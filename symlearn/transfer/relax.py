@@ -46,10 +46,9 @@ def relax(
     only: Sequence[str] | None = None,
     options: PathOptions | None = None,
 ) -> nn.Module:
-    """A copy of a network in which convolutions have further paths; its outputs are those of the network.
+    """Copy a network and give its convolutions further paths; its outputs stay those of the network.
 
-    The copy's attribute `relaxation` is a `Relaxation`: which layers have further paths, and why the others
-    have not. In-place activations are made ordinary ones, which curvature needs.
+    In-place activations are made ordinary ones, which curvature needs.
 
     Args:
         model: any network with `nn.Conv2d` modules.
@@ -57,6 +56,10 @@ def relax(
         paths: what is added to every convolution: any of "fc", "f-fc" and "s-fc".
         only: names of the convolutions to relax, as `model.named_modules()` gives them; None takes all.
         options: what the paths leave to the user.
+
+    Returns:
+        The copy, whose attribute `relaxation` is a `Relaxation`: which layers have further paths, and why the
+        others have not.
 
     Raises:
         ValueError: a path that cannot be added, what is no network or cannot be copied, an input the network
@@ -118,7 +121,10 @@ def expect_network(model: nn.Module) -> None:
 
 
 def duplicate(model: nn.Module) -> nn.Module:
-    """A copy of the network with ordinary activations in place of in-place ones.
+    """Copy a network, with ordinary activations in place of in-place ones.
+
+    Returns:
+        The copy; the network is left as it is.
 
     Raises:
         ValueError: the network cannot be copied.
@@ -155,13 +161,17 @@ def one_at_a_time(
     wanted: list[Any],
     exchanges: Mapping[str, tuple[nn.Module, nn.Module]],
 ) -> tuple[nn.Module, dict[str, str]]:
-    """The network with the parts exchanged under which it stays what it was; the reasons against the others.
+    """Exchange parts of a network one by one, and undo what would change its outputs.
 
     Args:
         model: the network, none of them exchanged.
         image: that is put through.
         wanted: what the network puts out for it.
         exchanges: old and new part by name.
+
+    Returns:
+        The network with the parts exchanged under which it stays what it was, and the reasons against the
+        others by name.
 
     Raises:
         ValueError: the network puts out something else each time, with nothing exchanged.

@@ -23,9 +23,12 @@ def collapse_run(
     removal: str = "measured",
     network: Build | None = None,
 ) -> tuple[CollapseReport, float | None]:
-    """Collapse a finished run's network and write it; returns the report and `export`'s change.
+    """Collapse a finished run's network and write it.
 
     The training data are read again, for what is measured.
+
+    Returns:
+        What collapsing did, and `export`'s largest relative change, None where the format has no outputs.
 
     Raises:
         ValueError: the run has not finished, an unknown format, a path or share that cannot be used.

@@ -41,9 +41,12 @@ __all__ = [
 
 
 def run_figures(report: Report, metrics: Metrics, filters: Filters = ()) -> dict[str, Figure]:
-    """Every figure of a run by the stem of its file, in the order to show them.
+    """Draw every figure of a run.
 
     Filters, lengthscales, generators and codes are drawn where the run has some.
+
+    Returns:
+        Figures by the stem of their file, in the order to show them.
     """
     figures = {
         "effective-dimension": effective_dimension_heat_map(report),

@@ -17,6 +17,9 @@ def rotated_filters(filters: Filters, report: Report | None = None) -> Figure:
     """A panel a layer's bank; in it a row a basis filter (those of largest norm), a column a rotation of it.
 
     Red is above zero, blue below; every filter has a colour scale of its own, the same for its rotations.
+
+    Returns:
+        A figure whose label names the banks; without a bank with rotations, one that says so.
     """
     banks = [entry for entry in filters if entry.get("filters") and entry.get("turns", 1) > 1]
     if not banks:

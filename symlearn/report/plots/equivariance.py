@@ -16,6 +16,9 @@ def equivariance_errors(report: Report) -> Figure:
     """A row a layer and one for the network: relative error under shifts and under every group element.
 
     Dark is exact (rounding), light is not equivariant at all.
+
+    Returns:
+        A figure whose label gives every layer's error under shifts; without errors, one that says so.
     """
     found = report.get("equivariance")
     if not found:

@@ -26,6 +26,9 @@ def evidence_curve(metrics: Metrics, report: Report | None = None) -> Figure:
     either the evidence is shown in total [nats], and the loss on an axis of its own. Phases of the search
     (`phase`) are marked, with the proposals that the report says were accepted in them; the best evidence
     is ringed.
+
+    Returns:
+        A figure whose label gives the best evidence and the last scores; without epochs, one that says so.
     """
     if not metrics:
         return message_figure(TITLE, report, "no epoch was recorded")

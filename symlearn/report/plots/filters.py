@@ -18,6 +18,9 @@ def learned_filters(filters: Filters, report: Report | None = None) -> Figure:
     """A row a weight tensor: its filters of largest norm, red above zero and blue below, dots at anchors.
 
     Every row has a colour scale of its own; rows are as wide as their filters are many.
+
+    Returns:
+        A figure whose label names the weight tensors; without filters, one that says so.
     """
     rows = [entry for entry in filters if entry.get("filters")]
     if not rows:

@@ -14,6 +14,9 @@ def generators(metrics: Metrics, report: Report | None = None) -> Figure:
 
     A dashed line marks 360 / n, where the n rotations of a filter close to a group; a line breaks where its
     bank was not in the network.
+
+    Returns:
+        A figure whose label gives the last angles in degrees; without a learned one, one that says so.
     """
     found = Trajectories.of(metrics, "generator", report)
     if not found.values:

@@ -42,6 +42,9 @@ def effective_dimension_heat_map(report: Report) -> Figure:
     effective type is outlined, a path that the layer does not have is hatched, a path without measured
     numbers shows a dash. The head's Linear layers stand apart, with gamma of P.
     Source: relative effective dimension as in [L, Table 4].
+
+    Returns:
+        A figure whose label tells the verdict; without layers to choose in, one that says so.
     """
     layers, heads, paths = body_layers(report), head_layers(report), path_names(report)
     if not layers:

@@ -15,6 +15,9 @@ def lengthscales(metrics: Metrics, report: Report | None = None) -> Figure:
     """A panel a path: lengthscale (grid spacings, log axis) of every layer over the epochs, light to dark.
 
     A line breaks where its path was not in the network.
+
+    Returns:
+        A figure whose label gives the last lengthscales; without a learned one, one that says so.
     """
     found = Trajectories.of(metrics, "lengthscale", report)
     if not found.values:

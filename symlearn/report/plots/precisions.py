@@ -31,6 +31,9 @@ def prior_precisions(metrics: Metrics, report: Report | None = None) -> Figure:
     Where a layer has more than six tensors, a line a path: the geometric mean over its tensors, with the
     range from smallest to largest shaded. A line breaks where its path was not in the network.
     The report adds the title's subject and the layers' verdicts.
+
+    Returns:
+        A figure whose label gives the last precisions; without recorded ones, one that says so.
     """
     rows = [row for row in metrics if row.get("prior_precision")]
     if not rows:

@@ -30,6 +30,9 @@ def proposals(report: Report) -> Figure:
     Colour says the path, the marker's direction whether it was added or removed, a ring that it was kept;
     error bars are the evidence's own noise where the report has it. Where changes span over a hundredfold
     the axis is symmetrically logarithmic. A second axis gives nats per training example where known.
+
+    Returns:
+        A figure whose label tells what was kept; without proposals, one that says so.
     """
     tried = [each for each in proposals_of(report) if finite(each.get("delta_log_evidence")) is not None]
     if not tried:

@@ -19,6 +19,9 @@ def reliability_diagram(
     Args:
         curves: by name, the bins of `symlearn.analysis.calibration.reliability`.
         report: of the run, for the title.
+
+    Returns:
+        A figure whose label gives the calibration errors in percent; without scores, one that says so.
     """
     if not any(curves.values()):
         return message_figure(TITLE, report, "no predictions were scored")

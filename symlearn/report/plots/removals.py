@@ -26,6 +26,9 @@ def removals_heat_map(report: Report) -> Figure:
 
     With its 90 % interval; full colour and a frame where the path is needed, pale where it is undecided,
     white where it is not needed. At the right what the layer commutes with, by the paths that it needs.
+
+    Returns:
+        A figure whose label tells the verdict; where no path was tried without, one that says so.
     """
     layers, paths = body_layers(report), path_names(report)
     if not any(decided(layer) for layer in layers):

@@ -32,6 +32,9 @@ def layer_shares(report: Report) -> Figure:
     """A bar a layer, its height gamma (effective number of parameters), stacked by path; heads in grey.
 
     Each part says its share of the layer's gamma where there is room, each bar its gamma.
+
+    Returns:
+        A figure whose label gives the shares; without effective parameters, one that says so.
     """
     layers = [*body_layers(report), *head_layers(report)]
     totals = [effective_parameters(layer) for layer in layers]

@@ -1,0 +1,83 @@
+"""Keys of a configuration that nothing would read, refused where a user set them.
+
+A configuration has every key of `[model]`, so one that has its default says nothing. One that differs was set
+by somebody, who expects it to matter. Which path reads which option, and what it can learn, is told by its
+`PathKind`. Only new fits are checked: the folders of earlier ones can hold such keys, and are read as before.
+
+Axes: none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from symlearn.config import ModelConfig
+from symlearn.layers.registry import PATHS, PathKind, known_kind, path_kind
+
+BANK = "cyclic-90"  # stands for all cyclic banks, which are made from their names
+OPTIONS = {  # what a key of the configuration is called among the options of paths
+    "anchors": "anchors",
+    "lengthscale": "lengthscale",
+    "generator_offset": "generator_offset",
+    "sparse_prior": "lengthscale_precision",
+    "lengthscale_precision": "lengthscale_precision",
+}
+
+
+def expect_read(chosen: ModelConfig, paths: Sequence[str], who: str) -> None:
+    """Refuse keys of a configuration that no path reads.
+
+    Args:
+        chosen: the `[model]` table.
+        paths: whose options count, none for a network without a choice of options.
+        who: what messages call them.
+
+    Raises:
+        ValueError: a key that differs from its default and is not read, or something to learn that no path
+            has; it is named with what does read it.
+    """
+    kinds = [kind for kind in map(known_kind, paths) if kind is not None]
+    for key, option in OPTIONS.items():
+        value = getattr(chosen, key)
+        if value == ModelConfig.model_fields[key].default:
+            continue
+        if not any(option in kind.options for kind in kinds):
+            raise ValueError(
+                f"{key} is {value!r}, but nothing in {who} reads it; leave it out, or use a path that does "
+                f"({readers(lambda kind, option=option: option in kind.options)})"
+            )
+        if key == "lengthscale_precision" and chosen.sparse_prior != "lengthscale":
+            raise ValueError(
+                f"{key} is {value!r}, but the prior is put on the weights; leave it out, or set sparse_prior "
+                "to 'lengthscale'"
+            )
+    if chosen.learn == ModelConfig.model_fields["learn"].default:
+        return
+    for what in chosen.path_options["learn"]:
+        if not any(what in kind.learns for kind in kinds):
+            raise ValueError(
+                f"learn is {chosen.learn!r}, but nothing in {who} has a {what} to learn; leave it out, or "
+                f"use a path that has ({readers(lambda kind, what=what: what in kind.learns)})"
+            )
+
+
+def readers(reads: Callable[[PathKind], bool]) -> str:
+    """The known paths of which something holds, in words."""
+    found = [name for name, kind in PATHS.items() if reads(kind)]
+    if reads(path_kind(BANK)):
+        found.append(f"{BANK} and the like, of the network unfolded")
+    return ", ".join(found)
+
+
+def expect_own_width(chosen: ModelConfig, model: nn.Module) -> None:
+    """Refuse a width that is not that of a network which has been built already.
+
+    Raises:
+        ValueError: `alpha` is set, and the network has another one or none.
+    """
+    width = getattr(model, "alpha", None)
+    if chosen.alpha is not None and chosen.alpha != width:
+        has = "has no width to set" if width is None else f"was built with alpha {width}"
+        raise ValueError(f"alpha is {chosen.alpha}, but the network {has}; leave it out")
