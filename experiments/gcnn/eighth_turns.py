@@ -2,11 +2,11 @@
 
     python experiments/gcnn/eighth_turns.py --seeds 0,1,2
 
-`planted-eighths` has four shapes anywhere, turned by any multiple of 45 degrees. The network `small` with 5 x 5
-filters is fitted to its first images by gradients of the evidence (no search: one path in every layer), once of
-gconv-p4 (25 weights a filter and member) and once of gconv-c8 (13, for twice the members). Beside evidence and
-test figures stands how far a fitted network's logits are from invariant, on shapes drawn turned about the centre
-without noise: max over turns of ||f(h x) - f(x)|| / ||f(x) - mean of f||.
+`planted-eighths` has four shapes anywhere, turned by any multiple of 45 degrees. The network `small` with
+5 x 5 filters is fitted to its first images by gradients of the evidence (no search: one path in every layer),
+once of gconv-p4 (25 weights a filter and member) and once of gconv-c8 (13, for twice the members). Beside
+evidence and test figures stands how far a fitted network's logits are from invariant, on shapes drawn turned
+about the centre without noise: ||f(h x) - f(x)|| / ||f(x) - mean of f|| for every turn h.
 
 Results: results/eighth_turns.json, a row a fit; what is there already is not run again.
 
@@ -42,7 +42,7 @@ PATHS = ("gconv-p4", "gconv-c8")
 
 @torch.no_grad()
 def invariance(model: nn.Module) -> list[float]:
-    """Of every multiple of 45 degrees, how far the logits of the four shapes move; relative to their spread."""
+    """By multiples of 45 degrees, how far the logits of the four shapes move; relative to their spread."""
     centre = np.full(2, (SIDE - 1) / 2)
     shapes = [[smooth_shape(label, centre, turn) for label in range(4)] for turn in range(8)]
     logits = model(torch.tensor(np.array(shapes), dtype=torch.float32).flatten(0, 1).unsqueeze(1))

@@ -3,13 +3,13 @@
     spatial   bank(h, t)    = theta(h^-1 t)            filters on the plane
     regular   bank(h, g, t) = theta(h^-1 g, h^-1 t)    filters on the group and the plane
 
-Where a group permutes the taps, theta is the k x k taps and a bank is one gather by a precomputed permutation:
-exact. Otherwise theta is given by the coefficients of circular harmonics, which every element moves among
-themselves, and the moved functions are sampled at the taps (`steerable_basis.py`): exact up to what the grid
-aliases.
+Where a group permutes the taps, theta is the k x k taps and a bank is one gather by a precomputed
+permutation: exact. Otherwise theta is given by the coefficients of circular harmonics, which every element
+moves among themselves, and the moved functions are sampled at the taps (`steerable_basis.py`): exact up to
+what the grid aliases.
 
-Axes: channels (any leading axes), group (h), member (g), tap, coefficient; entry (of a filter of the bank, member
-* tap), d (of a weight, member * tap or member * coefficient).
+Axes: channels (any leading axes), group (h), member (g), tap, coefficient; entry (of a filter of the bank,
+member * tap), d (of a weight, member * tap or member * coefficient).
 """
 
 from __future__ import annotations

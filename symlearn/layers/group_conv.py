@@ -13,10 +13,16 @@ one tap (van der Ouderaa et al. 2023, Table 7). Every stage has a bias, shared o
 one `conv2d` with a bank of moved filters.
 
 p4, p4m and other groups of quarter turns and mirrors are exactly equivariant, to them and (circular padding)
-to shifts; their filters are free taps. The filters of other groups (C_6, C_8, D_6, ...) are sums of circular
-harmonics, which turn by any angle, sampled at the taps (`steerable_basis.py`); a weight then holds coefficients
-in place of the taps. Their quarter turns, half turns and mirrors of rows or columns are exact, the other
-elements up to what the grid aliases of the image: ERRORS
+to shifts; their filters are free taps. The filters of other groups (C_6, C_8, D_6, ...) are sums of
+circular harmonics, which turn by any angle, sampled at the taps (`steerable_basis.py`); a weight then holds
+coefficients in place of the taps. Their quarter turns, half turns and mirrors of rows or columns are exact, the other
+elements up to what the grid aliases. Expected relative errors of a layer (experiments/gcnn/fine_rotations.py,
+worst element of C_5, C_6, C_8, C_12 and D_6), on images blurred by a Gaussian of so many pixels:
+
+    k            3     5     7     9
+    not blurred  TODO
+    1 pixel
+    2 pixels
 
 Axes: batch, c_in, c_out, group (h), member (g), h, w, tap, coefficient.
 """
@@ -226,7 +232,7 @@ class LiftingConv2d(GroupStage):
 
 
 class FullGroupConv2d(GroupStage):
-    """On the group, summed over all of it; weight `[c_out, c_in, member, k, k]` or `[..., member, coefficient]`."""
+    """On the group, summed over all of it; weight `[c_out, c_in, member, k, k]`, or `[..., coefficient]`."""
 
     regular = True
 

@@ -1,7 +1,7 @@
 """Circular harmonics on rings: filters that turn by any angle without being resampled.
 
-A filter is a sum of harmonics with Gaussian rings as radial profiles (Weiler, Hamprecht & Storath 2018, Eqs. 3
-and 4; Weiler & Cesa 2019, section 2.6). With (row, column) = rho (cos phi, sin phi),
+A filter is a sum of harmonics with Gaussian rings as radial profiles (Weiler, Hamprecht & Storath 2018;
+Weiler & Cesa 2019). With (row, column) = rho (cos phi, sin phi),
 
     theta(rho, phi) = sum_{ring, m} R_ring(rho) [u cos(m phi) + v sin(m phi)],
     R_ring(rho)     = exp(-(rho - r)^2 / (2 s^2)) / norm
