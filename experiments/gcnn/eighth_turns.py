@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -36,7 +35,8 @@ from symlearn.runs.reproduce import commit
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "eighth_turns.json"
-KERNEL, ALPHA, IMAGES, EPOCHS, BURN_IN = 5, 1, 400, 60, 20
+KERNEL, IMAGES, EPOCHS, BURN_IN = 5, 400, 60, 20
+ALPHAS = (1, 2)
 PATHS = ("gconv-p4", "gconv-c8")
 
 
@@ -51,11 +51,11 @@ def invariance(model: nn.Module) -> list[float]:
     return [float((turned - logits[0]).norm() / spread) for turned in logits]
 
 
-def fitted(path: str, seed: int) -> dict[str, Any]:
+def fitted(path: str, alpha: int, seed: int) -> dict[str, Any]:
     """One fit, as a row."""
     start, data = time.perf_counter(), load_planted("eighths", None)
     torch.manual_seed(seed)
-    model = build_model(path, network="small", size=SIDE, alpha=ALPHA, classes=4, kernel_size=KERNEL)
+    model = build_model(path, network="small", size=SIDE, alpha=alpha, classes=4, kernel_size=KERNEL)
     config = Config().with_options(
         selection="gradient", removal_rounds=0, epochs=EPOCHS, burn_in=BURN_IN, batch_size=64, seed=seed
     )
@@ -64,6 +64,7 @@ def fitted(path: str, seed: int) -> dict[str, Any]:
     report = result.report
     return {
         "path": path,
+        "alpha": alpha,
         "seed": seed,
         "log_marginal_likelihood": report["log_marginal_likelihood"],
         "learned": report["training"]["learned"],
@@ -79,24 +80,20 @@ def fitted(path: str, seed: int) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Means and ranges over seeds, and the difference in log evidence seed by seed."""
-    lines = []
-    for path in PATHS:
-        mine = [row for row in rows if row["path"] == path]
-        figures = [
-            f"{statistics.mean(values):.4g} ({min(values):.4g} to {max(values):.4g})"
-            for key in ("log_marginal_likelihood", "accuracy", "nll", "effective_parameters")
-            for values in [[row[key] for row in mine]]
-        ]
-        worst = max(max(row["invariance"]) for row in mine)
-        lines.append(f"{path} {mine[0]['parameters']} parameters: {figures}, not invariant by {worst:.3g}")
-    evidence = {(row["path"], row["seed"]): row["log_marginal_likelihood"] for row in rows}
-    gains = [
-        evidence[PATHS[1], seed] - value
-        for (path, seed), value in evidence.items()
-        if path == PATHS[0] and (PATHS[1], seed) in evidence
-    ]
-    return "\n".join([*lines, f"nats that c8 is ahead by, a seed: {[round(gain) for gain in gains]}"])
+    """Every fit, and the difference in log evidence seed by seed."""
+    lines, evidence = [], {}
+    for row in rows:
+        case = row["alpha"], row["seed"]
+        evidence[row["path"], *case] = row["log_marginal_likelihood"]
+        moved = "" if None in row["invariance"] else f", logits move by {max(row['invariance']):.3f}"
+        lines.append(
+            f"alpha {case[0]}, seed {case[1]}, {row['path']} ({row['parameters']} parameters): log evidence "
+            f"{row['log_marginal_likelihood']:.0f}, accuracy {100 * row['accuracy']:.1f} %{moved}"
+            f"{'' if row['learned'] else ', learned nothing'}"
+        )
+        if {(path, *case) for path in PATHS} <= set(evidence):
+            lines.append(f"    c8 ahead by {evidence[PATHS[1], *case] - evidence[PATHS[0], *case]:.0f} nats")
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -106,22 +103,23 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    for seed in map(int, options.seeds.split(",")):
-        for path in PATHS:
-            if any((row["path"], row["seed"]) == (path, seed) for row in rows):
-                continue
-            rows.append(fitted(path, seed))
-            content = {
-                "data": f"planted-eighths, {IMAGES} training images",
-                "network": f"small, alpha {ALPHA}, {KERNEL} x {KERNEL} filters",
-                "epochs": EPOCHS,
-                "burn_in": BURN_IN,
-                "commit": commit(HERE),
-                "environment": environment(),
-                "rows": rows,
-            }
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(to_json(content) + "\n", encoding="utf-8")
+    known = {(row["path"], row["alpha"], row["seed"]) for row in rows}
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    for case in ((path, alpha, seed) for alpha in ALPHAS for seed in seeds for path in PATHS):
+        if case in known:
+            continue
+        rows.append(fitted(*case))
+        content = {
+            "data": f"planted-eighths, {IMAGES} training images",
+            "network": f"small, {KERNEL} x {KERNEL} filters",
+            "epochs": EPOCHS,
+            "burn_in": BURN_IN,
+            "commit": commit(HERE),
+            "environment": environment(),
+            "rows": rows,
+        }
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(to_json(content) + "\n", encoding="utf-8")
     sys.stdout.write(table(rows) + "\n")
     return 0
 

@@ -225,37 +225,42 @@ def measured(filters: str, name: str, k: int) -> list[dict[str, Any]]:
     return rows
 
 
+def worst(content: dict[str, Any], **wanted: Any) -> dict[float, float]:
+    """By blur, the largest error over all groups and seeds of the rows with these values."""
+    found: dict[float, float] = {}
+    for row in content["rows"]:
+        if all(row[key] == value for key, value in wanted.items()):
+            found[row["blur"]] = max(found.get(row["blur"], 0.0), *row["errors"])
+    return found
+
+
 def drawn(content: dict[str, Any]) -> Figure:
     """Worst error over groups and seeds against blur: a panel a map, a colour a filter size."""
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    figure = Figure(figsize=(12, 5), layout="constrained")
     panels = figure.subplots(1, 4, sharey=True)
-    titles = {"lifting": "lifting layer", "full": "full layer", "network": "three layers", "resampled": ""}
-    titles["resampled"] = "lifting layer, map resampled"
-    lines = [("interpolated", "--"), ("harmonics", "-"), ("escnn", ":")]
-    for axes, kind in zip(panels, titles, strict=True):
-        for (filters, style), (k, colour) in ((a, b) for a in lines for b in COLOURS.items()):
-            chosen = [
-                row
-                for row in content["rows"]
-                if (row["filters"], row["kernel_size"], row["map"]) == (filters, k, kind)
-            ]
-            blurs = sorted({row["blur"] for row in chosen})
-            worst = [max(max(row["errors"]) for row in chosen if row["blur"] == blur) for blur in blurs]
-            axes.plot(
-                blurs, worst, style, color=colour, marker="o", markersize=3, label=f"{k}×{k}, {filters}"
-            )
-        floor = [row for row in content["rows"] if row["map"] == "floor" and kind == "resampled"]
-        blurs = sorted({row["blur"] for row in floor})
-        worst = [max(max(row["errors"]) for row in floor if row["blur"] == blur) for blur in blurs]
-        axes.plot(blurs, worst, color="#222222", linewidth=1, label="resampling alone")
-        axes.set_title(titles[kind], fontsize=11)
+    titles = {
+        "lifting": "lifting layer",
+        "full": "full layer",
+        "network": "three layers with ReLU",
+        "resampled": "lifting layer, maps resampled",
+    }
+    for axes, (kind, title) in zip(panels, titles.items(), strict=True):
+        for filters, style in (("interpolated", "--"), ("harmonics", "-"), ("escnn", ":")):
+            for k, colour in COLOURS.items():
+                if found := worst(content, map=kind, filters=filters, kernel_size=k):
+                    style_of = {"color": colour, "linestyle": style, "label": f"{k}×{k}, {filters}"}
+                    axes.plot(list(found), list(found.values()), marker="o", markersize=3, **style_of)
+        axes.set_title(title, fontsize=11)
         axes.set_yscale("log")
         axes.set_xlabel("blur of the images [pixels]")
-        axes.axhline(0.05, color="#8a8a8a", linewidth=0.7)
-        axes.axhline(0.1, color="#8a8a8a", linewidth=0.7)
+        for goal in (0.05, 0.1):
+            axes.axhline(goal, color="#8a8a8a", linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("relative equivariance error, worst element, group and seed")
-    panels[0].legend(fontsize=7, frameon=False, ncols=2)
+    floor = worst(content, map="floor")
+    panels[3].plot(list(floor), list(floor.values()), color="#222222", linewidth=1, label="resampling alone")
+    panels[0].set_ylabel("relative error (worst element, group, seed)")
+    handles, labels = panels[3].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9, frameon=False)
     return figure
 
 
@@ -287,7 +292,7 @@ def main() -> int:
                 "rows": rows,
             }
             RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(to_json(content) + "\n", encoding="utf-8")
+            RESULTS.write_text(to_json(content, indent=None) + "\n", encoding="utf-8")
     figure = drawn(json.loads(RESULTS.read_text(encoding="utf-8")))
     figure.savefig(HERE.parents[1] / "figures" / "fine-rotations.png", dpi=110)
     return 0

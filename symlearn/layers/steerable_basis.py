@@ -18,8 +18,9 @@ cuts the outermost ring. Both are kept small by the choice of functions:
     width       s = 0.6 taps, and 0.45 for the outermost, which must end before the support does
     frequency   m <= 2 r, and m <= r + 1 on the outermost ring (rounded down); m = 0 alone at the centre
 
-These are where the error of a function by itself, on images blurred by a Gaussian of one pixel, stays below
-0.15 for every k from 3 to 9; the next frequency of the same ring errs about twice as much or more.
+On white noise blurred by a Gaussian of one pixel the relative error of any function by itself is then 0.15
+at most (k = 3, 5, 7, 9); that of a ring's next frequency is nearly twice as large or more. `group_conv.py`
+has the errors of layers.
 
     k             2   3   4   5   7   9
     coefficients  3   6   8  13  24  39
