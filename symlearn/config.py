@@ -42,7 +42,7 @@ class DataConfig(Table):
         "digits",
         description="digits, mnist, fashion-mnist, cifar10, cifar100, a .npz file or an image folder; of "
         "known symmetry planted-texture, planted-side, planted-glyph, planted-turned, planted-fixed, "
-        "planted-codes, planted-shifted-codes, planted-mixture",
+        "planted-codes, planted-shifted-codes, planted-mixture, planted-eighths",
     )
     task: str = Field(
         "class",

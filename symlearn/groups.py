@@ -6,7 +6,8 @@ image by (h f)(x) = f(h^-1 x), and a function on the group by (h f)(g) = f(h^-1 
 counterclockwise (as `torch.rot90` does), of D_n elements n .. 2n - 1 mirror left and right first.
 
 An element whose matrix has entries 0 and +-1 only permutes the points of a square grid of any size, odd or
-even: its action is exact. Other rotations are interpolated (bilinear) inside the largest disc.
+even: its action is exact. Other rotations of maps are interpolated (bilinear) inside the largest disc;
+filters need no such thing (`layers/steerable_basis.py`).
 
 Axes: group (element), point, tap, row-column, batch, c, h, w.
 """

@@ -6,8 +6,10 @@ Axes as in `kfac`: batch, place, d_in, d_out, group, params.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -127,3 +129,33 @@ def assert_refused(call: Callable[[], object], words: str) -> None:
     with pytest.raises(ValueError) as error:
         call()
     assert "\n" not in str(error.value) and words in str(error.value), str(error.value)
+
+
+def free_taps(matrices: list[np.ndarray], k: int) -> bool:
+    """Whether filters are k x k free taps: all elements permute them; otherwise they are harmonics."""
+    return k == 1 or all(np.allclose(matrix, np.round(matrix)) for matrix in matrices)
+
+
+def harmonic_values(k: int, places: np.ndarray) -> np.ndarray:
+    """The circular harmonics of a k x k support at any places (row, column), `[place, coefficient]`.
+
+    By complex powers ((row + i column) / rho)^m; normalised over the taps, pair by pair.
+    """
+    edge = (k - 1) / 2
+    taps = np.array(list(itertools.product(np.arange(k) - edge, repeat=2)))
+
+    def values(radius: float, m: int, at: np.ndarray) -> np.ndarray:
+        z = at[:, 0] + 1j * at[:, 1]
+        rho = np.abs(z)
+        width = 0.45 if radius == edge else 0.6
+        unit = np.where(rho > 1e-9, z / np.maximum(rho, 1e-9), 1.0 if m == 0 else 0.0)
+        wave = np.exp(-((rho - radius) ** 2) / (2 * width**2)) * unit**m
+        return np.stack([wave.real, wave.imag] if m else [wave.real], 1)
+
+    found = []
+    for radius in np.arange(edge % 1, edge + 0.5):
+        highest = 0 if radius == 0 else math.floor(radius + 1 if radius == edge else 2 * radius)
+        for m in range(highest + 1):
+            norm = np.sqrt((values(radius, m, taps) ** 2).sum(0).mean())
+            found.append(values(radius, m, places) / norm)
+    return np.concatenate(found, 1)

@@ -4,7 +4,11 @@
 
 over a batch, with t_s the circular shift by s and h the element's action: on images `[batch, c, h, w]` and
 group maps `[batch, c, group, h, w]` as in `symlearn.groups`, and the identity on outputs without places (an
-invariant). An equivarified module says itself how its outputs move. A map that keeps the size must shift by
+invariant). Elements that do not permute the grid resample the maps, which has an error of its own: on white
+noise blurred by a Gaussian of 1, 1.5, 2 and 3 pixels a turn alone errs by 0.12, 0.06, 0.04 and 0.03 of the
+image (experiments/gcnn/fine_rotations.py, which measures layers without resampling).
+
+An equivarified module says itself how its outputs move. A map that keeps the size must shift by
 s' = s; a smaller output may shift by whatever fits best, for every datum by itself, since subsampling chooses
 so.
 

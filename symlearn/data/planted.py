@@ -13,6 +13,7 @@ same ones. What decides the class, and so what a layer may commute with:
 | codes         | which of four sets of scattered pixels              | not local, but shifts cost nothing |
 | shifted-codes | by how far one set of scattered pixels is shifted   | place matters, at whatever depth   |
 | mixture       | half textures, half one shape at one of four places | place matters, but only late       |
+| eighths       | the shapes in smooth strokes, turned by k * 45°     | shifts and turns by 45° everywhere |
 
 Axes: batch, h, w.
 """
@@ -31,13 +32,14 @@ from symlearn.data.raw import RawData, RawSplit
 
 PREFIX = "planted-"
 SIDE, NOISE, TRAIN, TEST = 16, 0.3, 1200, 600
+STROKE = 0.9  # pixels; the standard deviation of a smooth stroke's profile
 STROKES = (  # corners of the four shapes' polylines on a 7 x 7 grid, (row, column)
     ((0, 0), (6, 0), (6, 3)),
     ((0, 3), (3, 3), (3, 6), (3, 0), (4, 0)),
     ((0, 0), (0, 3), (3, 3), (3, 5), (5, 5)),
     ((1, 1), (1, 5), (3, 5), (3, 1), (1, 1), (4, 1)),
 )
-KINDS = ("texture", "side", "glyph", "turned", "fixed", "codes", "shifted-codes", "mixture")
+KINDS = ("texture", "side", "glyph", "turned", "fixed", "codes", "shifted-codes", "mixture", "eighths")
 
 
 def shape(index: int) -> np.ndarray:
@@ -48,6 +50,24 @@ def shape(index: int) -> np.ndarray:
         for k in range(steps + 1):
             drawn[r0 + (r1 - r0) * k // steps, c0 + (c1 - c0) * k // steps] = 2.0
     return drawn
+
+
+def smooth_shape(index: int, centre: np.ndarray, eighths: int) -> np.ndarray:
+    """One of the four shapes in Gaussian strokes, about any centre `[2]` and turned by k * 45°.
+
+    Drawn turned, at its distance from the strokes: no grid is resampled.
+
+    Returns:
+        An image `[16, 16]`.
+    """
+    cos, sin = np.cos(np.pi / 4 * eighths), np.sin(np.pi / 4 * eighths)
+    turn = np.array([[cos, -sin], [sin, cos]])
+    points = (np.moveaxis(np.mgrid[0:SIDE, 0:SIDE], 0, -1) - centre) @ turn  # in the shape's own frame
+    distances = []
+    for start, end in pairwise(np.array(STROKES[index], dtype=float) - 3):
+        along = ((points - start) @ (end - start) / ((end - start) ** 2).sum()).clip(0, 1)
+        distances.append(np.linalg.norm(points - start - along[..., None] * (end - start), axis=-1))
+    return 2 * np.exp(-(np.min(distances, 0) ** 2) / (2 * STROKE**2))
 
 
 def grating(index: int) -> np.ndarray:
@@ -74,6 +94,8 @@ def pattern(kind: str, label: int, rng: np.random.Generator) -> tuple[np.ndarray
     if kind == "side":
         row, column = np.array(divmod(label, 2)) * 9 + rng.integers(0, 2, 2)
         return grating(int(rng.integers(0, 4))), int(row), int(column)
+    if kind == "eighths":
+        return smooth_shape(label, rng.uniform(5, SIDE - 6, 2), int(rng.integers(0, 8))), 0, 0
     if kind == "fixed":
         return shape(label), 4, 5
     if kind in ("glyph", "turned"):

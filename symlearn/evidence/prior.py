@@ -63,11 +63,14 @@ def tensor_groups(
 
 
 def widest_priors(model: nn.Module, input_scale: float = 1.0) -> dict[str, float]:
-    """The least precision that every tensor's prior may learn, by parameter name; see the module's notation.
+    """How wide priors may be learned; see the module's notation.
 
     Args:
         model: the network.
         input_scale: root mean square of its inputs; where it is below 1, weights have to make up for it.
+
+    Returns:
+        The least precision of every tensor's prior, by parameter name.
     """
     return {
         name: fan_in * min(input_scale, 1.0) ** 2 / (2 * WIDEST**2) for name, fan_in in fan_ins(model).items()

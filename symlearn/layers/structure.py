@@ -55,9 +55,12 @@ def layer_paths(model: nn.Module) -> list[LayerPaths]:
 
 
 def fan_ins(model: nn.Module) -> dict[str, int]:
-    """Number of inputs that one output of every weight sums over, by parameter name; 1 for vectors.
+    """How many inputs one output of every weight sums over.
 
     A module may say its weight's own, as an attribute `fan_in`; otherwise it is `weight[0].numel()`.
+
+    Returns:
+        The number by parameter name; 1 for vectors.
     """
     found: dict[str, int] = {}
     names = {id(p): name for name, p in model.named_parameters()}

@@ -3,8 +3,9 @@
 Every convolution of such a network is over the same group, said by its one path: `conv` stands for the
 translations alone (Z2; the trivial group `c1`), `gconv-p4`, `gconv-p4m`, `gconv-<group>` for a full group
 convolution. The first layer lifts, the others map `[batch, c, group, h, w]` to maps of that kind, and the
-outputs do not change when the image is turned. That is exact for groups of quarter turns and mirrors; others
-turn filters by interpolation, with the error that `symlearn.equivariance_error` measures.
+outputs do not change when the image is turned. That is exact for groups of quarter turns and mirrors; the
+filters of others are harmonics, which turn exactly but are sampled on the grid (`layers/group_conv.py` says
+what that costs).
 
 `RotatedMnistNetwork`, 28 x 28 -> 10 outputs: six 3 x 3 convolutions and one of 4 x 4, none padded, each but
 the last with batch normalisation and ReLU; 2 x 2 max pooling after the second; the largest value over the

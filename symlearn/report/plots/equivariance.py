@@ -50,10 +50,11 @@ def equivariance_errors(report: Report) -> Figure:
     axes.axvline(0.5, color="white", linewidth=2.5)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label="relative error", extend="both")
+    resampled = "" if found["exact"] else " · maps are turned by resampling"
     note(
         figure,
         f"group {found['group']} · each layer at its own inputs, "
-        f"from {found['images']} training images · the network's outputs should not change",
+        f"from {found['images']} training images · the network's outputs should not change{resampled}",
     )
     worst = ", ".join(f"{label} {row[0]:.1e}" for label, row in zip(labels, errors, strict=True))
     figure.set_label(f"Relative equivariance errors by layer; under shifts: {worst}")

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracles import assert_close, assert_exact, relative_error
+from oracles import assert_close, assert_exact, free_taps, harmonic_values, relative_error
 from torch import Tensor, nn
 from toys import STAGES, Batch, batch_of, noise, seeded
 
@@ -19,6 +19,7 @@ import kfac
 from kfac.rules import find_rule, gram
 from symlearn.groups import find_group
 from symlearn.layers import CosetPool2d, GroupBatchNorm2d, GroupConv2d, LiftingConv2d, RelaxedLayer2d
+from symlearn.layers.filter_bank import SteerableBank
 from symlearn.layers.group_conv import (
     GroupStage,
 )
@@ -43,26 +44,21 @@ def input_of(kind: str, group: str, batch: int = 3, size: int = 4) -> Tensor:
 
 
 def tap_matrices(group: str, k: int) -> np.ndarray:
-    """T `[group, t, s]` with theta(h^-1 t) = sum_s T[h, t, s] theta(s), by geometry alone.
+    """T `[group, t, s]` with theta(h^-1 t) = sum_s T[h, t, s] weight(s), by geometry alone.
 
-    Quarter turns and mirrors move taps onto taps; other turns interpolate bilinearly inside the disc.
+    Quarter turns and mirrors move taps onto taps; otherwise weights are coefficients of harmonics.
     """
     n = 4 if group.startswith("p4") else int(group[1:])
-    points = list(itertools.product(np.arange(k) - (k - 1) / 2, repeat=2))
-    found = []
+    points = np.array(list(itertools.product(np.arange(k) - (k - 1) / 2, repeat=2)))
+    matrices = []
     for mirrored, turn in itertools.product((False, True) if group == "p4m" else (False,), range(n)):
         angle = 2 * math.pi * turn / n
         matrix = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-        if mirrored:
-            matrix = matrix @ np.diag([1.0, -1.0])
-        onto = np.allclose(matrix, np.round(matrix))
-        weights = np.zeros((k * k, k * k))
-        for (t, tap), (s, other) in itertools.product(enumerate(points), enumerate(points)):
-            if onto or np.hypot(*tap) <= k / 2:
-                row, column = matrix.T @ np.array(tap) - np.array(other)
-                weights[t, s] = max(0.0, 1 - abs(row)) * max(0.0, 1 - abs(column))
-        found.append(weights)
-    return np.stack(found)
+        matrices.append(matrix @ np.diag([1.0, -1.0]) if mirrored else matrix)
+    if not free_taps(matrices, k):
+        return np.stack([harmonic_values(k, points @ matrix) for matrix in matrices])
+    gaps = [(points @ matrix)[:, None] - points for matrix in matrices]
+    return np.stack([np.abs(gap).sum(2) < 1e-9 for gap in gaps]).astype(float)
 
 
 def rows_by_hand(kind: str, stage: GroupStage, x: Tensor, group: str) -> Tensor:
@@ -78,7 +74,7 @@ def rows_by_hand(kind: str, stage: GroupStage, x: Tensor, group: str) -> Tensor:
     members = {"full": order, "mixing": order}.get(kind, 1)
     found = []
     for n, h, row, column in itertools.product(range(len(x)), range(order), range(out), range(out)):
-        a = np.zeros((2, members, k * k))
+        a = np.zeros((2, members, taps.shape[2]))
         for t, g in itertools.product(range(k * k), range(members)):
             i, j = row + first + t // k, column + first + t % k
             if stage.padding_mode == "circular":
@@ -204,8 +200,36 @@ class TestExactness:
         for name in factors:
             assert_exact(factors, model, batch, "classification", name)
 
+    @pytest.mark.parametrize("kind", ["lifting", "full", "pointwise", "channel"])
+    @pytest.mark.parametrize("padding", ["circular", "zeros"])
+    @pytest.mark.parametrize("k", [3, 5])
+    def test_harmonics_of_one_element_on_one_place(self, kind: str, padding: str, k: int) -> None:
+        """C_1 given the coefficients that other groups have: a weight is used once a datum."""
+        stage = STAGES[kind](2, 2, k, "c1", padding)
+        stage.bank = SteerableBank(stage.group, k, stage.regular)
+        channels = (2,) if stage.per_channel else (2, 2)
+        stage.weight = nn.Parameter(torch.empty(*channels, *stage.bank.axes))
+        first = LiftingConv2d(2, 2, 1, "c1") if kind != "lifting" else nn.Identity()
+        model = seeded(first, nn.Tanh(), stage, nn.Tanh(), nn.Flatten(), nn.Linear(2, 3))
+        for likelihood in LIKELIHOODS:
+            batch = batch_of((2, 1, 1), 1, likelihood=likelihood)
+            factors = kfac.compute_factors(model, [batch], likelihood)
+            assert_exact(factors, model, batch, likelihood, "2.weight")
+
+    @pytest.mark.parametrize("padding", PADDINGS)
+    @pytest.mark.parametrize("group", ["p4", "c3", "c8", "d3"])
+    @pytest.mark.parametrize("kind", STAGES)
+    def test_outputs_that_are_the_map_itself(self, kind: str, group: str, padding: str) -> None:
+        """Squared error at every element and place: H = sum a a^T (x) I, for any number of data."""
+        stage = stage_of(kind, group, padding)
+        x = input_of(kind, group, batch=3)
+        model = nn.Sequential(stage, nn.Flatten())
+        batch = (x, noise(*model(x).shape, seed=2))
+        factors = kfac.compute_factors(model, [batch], "regression")
+        assert_exact(factors, model, batch, "regression", "0.weight")
+
     @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-    @pytest.mark.parametrize("group", ["p4", "p4m"])
+    @pytest.mark.parametrize("group", ["p4", "p4m", "c6", "d3"])
     def test_reduce_with_equal_rows(self, group: str, likelihood: str) -> None:
         """A constant image: every element and place gives every weight the same row."""
         model, (x, y) = mixture(group), batch_of((2, 5, 5), 1, likelihood=likelihood)
@@ -216,7 +240,7 @@ class TestExactness:
 
     @pytest.mark.parametrize("likelihood", LIKELIHOODS)
     @pytest.mark.parametrize("padding", PADDINGS)
-    @pytest.mark.parametrize("group", ["p4", "p4m", "c3"])
+    @pytest.mark.parametrize("group", ["p4", "p4m", "c3", "d3"])
     def test_biases(self, group: str, padding: str, likelihood: str) -> None:
         """For any number of data."""
         model, batch = mixture(group, padding), batch_of((2, 5, 5), 7, likelihood=likelihood)

@@ -28,7 +28,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "mixture with p4": {"paths": "f-fc+conv+gconv-p4", "network": "small", "size": 8, "alpha": 1},
     "p4m separable": {"paths": "gconv-p4m:separable", "network": "small", "size": 8, "alpha": 1},
     "depthwise": {"paths": "conv+gconv-p4:depthwise-separable", "network": "small", "size": 8, "alpha": 1},
-    "interpolated c6": {"paths": "gconv-c6", "network": "small", "size": 8, "alpha": 1},
+    "harmonics of c6": {"paths": "gconv-c6", "network": "small", "size": 8, "alpha": 1},
     "filters wider than a map": {"paths": "f-fc+conv", "network": "small", "size": 4, "kernel_size": 5},
     "even filters": {"paths": "conv", "network": "small", "size": 16, "kernel_size": 4, "alpha": 1},
     "p4cnn": {"paths": "gconv-p4", "network": "p4cnn", "size": 28, "alpha": 3},
