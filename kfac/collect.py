@@ -7,30 +7,39 @@ the raw sums of `kfac.factors`. Factors are computed in `eval` mode.
 Before the first batch counts, the rows of two data are compared with autograd's own gradients: a weight that
 is also used outside its module, or a rule that is wrong for its layer, is named instead of half counted.
 
+Products are formed and summed as `kfac.precision` says, whatever type the network has or autocast gives it.
+
 Axes: batch, group, place, d_in, d_out, column, classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from kfac.batches import Batches, batches_of
-from kfac.calls import Call, pull_back, recorded_calls
+from kfac.calls import Call, lowest_precision, pull_back, recorded_calls
 from kfac.checks import explained_backward, has_values, prepared, run
 from kfac.diagonal import exact_diagonals
 from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock, Order
 from kfac.loss_hessian import FisherType, Likelihood, check_outputs, log_likelihood, square_root
 from kfac.owners import Fallback, Owner, find_owners
+from kfac.precision import RunningSum, accumulated, working
 from kfac.rules import Rule
 from kfac.second_moment import SecondMoment
 
 WeightSharing = Literal["expand", "reduce"]
 GroupFactors = Literal["grouped", "shared"]
+TOLERANCES = {  # of gradients that are compared: relative, and in roundings of sums without cancellation
+    torch.float64: (1e-6, 100),
+    torch.float32: (1e-2, 100),
+    torch.float16: (2e-2, 8),
+    torch.bfloat16: (2e-2, 8),
+}
 Role = Order | None  # how a use's rows lie in the parameter; None: whole gradients, datum by datum
 
 
@@ -60,7 +69,7 @@ class Curvature:
 
 @dataclass
 class Sums:
-    """Running raw sums of one parameter in one role.
+    """Running raw sums of one parameter in one role, in memory that nobody else has.
 
     Attributes:
         order: of the role's rows in the parameter; see `kfac.factors`.
@@ -68,12 +77,12 @@ class Sums:
 
     order: Order
     inputs: SecondMoment | None = None
-    output_factor: Tensor | float = 0.0
+    output_factor: RunningSum = field(default_factory=RunningSum)
     rows: int = 0
 
     def add_inputs(self, moment: SecondMoment, rows: int) -> None:
         """Add the sum of a a^T over `rows` pairs of datum and place."""
-        self.inputs = moment if self.inputs is None else self.inputs + moment
+        self.inputs = moment.owned() if self.inputs is None else self.inputs.absorbed(moment)
         self.rows += rows
 
 
@@ -99,7 +108,8 @@ def compare_with_autograd(
     if not names:
         return
     with explained_backward():
-        expected = torch.autograd.grad(f, [parameters[n] for n in names], cotangent, allow_unused=True)
+        truths = torch.autograd.grad(f, [parameters[n] for n in names], cotangent, allow_unused=True)
+    expected = [None if truth is None else working(truth) for truth in truths]
     found: dict[str, Tensor] = {}
     size: dict[str, Tensor] = {}  # the same sums without cancellation: what rounding is measured against
     for call, g in zip(calls, grads, strict=True):
@@ -120,10 +130,11 @@ def compare_with_autograd(
             bias = rule.bias_rows(owner.module, g).sum(0).reshape(parameters[owner.bias].shape)
             found[owner.bias] = found.get(owner.bias, 0) + bias
             size[owner.bias] = size.get(owner.bias, 0) + rule.bias_rows(owner.module, g.abs()).sum()
-    tolerance = 1e-2 if f.dtype == torch.float32 else 1e-6
-    rounding = 100 * torch.finfo(f.dtype).eps
+    coarsest = lowest_precision(f, calls)
+    tolerance, roundings = TOLERANCES[coarsest]
+    rounding = roundings * torch.finfo(coarsest).eps
     for name, truth in zip(names, expected, strict=True):
-        truth = torch.zeros_like(parameters[name]) if truth is None else truth
+        truth = torch.zeros_like(working(parameters[name])) if truth is None else truth
         difference = (found.get(name, torch.zeros_like(truth)) - truth).norm()
         if difference > tolerance * truth.norm() + rounding * size.get(name, 0.0) + 1e-12:
             raise ValueError(
@@ -155,7 +166,7 @@ class Collector:
             for name, role in ((owner.weight, role_of(owner.rule)), (owner.bias, None)):
                 if name:
                     self.sums.setdefault(name, {}).setdefault(role, Sums(order))
-        self.diagonals: dict[str, Tensor | float] = dict.fromkeys(self.diagonal_names, 0.0)
+        self.diagonals: dict[str, Tensor] = {}
         self.n_data, self.n_targets = 0, 0
         self.log_likelihood: Tensor | float = 0.0
 
@@ -186,10 +197,13 @@ class Collector:
             if self.diagonal_names:
                 named = {name: self.parameters[name] for name in self.diagonal_names}
                 for name, diagonal in exact_diagonals(self.model, named, x, columns).items():
-                    self.diagonals[name] = self.diagonals[name] + diagonal
+                    self.diagonals[name] = accumulated(self.diagonals.get(name), diagonal)
             for k, column in enumerate(columns):
                 keep = k + 1 < len(columns)
                 self.add_outputs(calls, pull_back(f, calls, column, keep, differentiable))
+            for roles in self.sums.values():
+                for sums in roles.values():
+                    sums.output_factor.settle()
 
     def add_inputs(self, calls: list[Call]) -> None:
         """Add this batch's a a^T."""
@@ -199,23 +213,23 @@ class Collector:
                     x, rule, module = call.input(), call.owner.rule, call.owner.module
                     places = rule.places(module, call.y_shape)
                     if places == 1:
-                        moment = SecondMoment.of_rows(rule.input_rows(module, x)[:, :, 0])
+                        moment = SecondMoment.of_rows(rule.input_rows(module, x)[:, :, 0], call.x.dtype)
                     else:
                         moment = SecondMoment(rule.input_factor(module, x))
                     sums = self.sums[call.owner.weight][role_of(rule)]
                     sums.add_inputs(moment, len(x) * places)
             return
-        means: dict[tuple[str, Role], tuple[Tensor | float, int]] = {}
+        means: dict[tuple[str, Role], tuple[Tensor | float, int, torch.dtype]] = {}
         for call in calls:
             if call.owner.weight and not call.owner.rule.exact:
                 rows = call.owner.rule.input_rows(call.owner.module, call.input())
                 use = (call.owner.weight, role_of(call.owner.rule))
-                total, places = means.get(use, (0.0, 0))
-                means[use] = (total + rows.sum(2), places + rows.shape[2])
-        for (name, role), (total, places) in means.items():
+                total, places, _ = means.get(use, (0.0, 0, call.x.dtype))
+                means[use] = (total + rows.sum(2), places + rows.shape[2], call.x.dtype)
+        for (name, role), (total, places, kept) in means.items():
             mean = total / places  # [group, batch, d_in]
             assert isinstance(mean, Tensor)
-            self.sums[name][role].add_inputs(SecondMoment.of_rows(mean), mean.shape[1])
+            self.sums[name][role].add_inputs(SecondMoment.of_rows(mean, kept), mean.shape[1])
 
     def add_outputs(self, calls: list[Call], grads: list[Tensor | None]) -> None:
         """Add one column's g g^T."""
@@ -247,21 +261,19 @@ class Collector:
         """Add g g^T `[group, d_out, d_out]`, averaged over the groups where they count as places."""
         if self.curvature.group_factors == "shared" and rule.groups_are_places:
             factor = factor.mean(0, keepdim=True)
-        sums = self.sums[name][role]
-        sums.output_factor = sums.output_factor + factor
+        self.sums[name][role].output_factor.add(factor)
 
     def factors(self) -> KroneckerFactors:
         """What has been summed so far."""
         blocks: dict[str, Block] = {}
         for name, parameter in self.parameters.items():
             if name in self.diagonals:
-                diagonal = torch.as_tensor(self.diagonals[name])
-                blocks[name] = DiagonalBlock(diagonal, parameter.shape)
+                blocks[name] = DiagonalBlock(self.diagonals[name], parameter.shape)
                 continue
             uses = tuple(
-                KroneckerBlock(s.inputs, s.output_factor, s.rows, parameter.shape, s.order)
+                KroneckerBlock(s.inputs, s.output_factor.total, s.rows, parameter.shape, s.order)
                 for s in self.sums[name].values()
-                if isinstance(s.output_factor, Tensor)
+                if s.output_factor.total is not None
             )
             if not uses:
                 raise ValueError(

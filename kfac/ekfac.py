@@ -46,7 +46,7 @@ def squared_coordinates(a: Tensor, g: Tensor) -> Tensor:
     """
     if a.shape[2] == 1:  # one place: the square of the product is the product of the squares
         return g[:, :, 0].square().mT @ a[:, :, 0].square()
-    total = a.new_zeros(a.shape[0], g.shape[3], a.shape[3])
+    total = a.new_zeros(a.shape[0], g.shape[3], a.shape[3], dtype=torch.float64)
     size = max(MEMORY // (total.numel() * a.element_size()), 1)
     for a_n, g_n in zip(a.split(size, 1), g.split(size, 1), strict=True):
         total += (g_n.mT @ a_n).square().sum(1)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from kfac.eigen import EigenBlock, EigenFactors, decompose_diagonal, decompose_kronecker
+from kfac.precision import sum_of
 from kfac.second_moment import SecondMoment
 
 Order = tuple[int, int, int]
@@ -52,7 +53,7 @@ class KroneckerBlock:
         a = None
         if self.inputs is not None and other.inputs is not None:
             a = self.inputs + other.inputs
-        b = self.output_factor + other.output_factor
+        b = sum_of(self.output_factor, other.output_factor)
         return replace(self, inputs=a, output_factor=b, rows=self.rows + other.rows)
 
     def scaled(self, factor: float) -> KroneckerBlock:
@@ -68,7 +69,8 @@ class KroneckerBlock:
         if input_basis is not None and inputs is not None:
             inputs = inputs.projected(input_basis)
         if output_basis is not None:
-            b = output_basis @ b @ output_basis.mT
+            phi = output_basis.to(b.dtype)
+            b = phi @ b @ phi.mT
         return replace(self, inputs=inputs, output_factor=b)
 
     @property
@@ -95,6 +97,8 @@ class KroneckerBlock:
         a, b = self.input_factor, self.output_factor / self.normaliser
         if a is None or len(a) != 1:
             raise ValueError("only a weight with one group of factors can be used in several roles")
+        kind = torch.promote_types(a.dtype, b.dtype)  # one may be rows of the network's type
+        a, b = a.to(kind), b.to(kind)
         swapped = self.order.index(1) > self.order.index(2)
         return (b[0], a[0]) if swapped else (a[0], b[0])
 
@@ -162,6 +166,8 @@ class NearestKroneckerBlock:
     def nearest(self) -> KroneckerBlock:
         """The single product."""
         sides = [use.sides() for use in self.uses]
+        kind = max((a.dtype for a, _ in sides), key=lambda t: t.itemsize)
+        sides = [(a.to(kind), b.to(kind)) for a, b in sides]
         trace_a = torch.stack([torch.trace(a) for a, _ in sides])
         trace_b = torch.stack([torch.trace(b) for _, b in sides])
         total = (trace_a * trace_b).sum()
@@ -205,7 +211,7 @@ class DiagonalBlock:
     shape: torch.Size
 
     def __add__(self, other: Self) -> DiagonalBlock:
-        return replace(self, diagonal=self.diagonal + other.diagonal)
+        return replace(self, diagonal=sum_of(self.diagonal, other.diagonal))
 
     def scaled(self, factor: float) -> DiagonalBlock:
         """The block of `factor` times as much data of the same kind."""

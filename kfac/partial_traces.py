@@ -15,6 +15,8 @@ Axes: batch, group, place, d_in, d_out, params.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -30,12 +32,13 @@ from kfac.eigen import (
 )
 from kfac.loss_hessian import FisherType, Likelihood
 from kfac.owners import Fallback, find_owners
+from kfac.precision import accumulated
 
 MEMORY = 2**27  # bytes that the gradients of one chunk of data may take
 
 
-def partial_traces(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_n G_n^T G_n `[group, d_in, d_in]` and sum_n G_n G_n^T `[group, d_out, d_out]`.
+def partial_traces(a: Tensor, g: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """sum_n G_n^T G_n `[group, d_in, d_in]` and sum_n G_n G_n^T `[group, d_out, d_out]`, part by part.
 
     Args:
         a: `[group, batch, place, d_in]`.
@@ -44,17 +47,15 @@ def partial_traces(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     if a.shape[2] == 1:
         a, g = a[:, :, 0], g[:, :, 0]
         by_g, by_a = a * g.norm(dim=2, keepdim=True), g * a.norm(dim=2, keepdim=True)
-        return by_g.mT @ by_g, by_a.mT @ by_a
+        yield by_g.mT @ by_g, by_a.mT @ by_a
+        return
     group, _, _, d_in = a.shape
     d_out = g.shape[3]
-    inner, outer = a.new_zeros(group, d_in, d_in), a.new_zeros(group, d_out, d_out)
     size = max(MEMORY // (group * d_out * d_in * a.element_size()), 1)
     for a_n, g_n in zip(a.split(size, 1), g.split(size, 1), strict=True):
         gradient = g_n.mT @ a_n  # [group, batch, d_out, d_in]
         rows, columns = gradient.flatten(1, 2), gradient.transpose(2, 3).flatten(1, 2)
-        inner += rows.mT @ rows
-        outer += columns.mT @ columns
-    return inner, outer
+        yield rows.mT @ rows, columns.mT @ columns
 
 
 def decompose(inner: Tensor, outer: Tensor) -> EigenBlock:
@@ -106,13 +107,12 @@ def partial_trace_basis(
         for x, y in batches_of(loader, model, likelihood):
             columns, of_batch = gradients.of_batch(x, y)
             for name, diagonal in of_batch.items():
-                diagonals[name] = diagonals[name] + diagonal if name in diagonals else diagonal
+                diagonals[name] = accumulated(diagonals.get(name), diagonal)
             for rows in columns:
                 for name, (a, g) in rows.items():
-                    inner, outer = partial_traces(a, g)
-                    if name in traces:
-                        inner, outer = traces[name][0] + inner, traces[name][1] + outer
-                    traces[name] = inner, outer
+                    for inner, outer in partial_traces(a, g):
+                        before = traces.get(name, (None, None))
+                        traces[name] = accumulated(before[0], inner), accumulated(before[1], outer)
     unused = [name for name in parameters if name not in traces and name not in diagonals]
     if unused:
         raise ValueError(f"{', '.join(unused)} never influenced an output; freeze or remove what is not used")
