@@ -14,9 +14,10 @@ Axes: batch, group, place, d_in, d_out, column, classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,12 @@ from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors,
 from kfac.loss_hessian import FisherType, Likelihood, check_outputs, log_likelihood, square_root
 from kfac.owners import Fallback, Owner, find_owners
 from kfac.precision import RunningSum, accumulated, working
+from kfac.process_groups import Ranks, device_of, expect_same_network, ranks_of
 from kfac.rules import Rule
 from kfac.second_moment import SecondMoment
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 WeightSharing = Literal["expand", "reduce"]
 GroupFactors = Literal["grouped", "shared"]
@@ -263,6 +268,26 @@ class Collector:
             factor = factor.mean(0, keepdim=True)
         self.sums[name][role].output_factor.add(factor)
 
+    def add_up(self, ranks: Ranks) -> None:
+        """Add the other processes' sums to this one's, so that all have those of all data."""
+        if ranks.size == 1:
+            return
+        device = device_of(self.model)
+        uses = {(name, role): sums for name, roles in self.sums.items() for role, sums in roles.items()}
+        inputs = {use: sums.inputs for use, sums in uses.items() if sums.inputs is not None}
+        outputs = {use: s.output_factor.total for use, s in uses.items() if s.output_factor.total is not None}
+        for use, moment in ranks.moments(inputs, device).items():
+            uses[use].inputs = moment
+        for use, factor in ranks.summed(outputs, device).items():
+            uses[use].output_factor.total = factor
+        self.diagonals = ranks.summed(self.diagonals, device)
+        counts = ranks.gather((self.n_data, self.n_targets, float(self.log_likelihood)))
+        self.n_data, self.n_targets = sum(n for n, _, _ in counts), sum(n for _, n, _ in counts)
+        self.log_likelihood = math.fsum(fit for _, _, fit in counts)
+        rows = ranks.gather({use: sums.rows for use, sums in uses.items()})
+        for use, sums in uses.items():
+            sums.rows = sum(own[use] for own in rows)
+
     def factors(self) -> KroneckerFactors:
         """What has been summed so far."""
         blocks: dict[str, Block] = {}
@@ -304,6 +329,7 @@ def compute_factors(
     fallback: Fallback | None = None,
     differentiable: bool = False,
     at_full_resolution: bool = False,
+    process_group: ProcessGroup | None = None,
 ) -> KroneckerFactors:
     """Kronecker factors of the GGN of the summed negative log-likelihood, one pass over `loader`.
 
@@ -326,23 +352,53 @@ def compute_factors(
             whatever requires them (drawn labels and signs count as fixed). Memory grows with the data.
         at_full_resolution: of weights in a basis, factors between the basis' points; see
             `project_factors`.
+        process_group: of `torch.distributed`, if the data lie in several processes: each passes over its own
+            part, and all return the same sums over all data. Drawn columns differ by process, and `seed`
+            fixes them all; without it, seed torch differently on every process. None: this one's data alone.
 
     Raises:
         ValueError: an uncovered parameter (named), batches of another kind, outputs or targets of a wrong
-            shape, non-finite outputs, a loader without data, a weight used outside its module.
+            shape, non-finite outputs, a loader without data, a weight used outside its module. With a
+            process group, on every process: networks, weights or options that differ, and what any of them
+            fails on, a loader without data included.
     """
-    curvature = Curvature(likelihood, fisher_type, mc_samples, weight_sharing, group_factors, differentiable)
-    with prepared(model):
-        collector = Collector(
-            model, curvature, fallback or {}, seeded_generator(model, seed), at_full_resolution
+    ranks = ranks_of(process_group)
+    curvature = ranks.together(
+        lambda: Curvature(likelihood, fisher_type, mc_samples, weight_sharing, group_factors, differentiable)
+    )
+    if differentiable and ranks.size > 1:
+        raise ValueError(
+            "differentiable factors have their graph in one process; leave process_group out, or "
+            "use differentiable=False"
         )
-        for x, y in batches_of(loader, model, likelihood):
-            collector.add_batch(x, y)
+
+    def options() -> dict[str, object]:
+        diagonal = find_owners(model, fallback or {})[2]
+        return {
+            **asdict(curvature),
+            "diagonal": diagonal,
+            "full resolution": at_full_resolution,
+            "seed": seed,
+        }
+
+    def own_part() -> Collector:
+        with prepared(model):
+            generator = seeded_generator(model, ranks.seed(seed))
+            collector = Collector(model, curvature, fallback or {}, generator, at_full_resolution)
+            for x, y in batches_of(loader, model, likelihood):
+                collector.add_batch(x, y)
+        return collector
+
+    expect_same_network(ranks, model, options)
+    collector = ranks.together(own_part)
+    collector.add_up(ranks)
     return collector.factors()
 
 
 def project_factors(model: nn.Module, full: KroneckerFactors) -> KroneckerFactors:
     """Factors of the weights from factors at full resolution, differentiable in the bases alone.
+
+    Nothing is summed over data here: of factors with a process group every process projects its own copy.
 
     Args:
         model: the network that `full` was computed for.

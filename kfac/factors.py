@@ -15,16 +15,22 @@ Axes: group, d_in, d_out, params.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from kfac.eigen import EigenBlock, EigenFactors, decompose_diagonal, decompose_kronecker
+from kfac.eigen_shares import Task, decomposed, eigen_cost
 from kfac.precision import sum_of
+from kfac.process_groups import ranks_of
 from kfac.second_moment import SecondMoment
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Order = tuple[int, int, int]
 
@@ -131,6 +137,17 @@ class KroneckerBlock:
         stored = entries.permute(*range(len(lead)), *(len(lead) + axis for axis in self.order))
         return stored.reshape(*lead, *self.shape)
 
+    @property
+    def cost(self) -> float:
+        """Of a decomposition, relative to other blocks'."""
+        by_output = eigen_cost(*self.output_factor.shape[:2])
+        return by_output if self.inputs is None else by_output + eigen_cost(self.groups, self.inputs.size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self.output_factor.device
+
     def eigendecompose(self, vectors: bool = False) -> EigenBlock:
         """Float64 eigenvalues (and vectors) of the block."""
         return decompose_kronecker(self.inputs, self.output_factor, self.normaliser, self.groups, vectors)
@@ -185,6 +202,16 @@ class NearestKroneckerBlock:
         """The parameter's shape."""
         return self.uses[0].shape
 
+    @property
+    def cost(self) -> float:
+        """Of a decomposition, relative to other blocks'."""
+        return self.uses[0].cost
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self.uses[0].device
+
     def to_groups(self, tensor: Tensor) -> Tensor:
         """Tensors `[*lead, *shape]` as `[*lead, 1, d_out, d_in]`."""
         return self.nearest.to_groups(tensor)
@@ -228,6 +255,16 @@ class DiagonalBlock:
     def from_groups(self, entries: Tensor) -> Tensor:
         """The way back: `[*lead, 1, params, 1]` as `[*lead, *shape]`."""
         return entries.reshape(*entries.shape[:-3], *self.shape)
+
+    @property
+    def cost(self) -> float:
+        """Of a decomposition: there is nothing to do."""
+        return 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sum is."""
+        return self.diagonal.device
 
     def eigendecompose(self, vectors: bool = False) -> EigenBlock:
         """The diagonal itself; its eigenvectors are the axes."""
@@ -302,6 +339,23 @@ class KroneckerFactors(Mapping[str, Block]):
         """GGN block `[params, params]` of the summed negative log-likelihood, `parameter.flatten()` order."""
         return self[name].to_dense()
 
-    def eigendecompose(self, vectors: bool = False) -> EigenFactors:
-        """Float64 eigenvalues of every block; with `vectors`, the Kronecker eigenbasis as well."""
-        return EigenFactors({name: block.eigendecompose(vectors) for name, block in self.items()})
+    def eigendecompose(
+        self, vectors: bool = False, process_group: ProcessGroup | None = None
+    ) -> EigenFactors:
+        """Float64 eigenvalues of every block; with `vectors`, the Kronecker eigenbasis as well.
+
+        Args:
+            vectors: whether to keep the basis.
+            process_group: of `torch.distributed`, whose processes hold the same factors: the blocks are
+                shared out by size, and all processes return the same numbers, without a graph.
+
+        Raises:
+            ValueError: with a process group, factors that differ in names or sizes, on every process.
+        """
+        ranks = ranks_of(process_group)
+        tasks = {
+            name: Task(block.cost, functools.partial(block.eigendecompose, vectors))
+            for name, block in self.items()
+        }
+        device = next((block.device for block in self.values()), torch.device("cpu"))
+        return decomposed(ranks, tasks, device)

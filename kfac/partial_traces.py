@@ -15,7 +15,10 @@ Axes: batch, group, place, d_in, d_out, params.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +27,17 @@ from kfac.batches import Batches, batches_of
 from kfac.checks import prepared
 from kfac.collect import Curvature, seeded_generator
 from kfac.datum_gradients import DatumGradients
-from kfac.eigen import (
-    EigenBlock,
-    EigenFactors,
-    decompose_diagonal,
-    symmetric_eigenvalues,
-)
+from kfac.eigen import EigenBlock, EigenFactors, decompose_diagonal, symmetric_eigenvalues
+from kfac.eigen_shares import Task, decomposed, eigen_cost
 from kfac.loss_hessian import FisherType, Likelihood
 from kfac.owners import Fallback, find_owners
 from kfac.precision import accumulated
+from kfac.process_groups import device_of, expect_same_network, ranks_of
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+Sum = tuple[str, Literal["inner", "outer", "diagonal"]]
 MEMORY = 2**27  # bytes that the gradients of one chunk of data may take
 
 
@@ -75,6 +79,7 @@ def partial_trace_basis(
     mc_samples: int = 1,
     seed: int | None = None,
     fallback: Fallback | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> EigenFactors:
     """Spectra with vectors of the Kronecker products that have the exact blocks' partial traces.
 
@@ -88,37 +93,49 @@ def partial_trace_basis(
         mc_samples: columns for "mc" and "sketch".
         seed: fixes the drawn columns.
         fallback: as for `compute_factors`.
+        process_group: as for `compute_factors`; every process returns the same basis.
 
     Raises:
         ValueError: an uncovered parameter (named), an unused one, a weight in several roles, or data as for
             `compute_factors`.
     """
-    owners, parameters, diagonal_names = find_owners(model, fallback or {})
-    gradients = DatumGradients(
-        model,
-        owners,
-        {name: parameters[name] for name in diagonal_names},
-        Curvature(likelihood, fisher_type, mc_samples),
-        seeded_generator(model, seed),
-    )
-    traces: dict[str, tuple[Tensor, Tensor]] = {}
-    diagonals: dict[str, Tensor] = {}
-    with prepared(model):
-        for x, y in batches_of(loader, model, likelihood):
-            columns, of_batch = gradients.of_batch(x, y)
-            for name, diagonal in of_batch.items():
-                diagonals[name] = accumulated(diagonals.get(name), diagonal)
-            for rows in columns:
-                for name, (a, g) in rows.items():
-                    for inner, outer in partial_traces(a, g):
-                        before = traces.get(name, (None, None))
-                        traces[name] = accumulated(before[0], inner), accumulated(before[1], outer)
-    unused = [name for name in parameters if name not in traces and name not in diagonals]
+    ranks = ranks_of(process_group)
+    curvature = ranks.together(lambda: Curvature(likelihood, fisher_type, mc_samples))
+
+    def own_part() -> dict[Sum, Tensor]:
+        owners, parameters, diagonal_names = find_owners(model, fallback or {})
+        named = {name: parameters[name] for name in diagonal_names}
+        generator = seeded_generator(model, ranks.seed(seed))
+        gradients = DatumGradients(model, owners, named, curvature, generator)
+        sums: dict[Sum, Tensor] = {}
+        with prepared(model):
+            for x, y in batches_of(loader, model, likelihood):
+                columns, of_batch = gradients.of_batch(x, y)
+                for name, diagonal in of_batch.items():
+                    sums[name, "diagonal"] = accumulated(sums.get((name, "diagonal")), diagonal)
+                for rows in columns:
+                    for name, (a, g) in rows.items():
+                        for inner, outer in partial_traces(a, g):
+                            sums[name, "inner"] = accumulated(sums.get((name, "inner")), inner)
+                            sums[name, "outer"] = accumulated(sums.get((name, "outer")), outer)
+        return sums
+
+    def options() -> dict[str, object]:
+        return {**asdict(curvature), "diagonal": find_owners(model, fallback or {})[2], "seed": seed}
+
+    expect_same_network(ranks, model, options)
+    sums = ranks.summed(ranks.together(own_part), device_of(model))
+    _, parameters, _ = find_owners(model, fallback or {})
+    found = {name for name, _ in sums}
+    unused = [name for name in parameters if name not in found]
     if unused:
         raise ValueError(f"{', '.join(unused)} never influenced an output; freeze or remove what is not used")
-    return EigenFactors(
-        {
-            name: decompose_diagonal(diagonals[name]) if name in diagonals else decompose(*traces[name])
-            for name in parameters
-        }
-    )
+    tasks: dict[str, Task] = {}
+    for name in parameters:
+        if (name, "diagonal") in sums:
+            tasks[name] = Task(0.0, functools.partial(decompose_diagonal, sums[name, "diagonal"]))
+        else:
+            inner, outer = sums[name, "inner"], sums[name, "outer"]
+            cost = eigen_cost(*inner.shape[:2]) + eigen_cost(*outer.shape[:2])
+            tasks[name] = Task(cost, functools.partial(decompose, inner, outer))
+    return decomposed(ranks, tasks, device_of(model))
