@@ -1,8 +1,8 @@
 """Time and peak memory of curvature passes over the number of classes.
 
 A batch of 128 through one hidden layer of 64. A drawn column should cost what the outputs cost, O(classes) in
-time and memory. Factors hold a matrix of the outputs, classes^2; type-2 has a column a class
-besides, classes^3 in time, in memory that no longer grows with all columns at once (512 MB at 1,000 classes and 128 data). The
+time and memory. Factors hold a matrix of the outputs, classes^2; type-2 has a column a class too, classes^3
+in time, in memory that does not grow with all columns at once (512 MB at 1,000 classes and 128 data). The
 sketch as it was built before, the exact columns stacked and mixed, stands beside them up to 1,000 classes.
 
 Every measurement is a process of its own: peak is the rise of its resident set from the network and the data
@@ -105,7 +105,7 @@ def measured(side: str, classes: int) -> dict[str, float]:
 
 def figure(record: dict[str, Any]) -> Figure:
     """Seconds and peak memory over classes, both axes logarithmic, from the JSON's own record."""
-    drawn = Figure(figsize=(10, 4.2), layout="constrained")
+    drawn = Figure(figsize=(10, 4.6), layout="constrained")
     axes = drawn.subplots(1, 2)
     for axis, key, label in zip(
         axes, ("seconds", "peak_mebibytes"), ("seconds", "peak memory, MiB"), strict=True
@@ -118,7 +118,7 @@ def figure(record: dict[str, Any]) -> Figure:
         axis.set(xlabel="classes", ylabel=label)
         axis.grid(alpha=0.3)
     axes[1].axhline(300, color="grey", linewidth=1)
-    axes[0].legend(fontsize="small")
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     return drawn
 
 
