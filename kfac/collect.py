@@ -4,8 +4,8 @@ For every batch, the modules that own parameters are hooked (`kfac.calls`), the 
 outputs are pulled back along each column; the rules of `kfac.rules` turn what passed through the modules into
 the raw sums of `kfac.factors`. Factors are computed in `eval` mode.
 
-Before the first batch counts, the rows of two data are compared with autograd's own gradients: a weight that
-is also used outside its module, or a rule that is wrong for its layer, is named instead of half counted.
+Before the first batch counts, the rows of two data are compared with autograd's own gradients
+(`kfac.row_check`).
 
 Products are formed and summed as `kfac.precision` says, whatever type the network has or autocast gives it.
 
@@ -15,7 +15,6 @@ Axes: batch, group, place, d_in, d_out, column, classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -23,14 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from kfac.batches import Batches, batches_of
-from kfac.calls import Call, lowest_precision, pull_back, recorded_calls
-from kfac.checks import explained_backward, has_values, prepared, run
+from kfac.calls import Call, pull_back, recorded_calls
+from kfac.checks import has_values, prepared, run
 from kfac.diagonal import exact_diagonals
 from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock, Order
 from kfac.loss_hessian import FisherType, Likelihood, check_outputs, log_likelihood, square_root
-from kfac.owners import Fallback, Owner, find_owners
-from kfac.precision import RunningSum, accumulated, working
+from kfac.owners import Fallback, find_owners
+from kfac.precision import RunningSum, accumulated
 from kfac.process_groups import Ranks, device_of, expect_same_network, ranks_of
+from kfac.row_check import compare_with_autograd
 from kfac.rules import Rule
 from kfac.second_moment import SecondMoment
 
@@ -39,12 +39,6 @@ if TYPE_CHECKING:
 
 WeightSharing = Literal["expand", "reduce"]
 GroupFactors = Literal["grouped", "shared"]
-TOLERANCES = {  # of gradients that are compared: relative, and in roundings of sums without cancellation
-    torch.float64: (1e-6, 100),
-    torch.float32: (1e-2, 100),
-    torch.float16: (2e-2, 8),
-    torch.bfloat16: (2e-2, 8),
-}
 Role = Order | None  # how a use's rows lie in the parameter; None: whole gradients, datum by datum
 
 
@@ -94,59 +88,6 @@ class Sums:
 def role_of(rule: Rule) -> Role:
     """The role in which a rule's modules use their weight."""
     return None if rule.exact else rule.order
-
-
-def compare_with_autograd(
-    model: nn.Module, owners: list[Owner], parameters: Mapping[str, Tensor], x: Tensor
-) -> None:
-    """Check that rows reproduce autograd's gradients on a few data.
-
-    Raises:
-        ValueError: they do not, for a named parameter.
-    """
-    with torch.enable_grad(), recorded_calls(owners, len(x)) as calls:
-        f = run(model, x)
-    cotangent = torch.cos(torch.arange(f.numel(), dtype=f.dtype, device=f.device)).reshape(f.shape)
-    grads = pull_back(f, calls, cotangent, keep=True)
-    names = [n for owner in owners for n in (owner.weight, owner.bias) if n]
-    names = list(dict.fromkeys(names))
-    if not names:
-        return
-    with explained_backward():
-        truths = torch.autograd.grad(f, [parameters[n] for n in names], cotangent, allow_unused=True)
-    expected = [None if truth is None else working(truth) for truth in truths]
-    found: dict[str, Tensor] = {}
-    size: dict[str, Tensor] = {}  # the same sums without cancellation: what rounding is measured against
-    for call, g in zip(calls, grads, strict=True):
-        if g is None:
-            continue
-        owner, rule = call.owner, call.owner.rule
-        if owner.weight and rule.exact:
-            gradient = rule.weight_rows(owner.module, call.input(), g)
-            total = gradient.sum(0).reshape(parameters[owner.weight].shape)
-            found[owner.weight] = found.get(owner.weight, 0) + total
-            size[owner.weight] = size.get(owner.weight, 0) + gradient.abs().sum()
-        elif owner.weight:
-            a, rows = rule.input_rows(owner.module, call.input()), rule.output_rows(owner.module, g)
-            blocks = torch.einsum("gbro,gbri->goi", rows, a).permute(rule.order)
-            found[owner.weight] = found.get(owner.weight, 0) + blocks.reshape(parameters[owner.weight].shape)
-            size[owner.weight] = size.get(owner.weight, 0) + (rows.norm(dim=-1) * a.norm(dim=-1)).sum()
-        if owner.bias:
-            bias = rule.bias_rows(owner.module, g).sum(0).reshape(parameters[owner.bias].shape)
-            found[owner.bias] = found.get(owner.bias, 0) + bias
-            size[owner.bias] = size.get(owner.bias, 0) + rule.bias_rows(owner.module, g.abs()).sum()
-    coarsest = lowest_precision(f, calls)
-    tolerance, roundings = TOLERANCES[coarsest]
-    rounding = roundings * torch.finfo(coarsest).eps
-    for name, truth in zip(names, expected, strict=True):
-        truth = torch.zeros_like(working(parameters[name])) if truth is None else truth
-        difference = (found.get(name, torch.zeros_like(truth)) - truth).norm()
-        if difference > tolerance * truth.norm() + rounding * size.get(name, 0.0) + 1e-12:
-            raise ValueError(
-                f"{name!r} is used in a way its curvature rule does not see (relative error of its gradient "
-                f"{float(difference / truth.norm().clamp_min(1e-30)):.1e}): call the weight only through its "
-                'own module, or declare fallback={name: "diagonal"}'
-            )
 
 
 class Collector:

@@ -60,12 +60,12 @@ def accumulated(total: Tensor | None, term: Tensor) -> Tensor:
         term: of any type; never changed, and not kept.
     """
     if total is None:
-        return term.to(summing_type(term), copy=True)
+        return term.to(summing_type(term), copy=True, memory_format=torch.contiguous_format)
     if total.requires_grad or term.requires_grad:
         return total + term
     if total.dtype == term.dtype or total.numel() <= 4 * SLICE:
         return total.add_(term)
-    for part, own in zip(total.flatten().split(SLICE), term.flatten().split(SLICE), strict=True):
+    for part, own in zip(total.view(-1).split(SLICE), term.flatten().split(SLICE), strict=True):
         part += own
     return total
 

@@ -48,7 +48,7 @@ class SecondMoment:
     def _settled(self) -> Self:
         """Rows as they are while they are fewer than their length, their sum otherwise."""
         if self.summed is None and self.n_rows >= self.rows[0].shape[2]:
-            return type(self)(self.to_dense())
+            return type(self)(accumulated(None, self.to_dense()))
         return self
 
     @property

@@ -287,6 +287,8 @@ def test_float64_stays_float64_and_float32_sums_in_float64() -> None:
                 assert block.input_factor.dtype == torch.float64
         kept = kfac.compute_factors(model, [(x[:2], y[:2]) for x, y in data], "classification")["1.weight"]
         assert {rows.dtype for rows in kept.inputs.rows} == {dtype}
+    piecewise = kfac.compute_factors(model, [(x[:12], y[:12]) for x, y in data], "classification")["1.weight"]
+    assert piecewise.input_factor.dtype == torch.float64, "rows that were kept and then summed"
     low = mlp().bfloat16()
     few = [(torch.rand(2, 1, 5, 6).bfloat16(), torch.tensor([0, 1]))]
     moment = kfac.compute_factors(low, few, "classification")["1.weight"].inputs
@@ -317,6 +319,8 @@ def test_sums_have_the_type_and_the_memory_they_promise() -> None:
     assert again is total and float(total[0, 0]) == 2 and float(small[0, 0]) == 1
     wide = torch.ones(700, 700)
     assert torch.equal(accumulated(accumulated(None, wide), wide), 2 * wide.double()), "slice by slice"
+    turned = torch.arange(700.0 * 800).reshape(700, 800).T
+    assert torch.equal(accumulated(accumulated(None, turned), turned), 2 * turned.double()), "in any layout"
     doubles = torch.ones(2, dtype=torch.float64)
     assert accumulated(None, doubles) is not doubles, "a rule's own tensor is not written to"
     tracked = torch.ones(2, requires_grad=True)
