@@ -22,7 +22,7 @@ Axes: column, batch, group, place, d_in, d_out.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,10 +36,11 @@ from kfac.calls import recorded_calls
 from kfac.checks import check_modules
 from kfac.datum_gradients import Rows, input_rows, rows_by_parameter
 from kfac.owners import Owner, find_owners
+from kfac.precision import accumulated, working
 from kfac.rules import gram
 
 MARK = "_kfac_backpack_block"
-Quantity = Callable[[list[Rows], dict[str, Owner], nn.Module], dict[str, Any]]
+Quantity = Callable[[Iterable[Rows], dict[str, Owner], nn.Module], dict[str, Any]]
 
 
 def entries_of(a: Tensor, g: Tensor, owner: Owner, shape: torch.Size) -> Tensor:
@@ -48,33 +49,38 @@ def entries_of(a: Tensor, g: Tensor, owner: Owner, shape: torch.Size) -> Tensor:
     return blocks.permute(0, *(1 + axis for axis in owner.rule.order)).reshape(-1, *shape)
 
 
-def batch_gradients(columns: list[Rows], owners: dict[str, Owner], module: nn.Module) -> dict[str, Any]:
-    """Every datum's own gradient."""
+def batch_gradients(columns: Iterable[Rows], owners: dict[str, Owner], module: nn.Module) -> dict[str, Any]:
+    """Every datum's own gradient, of the one column there is."""
     return {
         name: entries_of(a, g, owners[name], module.get_parameter(name).shape)
-        for name, (a, g) in columns[0].items()
+        for rows in columns
+        for name, (a, g) in rows.items()
     }
 
 
-def ggn_diagonals(columns: list[Rows], owners: dict[str, Owner], module: nn.Module) -> dict[str, Any]:
-    """Diagonals of the blocks."""
-    sums: dict[str, Any] = {}
+def ggn_diagonals(columns: Iterable[Rows], owners: dict[str, Owner], module: nn.Module) -> dict[str, Any]:
+    """Diagonals of the blocks, in the parameters' type."""
+    sums: dict[str, Tensor] = {}
     for rows in columns:
         for name, (a, g) in rows.items():
-            shape = module.get_parameter(name).shape
-            sums[name] = sums.get(name, 0) + entries_of(a, g, owners[name], shape).square().sum(0)
-    return sums
+            entries = entries_of(a, g, owners[name], module.get_parameter(name).shape)
+            sums[name] = accumulated(sums.get(name), entries.square().sum(0))
+    return {name: total.to(module.get_parameter(name).dtype) for name, total in sums.items()}
 
 
-def kronecker_factors(columns: list[Rows], owners: dict[str, Owner], module: nn.Module) -> dict[str, Any]:
-    """[B, A] of weights, [B] of what has one row a datum."""
+def kronecker_factors(columns: Iterable[Rows], owners: dict[str, Owner], module: nn.Module) -> dict[str, Any]:
+    """[B, A] of weights, [B] of what has one row a datum, in the parameters' type."""
+    inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+    for rows in columns:
+        for name, (a, g) in rows.items():
+            outputs[name] = accumulated(outputs.get(name), gram(g))
+            if name not in inputs and name != owners[name].bias and not owners[name].rule.exact:
+                inputs[name] = gram(a) / (a.shape[1] * a.shape[2])
     found: dict[str, Any] = {}
-    for name in columns[0]:
-        b = torch.stack([gram(rows[name][1]) for rows in columns]).sum(0)
-        a = columns[0][name][0]
-        factors = [b]
-        if name != owners[name].bias and not owners[name].rule.exact:
-            factors.append(gram(a) / (a.shape[1] * a.shape[2]))
+    for name, b in outputs.items():
+        kind = module.get_parameter(name).dtype
+        factors = [f.to(kind) for f in (b, inputs.get(name)) if f is not None]
         found[name] = [factor[0] if len(factor) == 1 else factor for factor in factors]
     return found
 
@@ -156,14 +162,17 @@ class BlockExtension:
             y = module(x)
         ends: list[Any] = [*(call.edge for call in calls), *([x] if x.requires_grad else [])]
         inputs = [input_rows(call) for call in calls]
-        columns: list[Rows] = []
         back: list[Tensor] = []
-        for k, root in enumerate(roots if ends else ()):
-            grads = torch.autograd.grad(y, ends, root, retain_graph=k + 1 < len(roots), allow_unused=True)
-            columns.append(rows_by_parameter(calls, inputs, list(grads[: len(calls)])))
-            if x.requires_grad:
-                back.append(torch.zeros_like(x) if grads[-1] is None else grads[-1])
-        values = self.quantity(columns, by_name, module) if columns and columns[0] else {}
+
+        def columns() -> Iterator[Rows]:
+            for k, root in enumerate(roots if ends else ()):
+                grads = torch.autograd.grad(y, ends, root, retain_graph=k + 1 < len(roots), allow_unused=True)
+                if x.requires_grad:
+                    back.append(torch.zeros_like(x) if grads[-1] is None else grads[-1])
+                own: list[Tensor | None] = [None if g is None else working(g) for g in grads[: len(calls)]]
+                yield rows_by_parameter(calls, inputs, own)
+
+        values = self.quantity(columns(), by_name, module)
         return values, torch.stack(back) if back else None
 
 

@@ -1,5 +1,8 @@
 """What passes through modules in one forward pass, and the gradients at their outputs.
 
+Rules meet inputs, gradients and modules in float32 at least, whatever type the network runs in; see
+`kfac.precision`.
+
 Axes: batch, column, classes.
 """
 
@@ -7,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +18,37 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from kfac.checks import explained_backward
 from kfac.owners import Owner
+from kfac.precision import raised, rule_view, working
 
 
 @dataclass
 class Call:
-    """One use of a module in one forward pass."""
+    """One use of a module in one forward pass.
+
+    Attributes:
+        owner: with the module as rules see it.
+        x: the input, in the type in which it came.
+        edge: where the gradient at the output is found.
+        version: of x when the module saw it.
+        y_shape: of the output.
+        y_dtype: of the output.
+    """
 
     owner: Owner
     x: Tensor
     edge: GradientEdge
     version: int
     y_shape: torch.Size
+    y_dtype: torch.dtype
 
     def input(self) -> Tensor:
-        """The input, if it is still what the module saw."""
+        """The input in float32 at least, if it is still what the module saw."""
         if self.x._version != self.version:
             raise ValueError(
                 f"the input of {self.owner.path!r} was modified in place after use, so its curvature cannot "
                 "be read; use the out-of-place form of the operation"
             )
-        return self.x
+        return working(self.x)
 
 
 @contextmanager
@@ -43,6 +57,8 @@ def recorded_calls(owners: list[Owner], batch: int, keep_graph: bool = False) ->
     calls: list[Call] = []
 
     def hook(owner: Owner) -> Callable[..., Tensor | None]:
+        seen = replace(owner, module=rule_view(owner.module))
+
         def record(
             _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor
         ) -> Tensor | None:
@@ -53,7 +69,7 @@ def recorded_calls(owners: list[Owner], batch: int, keep_graph: bool = False) ->
                     "axis first and put shared places on axes of their own"
                 )
             kept = x if keep_graph else x.detach()
-            calls.append(Call(owner, kept, get_gradient_edge(y), x._version, y.shape))
+            calls.append(Call(seen, kept, get_gradient_edge(y), x._version, y.shape, y.dtype))
             # What overwrites a view gives it another history, which the edge is no part of.
             return y.clone() if y._is_view() else None
 
@@ -67,21 +83,39 @@ def recorded_calls(owners: list[Owner], batch: int, keep_graph: bool = False) ->
             handle.remove()
 
 
+def lowest_precision(f: Tensor, calls: list[Call]) -> torch.dtype:
+    """The coarsest type among the outputs and what went in and out of the modules."""
+    types = [f.dtype, *(t for call in calls for t in (call.x.dtype, call.y_dtype) if t.is_floating_point)]
+    return max(types, key=lambda t: torch.finfo(t).eps)
+
+
 def pull_back(
     f: Tensor, calls: list[Call], column: Tensor, keep: bool, differentiable: bool = False
 ) -> list[Tensor | None]:
-    """Gradients at the calls' outputs for one cotangent `[batch, classes]`."""
+    """Gradients at the calls' outputs for one cotangent `[batch, classes]`, in float32 at least.
+
+    Raises:
+        NonFiniteError: they overflow float16.
+    """
     edges = [call.edge for call in calls]
     if not edges:  # every parameter has a diagonal block
         return []
-    with explained_backward():
-        return list(
-            torch.autograd.grad(
-                f,
-                edges,
-                column,
-                retain_graph=keep or differentiable,
-                create_graph=differentiable,
-                allow_unused=True,
+    half = any(torch.float16 in (call.x.dtype, call.y_dtype, f.dtype) for call in calls)
+
+    def gradients(cotangent: Tensor) -> list[Tensor | None]:
+        with explained_backward():
+            return list(
+                torch.autograd.grad(
+                    f,
+                    edges,
+                    cotangent.to(f.dtype),
+                    retain_graph=keep or differentiable or half,
+                    create_graph=differentiable,
+                    allow_unused=True,
+                )
             )
-        )
+
+    if not half:
+        return [None if g is None else working(g) for g in gradients(column)]
+    grads, lowered = raised(column, gradients, lambda found: found)
+    return [None if g is None else lowered(g) for g in grads]

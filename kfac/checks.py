@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from kfac.modes import differentiable_kernels, evaluated
+from kfac.modes import autocast_within, differentiable_kernels, evaluated
 
 
 def one_line(error: Exception) -> str:
@@ -61,10 +61,12 @@ def check_modules(model: nn.Module) -> None:
 def prepared(model: nn.Module) -> Iterator[None]:
     """The model in `eval` mode and fit for a curvature pass; left in the mode it was in.
 
+    The caller's autocast holds for its forward pass alone; see `kfac.precision`.
+
     Raises:
         ValueError: see `check_modules`.
     """
-    with evaluated(model), differentiable_kernels(model):
+    with evaluated(model), differentiable_kernels(model), autocast_within(model):
         check_modules(model)
         yield
 

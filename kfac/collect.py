@@ -4,30 +4,38 @@ For every batch, the modules that own parameters are hooked (`kfac.calls`), the 
 outputs are pulled back along each column; the rules of `kfac.rules` turn what passed through the modules into
 the raw sums of `kfac.factors`. Factors are computed in `eval` mode.
 
-Before the first batch counts, the rows of two data are compared with autograd's own gradients: a weight that
-is also used outside its module, or a rule that is wrong for its layer, is named instead of half counted.
+Before the first batch counts, the rows of two data are compared with autograd's own gradients
+(`kfac.row_check`).
+
+Products are formed and summed as `kfac.precision` says, whatever type the network has or autocast gives it.
 
 Axes: batch, group, place, d_in, d_out, column, classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from kfac.batches import Batches, batches_of
 from kfac.calls import Call, pull_back, recorded_calls
-from kfac.checks import explained_backward, has_values, prepared, run
+from kfac.checks import has_values, prepared, run
 from kfac.diagonal import exact_diagonals
 from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock, Order
 from kfac.loss_hessian import FisherType, Likelihood, check_outputs, log_likelihood, square_root
-from kfac.owners import Fallback, Owner, find_owners
+from kfac.owners import Fallback, find_owners
+from kfac.precision import RunningSum, accumulated
+from kfac.process_groups import Ranks, device_of, expect_same_network, ranks_of
+from kfac.row_check import compare_with_autograd
 from kfac.rules import Rule
 from kfac.second_moment import SecondMoment
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 WeightSharing = Literal["expand", "reduce"]
 GroupFactors = Literal["grouped", "shared"]
@@ -60,7 +68,7 @@ class Curvature:
 
 @dataclass
 class Sums:
-    """Running raw sums of one parameter in one role.
+    """Running raw sums of one parameter in one role, in memory that nobody else has.
 
     Attributes:
         order: of the role's rows in the parameter; see `kfac.factors`.
@@ -68,69 +76,18 @@ class Sums:
 
     order: Order
     inputs: SecondMoment | None = None
-    output_factor: Tensor | float = 0.0
+    output_factor: RunningSum = field(default_factory=RunningSum)
     rows: int = 0
 
     def add_inputs(self, moment: SecondMoment, rows: int) -> None:
         """Add the sum of a a^T over `rows` pairs of datum and place."""
-        self.inputs = moment if self.inputs is None else self.inputs + moment
+        self.inputs = moment.owned() if self.inputs is None else self.inputs.absorbed(moment)
         self.rows += rows
 
 
 def role_of(rule: Rule) -> Role:
     """The role in which a rule's modules use their weight."""
     return None if rule.exact else rule.order
-
-
-def compare_with_autograd(
-    model: nn.Module, owners: list[Owner], parameters: Mapping[str, Tensor], x: Tensor
-) -> None:
-    """Check that rows reproduce autograd's gradients on a few data.
-
-    Raises:
-        ValueError: they do not, for a named parameter.
-    """
-    with torch.enable_grad(), recorded_calls(owners, len(x)) as calls:
-        f = run(model, x)
-    cotangent = torch.cos(torch.arange(f.numel(), dtype=f.dtype, device=f.device)).reshape(f.shape)
-    grads = pull_back(f, calls, cotangent, keep=True)
-    names = [n for owner in owners for n in (owner.weight, owner.bias) if n]
-    names = list(dict.fromkeys(names))
-    if not names:
-        return
-    with explained_backward():
-        expected = torch.autograd.grad(f, [parameters[n] for n in names], cotangent, allow_unused=True)
-    found: dict[str, Tensor] = {}
-    size: dict[str, Tensor] = {}  # the same sums without cancellation: what rounding is measured against
-    for call, g in zip(calls, grads, strict=True):
-        if g is None:
-            continue
-        owner, rule = call.owner, call.owner.rule
-        if owner.weight and rule.exact:
-            gradient = rule.weight_rows(owner.module, call.input(), g)
-            total = gradient.sum(0).reshape(parameters[owner.weight].shape)
-            found[owner.weight] = found.get(owner.weight, 0) + total
-            size[owner.weight] = size.get(owner.weight, 0) + gradient.abs().sum()
-        elif owner.weight:
-            a, rows = rule.input_rows(owner.module, call.input()), rule.output_rows(owner.module, g)
-            blocks = torch.einsum("gbro,gbri->goi", rows, a).permute(rule.order)
-            found[owner.weight] = found.get(owner.weight, 0) + blocks.reshape(parameters[owner.weight].shape)
-            size[owner.weight] = size.get(owner.weight, 0) + (rows.norm(dim=-1) * a.norm(dim=-1)).sum()
-        if owner.bias:
-            bias = rule.bias_rows(owner.module, g).sum(0).reshape(parameters[owner.bias].shape)
-            found[owner.bias] = found.get(owner.bias, 0) + bias
-            size[owner.bias] = size.get(owner.bias, 0) + rule.bias_rows(owner.module, g.abs()).sum()
-    tolerance = 1e-2 if f.dtype == torch.float32 else 1e-6
-    rounding = 100 * torch.finfo(f.dtype).eps
-    for name, truth in zip(names, expected, strict=True):
-        truth = torch.zeros_like(parameters[name]) if truth is None else truth
-        difference = (found.get(name, torch.zeros_like(truth)) - truth).norm()
-        if difference > tolerance * truth.norm() + rounding * size.get(name, 0.0) + 1e-12:
-            raise ValueError(
-                f"{name!r} is used in a way its curvature rule does not see (relative error of its gradient "
-                f"{float(difference / truth.norm().clamp_min(1e-30)):.1e}): call the weight only through its "
-                'own module, or declare fallback={name: "diagonal"}'
-            )
 
 
 class Collector:
@@ -155,7 +112,7 @@ class Collector:
             for name, role in ((owner.weight, role_of(owner.rule)), (owner.bias, None)):
                 if name:
                     self.sums.setdefault(name, {}).setdefault(role, Sums(order))
-        self.diagonals: dict[str, Tensor | float] = dict.fromkeys(self.diagonal_names, 0.0)
+        self.diagonals: dict[str, Tensor] = {}
         self.n_data, self.n_targets = 0, 0
         self.log_likelihood: Tensor | float = 0.0
 
@@ -186,10 +143,13 @@ class Collector:
             if self.diagonal_names:
                 named = {name: self.parameters[name] for name in self.diagonal_names}
                 for name, diagonal in exact_diagonals(self.model, named, x, columns).items():
-                    self.diagonals[name] = self.diagonals[name] + diagonal
+                    self.diagonals[name] = accumulated(self.diagonals.get(name), diagonal)
             for k, column in enumerate(columns):
                 keep = k + 1 < len(columns)
                 self.add_outputs(calls, pull_back(f, calls, column, keep, differentiable))
+            for roles in self.sums.values():
+                for sums in roles.values():
+                    sums.output_factor.settle()
 
     def add_inputs(self, calls: list[Call]) -> None:
         """Add this batch's a a^T."""
@@ -199,23 +159,23 @@ class Collector:
                     x, rule, module = call.input(), call.owner.rule, call.owner.module
                     places = rule.places(module, call.y_shape)
                     if places == 1:
-                        moment = SecondMoment.of_rows(rule.input_rows(module, x)[:, :, 0])
+                        moment = SecondMoment.of_rows(rule.input_rows(module, x)[:, :, 0], call.x.dtype)
                     else:
                         moment = SecondMoment(rule.input_factor(module, x))
                     sums = self.sums[call.owner.weight][role_of(rule)]
                     sums.add_inputs(moment, len(x) * places)
             return
-        means: dict[tuple[str, Role], tuple[Tensor | float, int]] = {}
+        means: dict[tuple[str, Role], tuple[Tensor | float, int, torch.dtype]] = {}
         for call in calls:
             if call.owner.weight and not call.owner.rule.exact:
                 rows = call.owner.rule.input_rows(call.owner.module, call.input())
                 use = (call.owner.weight, role_of(call.owner.rule))
-                total, places = means.get(use, (0.0, 0))
-                means[use] = (total + rows.sum(2), places + rows.shape[2])
-        for (name, role), (total, places) in means.items():
+                total, places, _ = means.get(use, (0.0, 0, call.x.dtype))
+                means[use] = (total + rows.sum(2), places + rows.shape[2], call.x.dtype)
+        for (name, role), (total, places, kept) in means.items():
             mean = total / places  # [group, batch, d_in]
             assert isinstance(mean, Tensor)
-            self.sums[name][role].add_inputs(SecondMoment.of_rows(mean), mean.shape[1])
+            self.sums[name][role].add_inputs(SecondMoment.of_rows(mean, kept), mean.shape[1])
 
     def add_outputs(self, calls: list[Call], grads: list[Tensor | None]) -> None:
         """Add one column's g g^T."""
@@ -247,21 +207,39 @@ class Collector:
         """Add g g^T `[group, d_out, d_out]`, averaged over the groups where they count as places."""
         if self.curvature.group_factors == "shared" and rule.groups_are_places:
             factor = factor.mean(0, keepdim=True)
-        sums = self.sums[name][role]
-        sums.output_factor = sums.output_factor + factor
+        self.sums[name][role].output_factor.add(factor)
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Add the other processes' sums to this one's, so that all have those of all data."""
+        if ranks.size == 1:
+            return
+        device = device_of(self.model)
+        uses = {(name, role): sums for name, roles in self.sums.items() for role, sums in roles.items()}
+        inputs = {use: sums.inputs for use, sums in uses.items() if sums.inputs is not None}
+        outputs = {use: s.output_factor.total for use, s in uses.items() if s.output_factor.total is not None}
+        for use, moment in ranks.moments(inputs, device).items():
+            uses[use].inputs = moment
+        for use, factor in ranks.summed(outputs, device).items():
+            uses[use].output_factor.total = factor
+        self.diagonals = ranks.summed(self.diagonals, device)
+        counts = ranks.gather((self.n_data, self.n_targets, float(self.log_likelihood)))
+        self.n_data, self.n_targets = sum(n for n, _, _ in counts), sum(n for _, n, _ in counts)
+        self.log_likelihood = math.fsum(fit for _, _, fit in counts)
+        rows = ranks.gather({use: sums.rows for use, sums in uses.items()})
+        for use, sums in uses.items():
+            sums.rows = sum(own[use] for own in rows)
 
     def factors(self) -> KroneckerFactors:
         """What has been summed so far."""
         blocks: dict[str, Block] = {}
         for name, parameter in self.parameters.items():
             if name in self.diagonals:
-                diagonal = torch.as_tensor(self.diagonals[name])
-                blocks[name] = DiagonalBlock(diagonal, parameter.shape)
+                blocks[name] = DiagonalBlock(self.diagonals[name], parameter.shape)
                 continue
             uses = tuple(
-                KroneckerBlock(s.inputs, s.output_factor, s.rows, parameter.shape, s.order)
+                KroneckerBlock(s.inputs, s.output_factor.total, s.rows, parameter.shape, s.order)
                 for s in self.sums[name].values()
-                if isinstance(s.output_factor, Tensor)
+                if s.output_factor.total is not None
             )
             if not uses:
                 raise ValueError(
@@ -292,6 +270,7 @@ def compute_factors(
     fallback: Fallback | None = None,
     differentiable: bool = False,
     at_full_resolution: bool = False,
+    process_group: ProcessGroup | None = None,
 ) -> KroneckerFactors:
     """Kronecker factors of the GGN of the summed negative log-likelihood, one pass over `loader`.
 
@@ -314,6 +293,9 @@ def compute_factors(
             whatever requires them (drawn labels and signs count as fixed). Memory grows with the data.
         at_full_resolution: of weights in a basis, factors between the basis' points; see
             `project_factors`.
+        process_group: of `torch.distributed`, if the data lie in several processes: each passes over its own
+            part, and all return the same sums over all data. Drawn columns differ by process, and `seed`
+            fixes them all; without it, seed torch differently on every process. None: this one's data alone.
 
     Returns:
         A and B of every trainable parameter's block (or its diagonal), summed over the data, with the
@@ -321,20 +303,47 @@ def compute_factors(
 
     Raises:
         ValueError: an uncovered parameter (named), batches of another kind, outputs or targets of a wrong
-            shape, non-finite outputs, a loader without data, a weight used outside its module.
+            shape, non-finite outputs, a loader without data, a weight used outside its module. With a
+            process group, on every process: networks, weights or options that differ, and what any of them
+            fails on, a loader without data included.
     """
-    curvature = Curvature(likelihood, fisher_type, mc_samples, weight_sharing, group_factors, differentiable)
-    with prepared(model):
-        collector = Collector(
-            model, curvature, fallback or {}, seeded_generator(model, seed), at_full_resolution
+    ranks = ranks_of(process_group)
+    curvature = ranks.together(
+        lambda: Curvature(likelihood, fisher_type, mc_samples, weight_sharing, group_factors, differentiable)
+    )
+    if differentiable and ranks.size > 1:
+        raise ValueError(
+            "differentiable factors have their graph in one process; leave process_group out, or "
+            "use differentiable=False"
         )
-        for x, y in batches_of(loader, model, likelihood):
-            collector.add_batch(x, y)
+
+    def options() -> dict[str, object]:
+        diagonal = find_owners(model, fallback or {})[2]
+        return {
+            **asdict(curvature),
+            "diagonal": diagonal,
+            "full resolution": at_full_resolution,
+            "seed": seed,
+        }
+
+    def own_part() -> Collector:
+        with prepared(model):
+            generator = seeded_generator(model, ranks.seed(seed))
+            collector = Collector(model, curvature, fallback or {}, generator, at_full_resolution)
+            for x, y in batches_of(loader, model, likelihood):
+                collector.add_batch(x, y)
+        return collector
+
+    expect_same_network(ranks, model, options)
+    collector = ranks.together(own_part)
+    collector.add_up(ranks)
     return collector.factors()
 
 
 def project_factors(model: nn.Module, full: KroneckerFactors) -> KroneckerFactors:
     """Factors of the weights from factors at full resolution, differentiable in the bases alone.
+
+    Nothing is summed over data here: of factors with a process group every process projects its own copy.
 
     Args:
         model: the network that `full` was computed for.

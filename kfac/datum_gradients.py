@@ -19,7 +19,7 @@ from kfac.checks import run
 from kfac.collect import Curvature
 from kfac.diagonal import exact_diagonals
 from kfac.factors import Order
-from kfac.loss_hessian import check_outputs, square_root
+from kfac.loss_hessian import Columns, check_outputs, square_root
 from kfac.owners import Owner
 
 Turn = Callable[[str, Tensor], Tensor]
@@ -131,7 +131,7 @@ class DatumGradients:
             diagonals = exact_diagonals(self.model, self.diagonal, x, columns) if self.diagonal else {}
         return self._columns(f, calls, columns), diagonals
 
-    def _columns(self, f: Tensor, calls: list[Call], columns: Tensor) -> Iterator[Rows]:
+    def _columns(self, f: Tensor, calls: list[Call], columns: Columns) -> Iterator[Rows]:
         inputs = [input_rows(call, self.turn_input) for call in calls]
         for k, column in enumerate(columns):
             grads = pull_back(f, calls, column, keep=k + 1 < len(columns))

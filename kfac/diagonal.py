@@ -19,14 +19,16 @@ from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kfac.checks import explained_backward, has_values, one_line
+from kfac.loss_hessian import Columns
 from kfac.modes import differentiable_kernels
+from kfac.precision import accumulated, raised, working_type
 
 MEMORY = 2**27  # bytes that the gradients of one chunk of data may take
 PullBack = Callable[[Tensor], dict[str, Tensor]]  # cotangent [batch, classes] -> gradients [batch, *shape]
 
 
 def exact_diagonals(
-    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, columns: Tensor
+    model: nn.Module, parameters: Mapping[str, Tensor], x: Tensor, columns: Columns
 ) -> dict[str, Tensor]:
     """Diagonals of the GGN blocks of some parameters over one batch, diag(sum_n J_n^T Lambda_n J_n).
 
@@ -34,40 +36,60 @@ def exact_diagonals(
         model: maps x to outputs `[batch, classes]`.
         parameters: the ones asked for, by name.
         x: one batch.
-        columns: of the loss Hessian's square root, `[column, batch, classes]`.
+        columns: of the loss Hessian's square root.
 
     Returns:
-        `[params]` by parameter name, in flatten() order.
+        `[params]` by parameter name, in flatten() order, float64.
 
     Raises:
         ValueError: the network has no gradients datum by datum.
     """
     values = {name: p.detach() for name, p in parameters.items()}
-    size = max(MEMORY // sum(p.numel() * p.element_size() for p in values.values()), 1)
-    sums = {name: p.new_zeros(p.numel()) for name, p in values.items()}
-    for part, cotangents in zip(x.split(size), columns.split(size, 1), strict=True):
+    size = max(MEMORY // sum(p.numel() * working_type(p.dtype).itemsize for p in values.values()), 1)
+    sums = {name: p.new_zeros(p.numel(), dtype=torch.float64) for name, p in values.items()}
+    for part, cotangents in zip(x.split(size), columns.split(size), strict=True):
         try:
-            chunk = squares(side_by_side(model, values, part)[1], cotangents)
+            chunk = squares(*side_by_side(model, values, part), cotangents)
         except Exception:  # noqa: BLE001, whatever vmap and the user's code under it raise
             if not has_values(part):  # shapes alone: one datum holds what each would
-                part, cotangents = part[:1], cotangents[:, :1]
-            one_by_one = zip(datum_by_datum(model, values, part), cotangents.split(1, 1), strict=True)
+                part, cotangents = part[:1], cotangents.of_data(slice(1))
+            one_by_one = zip(datum_by_datum(model, values, part), cotangents.split(1), strict=True)
             chunk = {name: torch.zeros_like(total) for name, total in sums.items()}
-            for (_, pull_back), own in one_by_one:
-                for name, square in squares(pull_back, own).items():
-                    chunk[name] = chunk[name] + square
-        sums = {name: total + chunk[name] for name, total in sums.items()}
+            for (f, pull_back), own in one_by_one:
+                for name, square in squares(f, pull_back, own).items():
+                    chunk[name] = accumulated(chunk[name], square)
+        sums = {name: accumulated(total, chunk[name]) for name, total in sums.items()}
     return sums
 
 
-def squares(pull_back: PullBack, columns: Tensor) -> dict[str, Tensor]:
-    """Squared gradients `[params]`, summed over data and columns `[column, batch, classes]`."""
+def squares(f: Tensor, pull_back: PullBack, columns: Columns) -> dict[str, Tensor]:
+    """Squared gradients `[params]`, summed over data and columns.
+
+    Args:
+        f: outputs `[batch, classes]`, of which only the type counts.
+        pull_back: from cotangents of f to gradients.
+        columns: of these data.
+    """
     sums: dict[str, Tensor] = {}
     for column in columns:
-        for name, rows in pull_back(column).items():
-            square = rows.square().sum(0).flatten()
-            sums[name] = sums[name] + square if name in sums else square
+        for name, rows in rows_of(f, pull_back, column).items():
+            sums[name] = accumulated(sums.get(name), rows.square().sum(0).flatten())
     return sums
+
+
+def rows_of(f: Tensor, pull_back: PullBack, column: Tensor) -> dict[str, Tensor]:
+    """Gradients `[batch, *shape]` for one column, in float32 at least.
+
+    Below float64 cotangents are raised (`kfac.precision`): what lies inside the network may be float16.
+    """
+    if f.dtype == torch.float64:
+        return pull_back(column)
+    grads, lowered = raised(
+        column,
+        lambda cotangent: pull_back(cotangent.to(f.dtype)),
+        lambda found: found.values(),
+    )
+    return {name: lowered(rows) for name, rows in grads.items()}
 
 
 def gradients_by_datum(

@@ -16,7 +16,8 @@ Axes: batch, group, place, d_in, d_out, params.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +26,13 @@ from kfac.batches import Batches, batches_of
 from kfac.checks import prepared
 from kfac.collect import Curvature, seeded_generator
 from kfac.datum_gradients import DatumGradients
-from kfac.eigen import EigenFactors
+from kfac.eigen import EigenBlock, EigenFactors
 from kfac.loss_hessian import FisherType, Likelihood
-from kfac.owners import find_owners
+from kfac.owners import Owner, find_owners
+from kfac.process_groups import device_of, expect_same_network, ranks_of
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 MEMORY = 2**27  # bytes that the gradients of one chunk of data may take
 
@@ -49,10 +54,20 @@ def squared_coordinates(a: Tensor, g: Tensor) -> Tensor:
     """
     if a.shape[2] == 1:  # one place: the square of the product is the product of the squares
         return g[:, :, 0].square().mT @ a[:, :, 0].square()
-    total = a.new_zeros(a.shape[0], g.shape[3], a.shape[3])
+    total = a.new_zeros(a.shape[0], g.shape[3], a.shape[3], dtype=torch.float64)
     size = max(MEMORY // (total.numel() * a.element_size()), 1)
     for a_n, g_n in zip(a.split(size, 1), g.split(size, 1), strict=True):
         total += (g_n.mT @ a_n).square().sum(1)
+    return total
+
+
+def fingerprint(block: EigenBlock) -> float:
+    """A number that tells one basis from another, whatever the signs of its vectors."""
+    total = 0.0
+    for vectors in (block.input_vectors, block.output_vectors):
+        if vectors is not None:
+            places = torch.arange(1, vectors.shape[1] + 1, dtype=vectors.dtype, device=vectors.device)
+            total += float((places @ vectors.abs() @ places).sum())
     return total
 
 
@@ -64,6 +79,7 @@ def correct_eigenvalues(
     fisher_type: FisherType = "type-2",
     mc_samples: int = 1,
     seed: int | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> EigenFactors:
     """The spectra with s_i = q_i^T H q_i in place of products of Kronecker eigenvalues (EKFAC).
 
@@ -77,40 +93,58 @@ def correct_eigenvalues(
         fisher_type: as for `compute_factors`.
         mc_samples: columns for "mc" and "sketch".
         seed: fixes the drawn columns.
+        process_group: as for `compute_factors`; the basis must be the same on all processes, as
+            `factors.eigendecompose(vectors=True, process_group=...)` gives it.
 
     Returns:
         New spectra in the same basis, `[params]` float64 a tensor, summed over the data.
 
     Raises:
         ValueError: a decomposition without vectors, or of another network; a weight in several roles; data as
-            for `compute_factors`.
+            for `compute_factors`; bases that differ between the processes.
     """
-    curvature = Curvature(likelihood, fisher_type, mc_samples)
-    if any(b.needs_vectors and b.output_vectors is None for b in eigen.blocks.values()):
-        raise ValueError("decomposed without vectors; use eigendecompose(vectors=True)")
-    axes = {name: "diagonal" for name, block in eigen.blocks.items() if not block.needs_vectors}
-    owners, parameters, _ = find_owners(model, axes)
-    differing = sorted(set(parameters) ^ set(eigen.names))
-    if differing:
-        raise ValueError(f"basis and model differ in {', '.join(differing)}; decompose factors of this model")
-    gradients = DatumGradients(
-        model,
-        owners,
-        {name: parameters[name] for name in axes},
-        curvature,
-        seeded_generator(model, seed),
-        lambda name, rows: rotated(rows, eigen.blocks[name].input_vectors),
-        lambda name, rows: rotated(rows, eigen.blocks[name].output_vectors),
-    )
-    sums = {name: torch.zeros_like(values) for name, values in eigen.eigenvalues.items()}
-    with prepared(model):
-        for x, y in batches_of(loader, model, likelihood):
-            columns, diagonals = gradients.of_batch(x, y)
-            for name, diagonal in diagonals.items():
-                sums[name] += diagonal
-            for rows in columns:
-                for name, (a, g) in rows.items():
-                    sums[name] += squared_coordinates(a, g).flatten()
+    ranks = ranks_of(process_group)
+
+    def chosen() -> tuple[Curvature, list[Owner], dict[str, Tensor]]:
+        curvature = Curvature(likelihood, fisher_type, mc_samples)
+        if any(b.needs_vectors and b.output_vectors is None for b in eigen.blocks.values()):
+            raise ValueError("decomposed without vectors; use eigendecompose(vectors=True)")
+        axes = {name: "diagonal" for name, block in eigen.blocks.items() if not block.needs_vectors}
+        owners, parameters, _ = find_owners(model, axes)
+        differing = sorted(set(parameters) ^ set(eigen.names))
+        if differing:
+            raise ValueError(
+                f"basis and model differ in {', '.join(differing)}; decompose factors of this model"
+            )
+        return curvature, owners, {name: parameters[name] for name in axes}
+
+    curvature, owners, diagonal_parameters = ranks.together(chosen)
+
+    def own_part() -> dict[str, Tensor]:
+        gradients = DatumGradients(
+            model,
+            owners,
+            diagonal_parameters,
+            curvature,
+            seeded_generator(model, ranks.seed(seed)),
+            lambda name, rows: rotated(rows, eigen.blocks[name].input_vectors),
+            lambda name, rows: rotated(rows, eigen.blocks[name].output_vectors),
+        )
+        sums = {name: torch.zeros_like(values) for name, values in eigen.eigenvalues.items()}
+        with prepared(model):
+            for x, y in batches_of(loader, model, likelihood):
+                columns, diagonals = gradients.of_batch(x, y)
+                for name, diagonal in diagonals.items():
+                    sums[name] += diagonal
+                for rows in columns:
+                    for name, (a, g) in rows.items():
+                        sums[name] += squared_coordinates(a, g).flatten()
+        return sums
+
+    expect_same_network(ranks, model, lambda: {**asdict(curvature), "seed": seed})
+    if ranks.size > 1:
+        ranks.expect_close("the eigenvectors", sum(fingerprint(block) for block in eigen.blocks.values()))
+    sums = ranks.summed(ranks.together(own_part), device_of(model))
     return EigenFactors(
         {name: replace(block, eigenvalues=sums[name]) for name, block in eigen.blocks.items()}
     )

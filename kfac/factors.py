@@ -15,15 +15,22 @@ Axes: group, d_in, d_out, params.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from kfac.eigen import EigenBlock, EigenFactors, decompose_diagonal, decompose_kronecker
+from kfac.eigen_shares import Task, decomposed, eigen_cost
+from kfac.precision import sum_of
+from kfac.process_groups import ranks_of
 from kfac.second_moment import SecondMoment
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Order = tuple[int, int, int]
 
@@ -52,7 +59,7 @@ class KroneckerBlock:
         a = None
         if self.inputs is not None and other.inputs is not None:
             a = self.inputs + other.inputs
-        b = self.output_factor + other.output_factor
+        b = sum_of(self.output_factor, other.output_factor)
         return replace(self, inputs=a, output_factor=b, rows=self.rows + other.rows)
 
     def scaled(self, factor: float) -> KroneckerBlock:
@@ -70,7 +77,8 @@ class KroneckerBlock:
         if input_basis is not None and inputs is not None:
             inputs = inputs.projected(input_basis)
         if output_basis is not None:
-            b = output_basis @ b @ output_basis.mT
+            phi = output_basis.to(b.dtype)
+            b = phi @ b @ phi.mT
         return replace(self, inputs=inputs, output_factor=b)
 
     @property
@@ -100,6 +108,8 @@ class KroneckerBlock:
         a, b = self.input_factor, self.output_factor / self.normaliser
         if a is None or len(a) != 1:
             raise ValueError("only a weight with one group of factors can be used in several roles")
+        kind = torch.promote_types(a.dtype, b.dtype)  # one may be rows of the network's type
+        a, b = a.to(kind), b.to(kind)
         swapped = self.order.index(1) > self.order.index(2)
         return (b[0], a[0]) if swapped else (a[0], b[0])
 
@@ -131,6 +141,17 @@ class KroneckerBlock:
         lead = entries.shape[:-3]
         stored = entries.permute(*range(len(lead)), *(len(lead) + axis for axis in self.order))
         return stored.reshape(*lead, *self.shape)
+
+    @property
+    def cost(self) -> float:
+        """Of a decomposition, relative to other blocks'."""
+        by_output = eigen_cost(*self.output_factor.shape[:2])
+        return by_output if self.inputs is None else by_output + eigen_cost(self.groups, self.inputs.size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self.output_factor.device
 
     def eigendecompose(self, vectors: bool = False) -> EigenBlock:
         """Float64 eigenvalues (and vectors) of the block."""
@@ -167,6 +188,8 @@ class NearestKroneckerBlock:
     def nearest(self) -> KroneckerBlock:
         """The single product."""
         sides = [use.sides() for use in self.uses]
+        kind = max((a.dtype for a, _ in sides), key=lambda t: t.itemsize)
+        sides = [(a.to(kind), b.to(kind)) for a, b in sides]
         trace_a = torch.stack([torch.trace(a) for a, _ in sides])
         trace_b = torch.stack([torch.trace(b) for _, b in sides])
         total = (trace_a * trace_b).sum()
@@ -183,6 +206,16 @@ class NearestKroneckerBlock:
     def shape(self) -> torch.Size:
         """The parameter's shape."""
         return self.uses[0].shape
+
+    @property
+    def cost(self) -> float:
+        """Of a decomposition, relative to other blocks'."""
+        return self.uses[0].cost
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self.uses[0].device
 
     def to_groups(self, tensor: Tensor) -> Tensor:
         """Tensors `[*lead, *shape]` as `[*lead, 1, d_out, d_in]`."""
@@ -210,7 +243,7 @@ class DiagonalBlock:
     shape: torch.Size
 
     def __add__(self, other: Self) -> DiagonalBlock:
-        return replace(self, diagonal=self.diagonal + other.diagonal)
+        return replace(self, diagonal=sum_of(self.diagonal, other.diagonal))
 
     def scaled(self, factor: float) -> DiagonalBlock:
         """The block of `factor` times as much data of the same kind."""
@@ -227,6 +260,16 @@ class DiagonalBlock:
     def from_groups(self, entries: Tensor) -> Tensor:
         """The way back: `[*lead, 1, params, 1]` as `[*lead, *shape]`."""
         return entries.reshape(*entries.shape[:-3], *self.shape)
+
+    @property
+    def cost(self) -> float:
+        """Of a decomposition: there is nothing to do."""
+        return 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sum is."""
+        return self.diagonal.device
 
     def eigendecompose(self, vectors: bool = False) -> EigenBlock:
         """The diagonal itself; its eigenvectors are the axes."""
@@ -301,6 +344,23 @@ class KroneckerFactors(Mapping[str, Block]):
         """GGN block `[params, params]` of the summed negative log-likelihood, `parameter.flatten()` order."""
         return self[name].to_dense()
 
-    def eigendecompose(self, vectors: bool = False) -> EigenFactors:
-        """Float64 eigenvalues of every block; with `vectors`, the Kronecker eigenbasis as well."""
-        return EigenFactors({name: block.eigendecompose(vectors) for name, block in self.items()})
+    def eigendecompose(
+        self, vectors: bool = False, process_group: ProcessGroup | None = None
+    ) -> EigenFactors:
+        """Float64 eigenvalues of every block; with `vectors`, the Kronecker eigenbasis as well.
+
+        Args:
+            vectors: whether to keep the basis.
+            process_group: of `torch.distributed`, whose processes hold the same factors: the blocks are
+                shared out by size, and all processes return the same numbers, without a graph.
+
+        Raises:
+            ValueError: with a process group, factors that differ in names or sizes, on every process.
+        """
+        ranks = ranks_of(process_group)
+        tasks = {
+            name: Task(block.cost, functools.partial(block.eigendecompose, vectors))
+            for name, block in self.items()
+        }
+        device = next((block.device for block in self.values()), torch.device("cpu"))
+        return decomposed(ranks, tasks, device)

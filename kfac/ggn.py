@@ -18,6 +18,7 @@ from kfac.batches import batch_of
 from kfac.checks import prepared, run
 from kfac.collect import Curvature
 from kfac.loss_hessian import Likelihood, check_outputs, square_root
+from kfac.precision import working
 
 
 def output_jacobian(model: nn.Module, x: Tensor, name: str) -> Tensor:
@@ -80,7 +81,7 @@ def ggn_block(model: nn.Module, batch: Any, likelihood: Likelihood, name: str) -
         with torch.no_grad():
             f = run(model, x)
         check_outputs(f, y, likelihood)
-        columns = square_root(f, y, likelihood)
-        jacobian = output_jacobian(model, x, name)
-    rooted = torch.einsum("kbc,bcp->kbp", columns, jacobian).flatten(0, 1)
-    return rooted.mT @ rooted
+        columns = square_root(f, y, likelihood).stacked()
+        jacobian = working(output_jacobian(model, x, name))
+        rooted = torch.einsum("kbc,bcp->kbp", columns, jacobian).flatten(0, 1)
+        return rooted.mT @ rooted

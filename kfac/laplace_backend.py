@@ -112,7 +112,8 @@ class KfacGGN(GGNInterface):
             with torch.no_grad():
                 _, features = extractor.forward_with_features(x)
             factors = self._factors(extractor.last_layer, features, y, seed)
-            pairs: Any = [plain_pair(factors, name, N) for name in factors.names]
+            kind = next(extractor.last_layer.parameters()).dtype  # of laplace-torch's own sums
+            pairs: Any = [plain_pair(factors, name, N, kind) for name in factors.names]
             return self._loss(factors), Kron(pairs)
         factors = self._factors(self.model, x, y, seed)
         return self._loss(factors), GroupedKron(factors)
@@ -152,12 +153,12 @@ class KfacGGN(GGNInterface):
         return correct_eigenvalues(self.model, moved, likelihood, basis, *columns)  # type: ignore[arg-type]
 
 
-def plain_pair(factors: KroneckerFactors, name: str, n_data: int) -> list[Tensor]:
-    """[B, A / N] of a Linear's weight or [B] of its bias: what laplace-torch sums over batches."""
+def plain_pair(factors: KroneckerFactors, name: str, n_data: int, kind: torch.dtype) -> list[Tensor]:
+    """[B, A / N] of a Linear's weight or [B] of its bias: what laplace-torch sums over batches, in `kind`."""
     block = factors[name]
     b = block.output_factor[0]  # type: ignore[union-attr]
     a = block.input_factor  # type: ignore[union-attr]
-    return [b] if a is None else [b, a[0] / n_data]
+    return [b.to(kind)] if a is None else [b.to(kind), a[0].to(kind) / n_data]
 
 
 def empty_factors(model: nn.Module, fallback: Fallback) -> KroneckerFactors:

@@ -6,7 +6,7 @@ Axes: none.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
@@ -39,3 +39,35 @@ def differentiable_kernels(module: nn.Module) -> Iterator[None]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         torch.backends.cudnn.enabled = cudnn  # type: ignore[assignment]
+
+
+@contextmanager
+def autocast_within(model: nn.Module) -> Iterator[None]:
+    """The caller's `torch.autocast` for the model's forward pass, and for nothing else while this is open.
+
+    Autocast would take the products of rows down to its own type too, and backward passes belong outside it.
+    """
+    device = next((p.device.type for p in model.parameters()), "cpu")
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        yield
+        return
+    dtype = torch.get_autocast_dtype(device)
+    entered: list[AbstractContextManager[None]] = []
+
+    def enter(*_: object) -> None:
+        entered.append(torch.autocast(device, dtype))
+        entered[-1].__enter__()
+
+    def leave(*_: object) -> None:
+        entered.pop().__exit__(None, None, None)
+
+    handles = [
+        model.register_forward_pre_hook(enter, prepend=True),
+        model.register_forward_hook(leave, always_call=True),
+    ]
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()

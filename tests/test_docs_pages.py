@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs"
 NUMBER = re.compile(r"[-+−]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?")
 NOT_RUN = {
+    "how-to/curvature.md": ["needs torchrun"],
     "how-to/gpu.md": ["needs a CUDA device"],
     "how-to/own-loop.md": ["a Lightning module of the reader's"],
 }  # every block that is not run, and why

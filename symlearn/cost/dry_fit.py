@@ -242,15 +242,16 @@ def passes(shadow: Shadow, given: FitSizes) -> int:
 
 
 def largest_of(factors: KroneckerFactors) -> int:
-    """Bytes of the largest single factor."""
+    """Bytes of the largest single factor in float64, in which it is decomposed."""
     sizes = [0]
     for block in factors.values():
         if isinstance(block, KroneckerBlock):
-            sizes.append(bytes_of([block.output_factor]))
+            sizes.append(block.output_factor.numel())
             if block.inputs is not None:
                 moment = block.inputs
-                sizes.append(bytes_of([*moment.rows] if moment.summed is None else [moment.summed]))
-    return max(sizes)
+                kept = moment.rows if moment.summed is None else (moment.summed,)
+                sizes.append(sum(t.numel() for t in kept))
+    return FLOAT64 * max(sizes)
 
 
 def hyper_bytes(shadow: Shadow, given: FitSizes) -> int:
@@ -285,7 +286,7 @@ def screening_bytes(shadow: Shadow, given: FitSizes, curvature: CurvatureBytes) 
     """The most that the screening of proposals holds besides a copy of the state and the factors."""
     trained = [p.numel() for p in shadow.model.parameters() if p.requires_grad]
     gradients = trained_bytes(shadow.model)
-    vectors = 3 * FLOAT64 // 4 * curvature.largest_factor  # eigenvectors and the work space they take
+    vectors = 3 * curvature.largest_factor  # eigenvectors and the work space they take
     return max(curvature.activations, gradients + vectors + SCREENED * FLOAT64 * max(trained))
 
 

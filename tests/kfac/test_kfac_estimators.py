@@ -10,7 +10,7 @@ from oracles import assert_close, per_datum_gradients
 from toys import batch_of, mixed, mlp
 
 import kfac
-from kfac.loss_hessian import exact_classification, exact_regression, square_root
+from kfac.loss_hessian import exact_classification, regression_columns, square_root
 
 
 @settings(max_examples=30, deadline=None)
@@ -26,7 +26,7 @@ def test_exact_root_of_the_softmax_hessian(classes: int, scale: float, seed: int
 
 def test_exact_root_of_the_gaussian_hessian() -> None:
     f = torch.randn(4, 3)
-    columns = exact_regression(f)
+    columns = regression_columns(f).stacked()
     found = torch.einsum("kbi,kbj->bij", columns, columns)
     assert torch.equal(found, torch.eye(3).expand(4, 3, 3))
 
@@ -119,6 +119,6 @@ def test_regression_targets_may_lack_the_output_axis() -> None:
 @pytest.mark.parametrize("fisher_type", ["type-2", "mc", "sketch", "empirical"])
 def test_columns_have_the_shape_they_promise(fisher_type: str) -> None:
     f, y = torch.randn(5, 4), torch.randint(0, 4, (5,))
-    columns = square_root(f, y, "classification", fisher_type, 6)
+    columns = square_root(f, y, "classification", fisher_type, 6).stacked()
     assert columns.shape == ({"type-2": 3, "empirical": 1}.get(fisher_type, 6), 5, 4)
     assert float(columns.sum(-1).abs().max()) < 1e-5, "softmax columns are orthogonal to the all-ones vector"
