@@ -92,7 +92,10 @@ def lowest_precision(f: Tensor, calls: list[Call]) -> torch.dtype:
 def pull_back(
     f: Tensor, calls: list[Call], column: Tensor, keep: bool, differentiable: bool = False
 ) -> list[Tensor | None]:
-    """Gradients at the calls' outputs for one cotangent `[batch, classes]`, in float32 at least.
+    """Pull one cotangent `[batch, classes]` back to the calls' outputs.
+
+    Returns:
+        A gradient a call, in float32 at least; None where nothing depends on its output.
 
     Raises:
         NonFiniteError: they overflow float16.

@@ -63,12 +63,15 @@ def exact_diagonals(
 
 
 def squares(f: Tensor, pull_back: PullBack, columns: Columns) -> dict[str, Tensor]:
-    """Squared gradients `[params]`, summed over data and columns.
+    """Square gradients, and sum over data and columns.
 
     Args:
         f: outputs `[batch, classes]`, of which only the type counts.
         pull_back: from cotangents of f to gradients.
         columns: of these data.
+
+    Returns:
+        `[params]` by parameter name.
     """
     sums: dict[str, Tensor] = {}
     for column in columns:
@@ -78,9 +81,12 @@ def squares(f: Tensor, pull_back: PullBack, columns: Columns) -> dict[str, Tenso
 
 
 def rows_of(f: Tensor, pull_back: PullBack, column: Tensor) -> dict[str, Tensor]:
-    """Gradients `[batch, *shape]` for one column, in float32 at least.
+    """Pull one column back, datum by datum.
 
     Below float64 cotangents are raised (`kfac.precision`): what lies inside the network may be float16.
+
+    Returns:
+        Gradients `[batch, *shape]` by parameter name, in float32 at least.
     """
     if f.dtype == torch.float64:
         return pull_back(column)

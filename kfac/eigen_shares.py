@@ -40,11 +40,14 @@ def eigen_cost(groups: int, d: int) -> float:
 
 
 def shares(costs: Mapping[str, float], size: int) -> dict[str, int]:
-    """Which process does which task.
+    """Share out tasks by their cost.
 
     Args:
         costs: by task.
         size: number of processes.
+
+    Returns:
+        The number of the process that does each task.
     """
     loads = [0.0] * size
     found = {}
@@ -56,12 +59,15 @@ def shares(costs: Mapping[str, float], size: int) -> dict[str, int]:
 
 
 def decomposed(ranks: Ranks, tasks: Mapping[str, Task], device: torch.device) -> EigenFactors:
-    """Spectra of all blocks, the same in every process.
+    """Decompose all blocks, each in one process.
 
     Args:
         ranks: the processes, with the same tasks.
         tasks: by parameter.
         device: of the blocks.
+
+    Returns:
+        The spectra of all blocks, the same in every process.
 
     Raises:
         ValueError: tasks differ, or one fails, on every process.

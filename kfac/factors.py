@@ -347,12 +347,15 @@ class KroneckerFactors(Mapping[str, Block]):
     def eigendecompose(
         self, vectors: bool = False, process_group: ProcessGroup | None = None
     ) -> EigenFactors:
-        """Float64 eigenvalues of every block; with `vectors`, the Kronecker eigenbasis as well.
+        """Decompose every block.
 
         Args:
             vectors: whether to keep the basis.
             process_group: of `torch.distributed`, whose processes hold the same factors: the blocks are
                 shared out by size, and all processes return the same numbers, without a graph.
+
+        Returns:
+            Float64 eigenvalues of every block; with `vectors`, the Kronecker eigenbasis as well.
 
         Raises:
             ValueError: with a process group, factors that differ in names or sizes, on every process.

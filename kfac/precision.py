@@ -58,6 +58,9 @@ def accumulated(total: Tensor | None, term: Tensor) -> Tensor:
     Args:
         total: what an earlier call returned, or None at the start.
         term: of any type; never changed, and not kept.
+
+    Returns:
+        The sum, of the total's type.
     """
     if total is None:
         return term.to(summing_type(term), copy=True, memory_format=torch.contiguous_format)
@@ -111,9 +114,12 @@ def sum_of(one: Tensor, other: Tensor) -> Tensor:
 
 
 def rule_view(module: nn.Module) -> nn.Module:
-    """The module as rules see it: parameters and buffers in float32 at least, everything else shared.
+    """A module as rules see it.
 
     A module without float16 or bfloat16 is its own view. Graphs lead through the conversion.
+
+    Returns:
+        The module with parameters and buffers in float32 at least, everything else shared.
     """
     own = [*module.parameters(), *module.buffers()]
     return _view(module) if any(working(tensor) is not tensor for tensor in own) else module

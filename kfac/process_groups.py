@@ -101,6 +101,9 @@ class GroupRanks(Ranks):
     def together(self, own: Callable[[], T]) -> T:
         """See `Ranks`.
 
+        Returns:
+            What this process's own call returned.
+
         Raises:
             ValueError: another process failed, with its line; this one's own error if it did.
         """
@@ -150,7 +153,10 @@ class GroupRanks(Ranks):
             )
 
     def summed(self, tensors: Mapping[K, Tensor], device: torch.device) -> dict[K, Tensor]:
-        """See `Ranks`; in the memory of what is given.
+        """See `Ranks`.
+
+        Returns:
+            The sums, in the memory of what is given.
 
         Raises:
             ValueError: shapes differ, on every process.

@@ -35,11 +35,14 @@ class SecondMoment:
 
     @classmethod
     def of_rows(cls, rows: Tensor, kept: torch.dtype | None = None) -> Self:
-        """Of rows `[group, row, d]`, copied if they are kept: a loader may use its buffer again.
+        """Take rows `[group, row, d]`.
 
         Args:
             rows: of any type.
             kept: the type in which rows are kept, their own if not given.
+
+        Returns:
+            Their sum, or a copy of them while they are few: a loader may use its buffer again.
         """
         if rows.shape[1] >= rows.shape[2]:
             return cls(gram(rows))

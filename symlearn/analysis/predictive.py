@@ -40,7 +40,7 @@ from kfac import EigenFactors, KroneckerFactors, evaluated, find_owners, gradien
 from symlearn.config import Config, CurvatureConfig
 from symlearn.curvature.coverage import trainable
 from symlearn.curvature.training_set import spectra, training_factors
-from symlearn.data.pairs import Pairs
+from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.evidence.likelihood import likelihood_of
 
 TYPE_2_UP_TO = 40  # classes; beyond, the columns that the fit drew have to do
@@ -49,7 +49,7 @@ Link = Literal["probit", "mc"]
 
 
 def predictive_factors(
-    model: nn.Module, data: Pairs, config: Config, names: Collection[str] | None = None
+    model: nn.Module, data: SamplesLike, config: Config, names: Collection[str] | None = None
 ) -> KroneckerFactors:
     """Curvature over the training set for predictions: exact loss Hessians where there are few classes.
 
@@ -67,7 +67,7 @@ def predictive_factors(
 
 
 def corrected_spectra(
-    model: nn.Module, factors: KroneckerFactors, data: Pairs, config: Config
+    model: nn.Module, factors: KroneckerFactors, data: SamplesLike, config: Config
 ) -> EigenFactors:
     """Corrected spectra of `predictive_factors`: as the fit corrected them, or else in their own basis."""
     chosen = with_exact_columns(model, config, data)
@@ -77,10 +77,10 @@ def corrected_spectra(
         return spectra(model, chosen, data, factors)
 
 
-def with_exact_columns(model: nn.Module, config: Config, data: Pairs) -> Config:
+def with_exact_columns(model: nn.Module, config: Config, data: SamplesLike) -> Config:
     """The configuration with every column of the loss Hessian, where there are few classes."""
     with torch.no_grad():
-        classes = model.eval()(data[0][:1]).shape[1]
+        classes = model.eval()(samples_of(data).first(1)[0]).shape[1]
     return config.with_options(fisher_type="type-2") if classes <= TYPE_2_UP_TO else config
 
 
@@ -127,7 +127,7 @@ def bytes_a_datum(classes: int, sizes: Sequence[int]) -> int:
 
 def predictive_of(
     model: nn.Module,
-    data: Pairs,
+    data: SamplesLike,
     config: Config,
     prior_precision: Mapping[str, Tensor | float],
     sigma_noise: float = 1.0,
@@ -145,7 +145,7 @@ def predictive_of(
         A predictive over the last layer's weights (classes) or over all trainable ones (targets).
     """
     classes = likelihood_of(config.data.likelihood).classes
-    names = last_layer(model, data[0], config.curvature) if classes else None
+    names = last_layer(model, samples_of(data).first(1)[0], config.curvature) if classes else None
     factors = predictive_factors(model, data, config, names)
     sharper = config.curvature.eigenvalues != "kronecker"
     eigen = corrected_spectra(model, factors, data, config) if sharper else None
@@ -207,11 +207,14 @@ class LaplacePredictive:
             Mean `[batch, classes]` in the network's type, and covariance `[batch, classes, classes]` in
             float64.
         """
-        with torch.no_grad():
-            classes = self.model(x[:1]).shape[1]
-            held = bytes_a_datum(classes, [p.numel() for p in self.parameters.values()])
-            parts = [self._chunk(part) for part in x.split(max(MEMORY // held, 1))]
+        parts = [self._chunk(part) for part in x.split(self.chunk(x))]
         return torch.cat([mean for mean, _ in parts]), torch.cat([covariance for _, covariance in parts])
+
+    @torch.no_grad()
+    def chunk(self, x: Tensor) -> int:
+        """How many images' gradients fit into `MEMORY`; the first of x goes through the network."""
+        classes = self.model(x[:1]).shape[1]
+        return max(MEMORY // bytes_a_datum(classes, [p.numel() for p in self.parameters.values()]), 1)
 
     def _chunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`outputs` of data whose gradients fit into memory: one backward pass a class for all of them."""
@@ -245,6 +248,13 @@ class LaplacePredictive:
         if link == "probit":
             return probit(mean, covariance)
         return averaged_softmax(mean, covariance, draws, seed)
+
+    def labelled(self, data: SamplesLike) -> tuple[Tensor, Tensor]:
+        """Class probabilities `[n, classes]`, float64, of a set, read a chunk at a time; and its labels."""
+        samples = samples_of(data)
+        found = [(*self.outputs(x), y) for x, y in samples.batches(self.chunk(samples.first(1)[0]))]
+        mean, covariance, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return averaged_softmax(mean, covariance), labels
 
     def targets(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation `[batch, outputs]`, float64, of a regression's targets."""

@@ -33,7 +33,7 @@ from symlearn.cost.memory import CurvatureBytes, Memory
 from symlearn.cost.shapes import Shadow, shadow_of
 from symlearn.curvature.coverage import has_evidence, seen
 from symlearn.curvature.training_set import curvature_options, spectra
-from symlearn.data.pairs import batches
+from symlearn.data.samples import Held, SamplesLike, samples_of
 from symlearn.evidence.likelihood import likelihood_of
 from symlearn.layers.declared import hyperparameters_of, tracked
 from symlearn.layers.structure import relaxed_layers
@@ -67,13 +67,13 @@ class FitSizes:
     checkpoints: bool = False
 
 
-def sizes_of(
-    config: Config, train: Sequence[Tensor], test: Sequence[Tensor] | None, checkpoints: bool
-) -> FitSizes:
-    """The sizes of a fit to these data; see `FitSizes`."""
-    held = [*train, *(test or ())]
-    n_test = 0 if test is None else len(test[0])
-    return FitSizes(config, len(train[0]), n_test, tuple(train[0].shape[1:]), bytes_of(held), checkpoints)
+def sizes_of(config: Config, train: SamplesLike, test: SamplesLike | None, checkpoints: bool) -> FitSizes:
+    """The sizes of a fit to these data, with its schedules worked out; see `FitSizes`."""
+    largest = max(cast(int, config.training.batch_size), config.curvature.batch_size, EVALUATED)
+    sets = [samples_of(data) for data in (train, test) if data is not None]
+    held = sum(one.bytes_held(min(largest, len(one))) for one in sets)
+    n_test = 0 if test is None else len(sets[1])
+    return FitSizes(config, len(sets[0]), n_test, sets[0].shape, held, checkpoints)
 
 
 def memory_of(model: nn.Module, given: FitSizes) -> Memory:
@@ -262,7 +262,7 @@ def hyper_bytes(shadow: Shadow, given: FitSizes) -> int:
         return 0
     images = min(config.evidence.gradient_images, given.train)
     x, y = batch_of(shadow, given, images)
-    loader = list(batches((x, y), config.curvature.batch_size))
+    loader = list(Held(x, y).batches(config.curvature.batch_size))
     values = [d.value for d in declared.values()]
     options = curvature_options(shadow.model, given.config)
     likelihood = config.data.likelihood

@@ -22,7 +22,8 @@ from symlearn.cost.room import factor_shapes
 from symlearn.cost.shapes import shadow_of
 from symlearn.curvature.coverage import has_evidence
 from symlearn.curvature.training_set import curvature_of, training_factors
-from symlearn.data.pairs import Data, Pairs
+from symlearn.data.pairs import Data
+from symlearn.data.samples import Held, Samples
 from symlearn.selection.differences import CONTROLS
 from symlearn.selection.removal import removable
 from symlearn.selection.search import possible_changes, strictest_start
@@ -127,10 +128,10 @@ def estimate(
         ValueError: whatever `fit` would refuse except for memory; a network that does not run without
             values.
     """
-    chosen, pairs, test_pairs = inputs_of(model, train, test, config)
+    chosen, samples, test_samples = inputs_of(model, train, test, config)
     with evaluated(model):
-        check_fits(model, pairs, test_pairs, chosen)
-    return estimated(model, lambda: copy.deepcopy(model), pairs, test_pairs, chosen, seconds, held=True)
+        check_fits(model, samples, test_samples, chosen)
+    return estimated(model, lambda: copy.deepcopy(model), samples, test_samples, chosen, seconds, held=True)
 
 
 def estimate_rows(found: Estimate) -> list[tuple[str, str, str]]:
@@ -176,8 +177,8 @@ def estimate_rows(found: Estimate) -> list[tuple[str, str, str]]:
 def estimated(
     model: nn.Module,
     build: Callable[[], nn.Module],
-    train: Pairs,
-    test: Pairs | None,
+    train: Samples,
+    test: Samples | None,
     config: Config,
     seconds: bool,
     held: bool,
@@ -205,12 +206,9 @@ def estimated(
         return replace(found, seconds=seconds_of(build(), config, train, test))
 
 
-def seconds_of(model: nn.Module, config: Config, train: Pairs, test: Pairs | None) -> Seconds:
+def seconds_of(model: nn.Module, config: Config, train: Samples, test: Samples | None) -> Seconds:
     """Measure a few steps as the fit starts and with every path, and multiply by the plan."""
-    device = usable_device(config)
-    train = train[0].to(device), train[1].to(device)
-    test = None if test is None else (test[0].to(device), test[1].to(device))
-    state = FitState(model.to(device), config, len(train[0]))
+    state = FitState(model.to(usable_device(config)), config, len(train))
     slow = quick = measured(state, train, test)
     if config.evidence.selection == "search":
         strictest_start(state)
@@ -271,28 +269,27 @@ class Measured:
         return total
 
 
-def measured(state: FitState, train: Pairs, test: Pairs | None) -> Measured:
+def measured(state: FitState, train: Samples, test: Samples | None) -> Measured:
     """Time two steps, one curvature batch, an evaluation (each after a first try) and eigenvalues."""
-    x, y = train
-    curvature = state.config.curvature
-    size = min(cast(int, state.config.training.batch_size), len(x))
-    few: Pairs = (x[: MEASURED_STEPS * size], y[: MEASURED_STEPS * size])
+    curvature, images = state.config.curvature, len(train)
+    size = min(cast(int, state.config.training.batch_size), images)
+    few = Held(*train.first(MEASURED_STEPS * size))
     rate = state.config.training.lr_end
-    steps = len(few[0]) // size
+    steps = len(few) // size
     step = timed(lambda: train_epoch(state, few, lambda _: rate)) / steps
     evaluation = 0.0
     if test is not None:
-        some: Pairs = (test[0][:EVALUATED], test[1][:EVALUATED])
-        evaluation = timed(lambda: evaluate(state, some)) * len(test[0]) / len(some[0])
-    batch = min(curvature.batch_size, len(x))
+        some = Held(*test.first(EVALUATED))
+        evaluation = timed(lambda: evaluate(state, some)) * len(test) / len(some)
+    batch = min(curvature.batch_size, images)
     if not has_evidence(state.model, curvature):
-        return Measured(len(x), step, evaluation, 0.0)
+        return Measured(images, step, evaluation, 0.0)
     sharp = curvature.eigenvalues != "kronecker"  # then eigenvectors of every batch count, which is too much
-    first: Pairs = (x[:batch], y[:batch])
+    first = train.first(batch)
     factors = timed(lambda: (curvature_of if sharp else training_factors)(state.model, state.config, first))
-    shapes = factor_shapes(state.model, x[:1], curvature.group_factors == "shared")
-    update = factors * len(x) / batch + eigenvalue_seconds(shapes)
-    return Measured(len(x), step, evaluation, update)
+    shapes = factor_shapes(state.model, first[0][:1], curvature.group_factors == "shared")
+    update = factors * images / batch + eigenvalue_seconds(shapes)
+    return Measured(images, step, evaluation, update)
 
 
 def eigenvalue_seconds(shapes: list[tuple[int, int]]) -> float:

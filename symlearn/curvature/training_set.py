@@ -16,7 +16,7 @@ from torch import nn
 from kfac import EigenFactors, KroneckerFactors, compute_factors, correct_eigenvalues, partial_trace_basis
 from symlearn.config import Config
 from symlearn.curvature.coverage import diagonal_blocks, seen
-from symlearn.data.pairs import Pairs, batches
+from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.evidence.laplace import EvidenceModel, squared_norms
 
 
@@ -41,42 +41,44 @@ def curvature_options(model: nn.Module, config: Config) -> dict[str, Any]:
     }
 
 
-def training_factors(model: nn.Module, config: Config, data: Pairs) -> KroneckerFactors:
+def training_factors(model: nn.Module, config: Config, data: SamplesLike) -> KroneckerFactors:
     """Kronecker factors over `data` at the present weights."""
-    loader = batches(data, config.curvature.batch_size)
+    loader = samples_of(data).batches(config.curvature.batch_size)
     with seen(model, config.curvature):
         return compute_factors(model, loader, config.data.likelihood, **curvature_options(model, config))
 
 
-def corrected(model: nn.Module, config: Config, data: Pairs, basis: EigenFactors) -> EigenFactors:
+def corrected(model: nn.Module, config: Config, data: SamplesLike, basis: EigenFactors) -> EigenFactors:
     """Eigenvalues corrected in a basis."""
-    loader = batches(data, config.curvature.batch_size)
+    loader = samples_of(data).batches(config.curvature.batch_size)
     return correct_eigenvalues(model, loader, config.data.likelihood, basis, **column_options(config))
 
 
-def in_own_basis(model: nn.Module, config: Config, data: Pairs, factors: KroneckerFactors) -> EigenFactors:
+def in_own_basis(
+    model: nn.Module, config: Config, data: SamplesLike, factors: KroneckerFactors
+) -> EigenFactors:
     """EKFAC: corrected in the factors' basis."""
     return corrected(model, config, data, factors.eigendecompose(vectors=True))
 
 
 def in_partial_traces(
-    model: nn.Module, config: Config, data: Pairs, factors: KroneckerFactors
+    model: nn.Module, config: Config, data: SamplesLike, factors: KroneckerFactors
 ) -> EigenFactors:
     """Corrected in the basis of the exact blocks' partial traces."""
-    loader = batches(data, config.curvature.batch_size)
+    loader = samples_of(data).batches(config.curvature.batch_size)
     options = {**column_options(config), "fallback": diagonal_blocks(model, config.curvature)}
     basis = partial_trace_basis(model, loader, config.data.likelihood, **options)
     return corrected(model, config, data, basis)
 
 
-CORRECTIONS: dict[str, Callable[[nn.Module, Config, Pairs, KroneckerFactors], EigenFactors]] = {
+CORRECTIONS: dict[str, Callable[[nn.Module, Config, SamplesLike, KroneckerFactors], EigenFactors]] = {
     "corrected": in_own_basis,
     "partial-traces": in_partial_traces,
 }
 
 
 def spectra(
-    model: nn.Module, config: Config, data: Pairs, factors: KroneckerFactors, vectors: bool = False
+    model: nn.Module, config: Config, data: SamplesLike, factors: KroneckerFactors, vectors: bool = False
 ) -> EigenFactors:
     """Eigenvalues as the configuration asks for them; corrected ones always with their vectors.
 
@@ -93,7 +95,7 @@ def spectra(
         return CORRECTIONS[choice](model, config, data, factors)
 
 
-def curvature_of(model: nn.Module, config: Config, data: Pairs) -> EvidenceModel:
+def curvature_of(model: nn.Module, config: Config, data: SamplesLike) -> EvidenceModel:
     """Curvature over the training set at the present weights.
 
     Returns:

@@ -1,11 +1,11 @@
-"""A data set in memory: inputs and targets, made of what a user gives, and its batches in order.
+"""Inputs and targets as two tensors, made of what a user gives.
 
 Axes: batch, c, h, w.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,21 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kfac import tensor_of
+from symlearn.data.samples import Pairs
 
-Pairs = tuple[Tensor, Tensor]
 Data = Dataset[Any] | Pairs | DataLoader[Any]
 EXPECTED = "expected (x, y), a data set of (image, target) items or a loader of such batches"
-
-
-def batches(data: Pairs, size: int) -> Iterator[Pairs]:
-    """The data in order, `size` at a time."""
-    for start in range(0, len(data[0]), size):
-        yield data[0][start : start + size], data[1][start : start + size]
-
-
-def scale_of(x: Tensor) -> float:
-    """Root mean square of the images, over all pixels; 1 where there is nothing but zeros."""
-    return float(torch.linalg.vector_norm(x, dtype=torch.float64)) / max(x.numel(), 1) ** 0.5 or 1.0
 
 
 def pair_of(data: object) -> Pairs:

@@ -31,7 +31,7 @@ from kfac import (
     log_likelihood,
     project_factors,
 )
-from symlearn.data.pairs import Pairs, batches
+from symlearn.data.samples import Held, Pairs, SamplesLike, samples_of
 from symlearn.evidence.laplace import Evidence, EvidenceModel, squared_norms
 from symlearn.evidence.likelihood import likelihood_of
 from symlearn.layers.declared import Hyperparameter, tracked
@@ -43,12 +43,13 @@ class NonFiniteGradientError(ValueError):
     """The gradient of a hyperparameter is not finite; it is named."""
 
 
-def subset(data: Pairs, size: int, seed: int) -> tuple[Pairs, float]:
+def subset(data: SamplesLike, size: int, seed: int) -> tuple[Pairs, float]:
     """A seeded draw of `size` data without replacement, and the scale N / n that stands for the rest."""
-    n = len(data[0])
+    samples = samples_of(data)
+    n = len(samples)
     size = min(size, n)
-    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:size].to(data[0].device)
-    return (data[0][drawn], data[1][drawn]), n / size
+    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:size]
+    return samples.subset(drawn).whole(), n / size
 
 
 @dataclass
@@ -76,7 +77,7 @@ class HyperObjective:
     curvature: dict[str, Any] = field(default_factory=dict)
 
     def _batches(self) -> list[Pairs]:
-        return list(batches(self.data, self.batch_size))
+        return list(Held(*self.data).batches(self.batch_size))
 
     def _factors(self, how: dict[str, bool]) -> KroneckerFactors:
         options: dict[str, Any] = {**self.curvature, **how}

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from symlearn.data.pairs import Pairs
+from symlearn.data.samples import Samples
 from symlearn.layers.structure import relaxed_layers
 from symlearn.selection.search import strictest_start
 from symlearn.training.phases import Phase
@@ -59,16 +59,18 @@ class Beginning:
         """Whether the present start has been on its plateau for too long."""
         return self.learned is None and not state.warm_up.fallen and state.step - state.begun >= PROBE
 
-    def next(self, state: FitState, data: Pairs, fault: str | None = None) -> str | None:
+    def next(self, state: FitState, data: Samples, fault: str | None = None) -> str | None:
         """Judge the start that has run; go on to the next one if it is dead and there is one.
 
         Returns:
             A line about what is tried next; None where the start was chosen, `learned` says how good.
         """
         starts = plan_for(state)
-        chance = state.likelihood.constant_loss(data[1], state.sigma_noise)
+        chance = state.likelihood.constant_loss(data.targets, state.sigma_noise)
         loss = sum(state.losses[-3:]) / len(state.losses[-3:]) if state.losses else math.inf
-        beaten = state.evidence is None or state.evidence > state.likelihood.constant_log_evidence(data[1])
+        beaten = state.evidence is None or state.evidence > state.likelihood.constant_log_evidence(
+            data.targets
+        )
         fallen = state.warm_up.fallen and loss < chance and fault is None
         short = state.step - state.begun < PROBE
         if fallen and not beaten and not short and not self.settling:

@@ -17,13 +17,15 @@ from typing import Any
 from torch import nn
 
 from symlearn.analysis.calibration import scores
+from symlearn.analysis.codes import IMAGES as CODED
 from symlearn.analysis.codes import code_sparsity
-from symlearn.analysis.equivariance import equivariance_report
+from symlearn.analysis.equivariance import IMAGES, equivariance_report
 from symlearn.analysis.predictive import predictive_of
 from symlearn.config import Config
 from symlearn.curvature.coverage import has_evidence
 from symlearn.data import augment
-from symlearn.data.pairs import Data, Pairs, scale_of
+from symlearn.data.pairs import Data
+from symlearn.data.samples import Samples, SamplesLike, samples_of
 from symlearn.fitting.beginning import Beginning, plan_for
 from symlearn.fitting.board import Board
 from symlearn.fitting.inputs import expect_own_options, ready_inputs
@@ -42,6 +44,7 @@ from symlearn.training.subnormals import subnormals_flushed
 from symlearn.training.updates import update_evidence
 
 SAVE_EVERY = 5.0  # seconds between checkpoints within a stage
+LOOKED_AT = max(IMAGES, CODED)  # training images that equivariance and codes are measured on
 
 
 @dataclass
@@ -60,8 +63,8 @@ class Fit:
     """
 
     model: nn.Module
-    train: Pairs
-    test: Pairs | None
+    train: Samples
+    test: Samples | None
     config: Config
     folder: RunFolder | None = None
     progress: Callable[[Progress], None] | None = None
@@ -71,9 +74,7 @@ class Fit:
     def __post_init__(self) -> None:
         self.given = self.model
         self.places = tensor_places(self.model)
-        self.state = FitState(
-            self.model, self.config, len(self.train[0]), input_scale=scale_of(self.train[0])
-        )
+        self.state = FitState(self.model, self.config, len(self.train), input_scale=self.train.input_scale())
         self.beginning = Beginning()
         self.best: dict[str, Any] | None = None
         self.proposals: list[Proposal] = []
@@ -107,7 +108,8 @@ class Fit:
         """Complete an epoch's metrics."""
         line: dict[str, Any] = {"epoch": state.epoch, "step": state.step, "phase": phase.name, **record}
         line["log_marginal_likelihood"] = record.get("log_marginal_likelihood")
-        line["test_accuracy"], line["test_nll"] = evaluate(state, self.test) if self.test else (None, None)
+        tested = (None, None) if self.test is None else evaluate(state, self.test)
+        line["test_accuracy"], line["test_nll"] = tested
         line["seconds"] = round(self.seconds, 3)
         if line["log_marginal_likelihood"] is not None:
             precision = state.prior.floats()
@@ -355,15 +357,16 @@ class Fit:
                 self.info.data,
                 self.info.task,
                 Tried(self.proposals, self.removals, self.search_controls, self.controls),
-                calibration(state, self.test) if self.test else None,
+                None if self.test is None else calibration(state, self.test),
                 training_report(state, self.beginning.tried, self.train),
             )
         )
-        if self.test and curved and state.likelihood.classes:
+        if self.test is not None and curved and state.likelihood.classes:
             predictive = predictive_of(self.model, self.train, self.config, precision)
-            report["laplace"] = scores(predictive.probabilities(self.test[0]), self.test[1])
-        report["equivariance"] = equivariance_report(self.model, self.train[0])
-        report["sparsity"] = code_sparsity(self.model, self.train[0])
+            report["laplace"] = scores(*predictive.labelled(self.test))
+        few, _ = self.train.first(LOOKED_AT)
+        report["equivariance"] = equivariance_report(self.model, few)
+        report["sparsity"] = code_sparsity(self.model, few)
         report["seconds"] = round(self.seconds, 1)
         if self.folder is not None:
             self.folder.save_tensors(
@@ -416,27 +419,27 @@ def fit(
             that does not fit into memory, an unusable folder.
         TrainingStoppedError: a value is not finite whatever start was tried; the last checkpoint is kept.
     """
-    chosen, train_pairs, test_pairs = ready_inputs(model, train, test, config, out is not None)
+    chosen, samples, test_samples = ready_inputs(model, train, test, config, out is not None)
     if not resume:
         expect_own_options(model, chosen)
     if out is None:
         return run_fit(
-            model, train_pairs, test_pairs, chosen, progress=progress, info=info, tensorboard=tensorboard
+            model, samples, test_samples, chosen, progress=progress, info=info, tensorboard=tensorboard
         )
     folder = RunFolder.open(out) if resume else RunFolder.create(out)
     folder.acquire()
     try:
         if not resume:
             folder.write_text(CONFIG, chosen.to_toml())
-        return run_fit(model, train_pairs, test_pairs, chosen, folder, resume, progress, info, tensorboard)
+        return run_fit(model, samples, test_samples, chosen, folder, resume, progress, info, tensorboard)
     finally:
         folder.release()
 
 
 def run_fit(
     model: nn.Module,
-    train: Pairs,
-    test: Pairs | None,
+    train: SamplesLike,
+    test: SamplesLike | None,
     config: Config,
     folder: RunFolder | None = None,
     resume: bool = False,
@@ -446,7 +449,8 @@ def run_fit(
 ) -> FitResult:
     """Fit what has been checked: network and data on one device, a folder that is held; see `fit`."""
     board = None if tensorboard is None else Board(tensorboard)
-    running = Fit(model, train, test, config, folder, progress, info or DataInfo(), board)
+    held_out = None if test is None else samples_of(test)
+    running = Fit(model, samples_of(train), held_out, config, folder, progress, info or DataInfo(), board)
     if resume:
         running.resume()
     try:

@@ -13,7 +13,8 @@ from symlearn.config import Config
 from symlearn.cost.dry_fit import sizes_of
 from symlearn.cost.memory import paths_of
 from symlearn.cost.room import expect_room
-from symlearn.data.pairs import Data, Pairs
+from symlearn.data.pairs import Data
+from symlearn.data.samples import Samples
 from symlearn.networks.unread import expect_own_width, expect_read
 from symlearn.training.inputs import check_fits, inputs_of
 
@@ -35,7 +36,7 @@ def ready_inputs(
     test: Data | None,
     config: Config | dict[str, Any] | None,
     checkpoints: bool,
-) -> tuple[Config, Pairs, Pairs | None]:
+) -> tuple[Config, Samples, Samples | None]:
     """`inputs_of`, with the network on the same device, checked together with the room for the fit.
 
     Returns:
@@ -44,8 +45,8 @@ def ready_inputs(
     Raises:
         ValueError: see `inputs_of`, `check_fits` and `expect_room`.
     """
-    chosen, train_pairs, test_pairs = inputs_of(model, train, test, config)
-    device = train_pairs[0].device
-    check_fits(model.to(device), train_pairs, test_pairs, chosen)
-    expect_room(model, sizes_of(chosen, train_pairs, test_pairs, checkpoints), device)
-    return chosen, train_pairs, test_pairs
+    chosen, samples, test_samples = inputs_of(model, train, test, config)
+    device = samples.device
+    check_fits(model.to(device), samples, test_samples, chosen)
+    expect_room(model, sizes_of(chosen, samples, test_samples, checkpoints), device)
+    return chosen, samples, test_samples

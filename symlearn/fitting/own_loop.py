@@ -25,11 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from symlearn.config import Config
-from symlearn.data.pairs import Data, Pairs, scale_of
+from symlearn.data.pairs import Data
+from symlearn.data.samples import Samples
 from symlearn.fitting.result import DataInfo, FitResult
 from symlearn.report.notebook import ReportDict
 from symlearn.report.numbers import Tried, build_report, calibration, training_report
-from symlearn.training.inputs import as_tensors, check_fits, dtype_of, inputs_of
+from symlearn.training.inputs import check_fits, dtype_of, inputs_of, samples_from
 from symlearn.training.state import FitState
 from symlearn.training.updates import update_evidence
 
@@ -51,20 +52,19 @@ class EvidenceUpdates:
     ) -> None:
         dtype_of(model)
         self.model, self._given = model, config
-        self._train: Pairs | None = None
+        self._train: Samples | None = None
         self._state: FitState | None = None
         if train is not None:
             self._ready(train)
 
     def _ready(self, train: Data) -> None:
-        config, pairs, _ = inputs_of(self.model, train, None, self._given)
         device = next(self.model.parameters()).device
-        pairs = (pairs[0].to(device), pairs[1].to(device))
+        config, samples, _ = inputs_of(self.model, train, None, self._given, device)
         training = self.model.training
-        check_fits(self.model, pairs, None, config)
+        check_fits(self.model, samples, None, config)
         self.model.train(training)
-        self._train = pairs
-        self._state = FitState(self.model, config, len(pairs[0]), input_scale=scale_of(pairs[0]))
+        self._train = samples
+        self._state = FitState(self.model, config, len(samples), input_scale=samples.input_scale())
 
     @property
     def state(self) -> FitState:
@@ -163,10 +163,10 @@ class EvidenceUpdates:
         """
         state = self.state
         assert self._train is not None
-        pairs = None
+        held_out = None
         if test is not None:
-            pairs = as_tensors(test, self._train[0].device, dtype_of(self.model))
-            check_fits(self.model, self._train, pairs, state.config)
+            held_out = samples_from(test, self._train.device, dtype_of(self.model))
+            check_fits(self.model, self._train, held_out, state.config)
         update_evidence(state, self._train, step_hyperparameters=False)
         self.model.eval()
         info, config = DataInfo(), state.config.with_options(selection="gradient", removal_rounds=0)
@@ -176,7 +176,7 @@ class EvidenceUpdates:
             info.data,
             info.task,
             Tried(),
-            calibration(state, pairs) if pairs else None,
+            calibration(state, held_out) if held_out is not None else None,
             training_report(state, [], self._train),
         )
         return FitResult(

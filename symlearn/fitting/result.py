@@ -15,7 +15,7 @@ from torch import nn
 from symlearn.analysis.filters import filters_of
 from symlearn.config import Config
 from symlearn.data import Preprocessing
-from symlearn.data.pairs import Pairs
+from symlearn.data.samples import Samples
 from symlearn.report.notebook import report_html
 from symlearn.report.plots import run_figures
 from symlearn.report.sentence import verdict
@@ -70,7 +70,7 @@ class FitResult:
         prior_precision: delta by parameter name.
         sigma_noise: learned noise (regression).
         config: the configuration, every schedule worked out.
-        train: the training set (x, y), or None for a run that was only read.
+        train: the training set, or None for a run that was only read.
     """
 
     model: nn.Module
@@ -79,7 +79,7 @@ class FitResult:
     prior_precision: dict[str, float]
     sigma_noise: float
     config: Config
-    train: Pairs | None = None
+    train: Samples | None = None
 
     def __repr__(self) -> str:
         return f"FitResult: {verdict(self.report)}"

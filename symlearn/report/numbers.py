@@ -16,7 +16,7 @@ import torch
 
 from symlearn.analysis.calibration import scores
 from symlearn.analysis.effective_parameters import layer_reports
-from symlearn.data.pairs import Pairs, batches
+from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.layers.structure import relaxed_layers, tensor_places
 from symlearn.selection.removal import Removal, least_worth
 from symlearn.selection.verdict import Asked, decision
@@ -29,17 +29,18 @@ if TYPE_CHECKING:
 SCHEMA = 2  # 1: no verdicts by evidence
 
 
-def calibration(state: FitState, data: Pairs) -> dict[str, float | None]:
+def calibration(state: FitState, data: SamplesLike) -> dict[str, float | None]:
     """Accuracy, negative log-likelihood and calibration error of the MAP predictions."""
     accuracy, nll = evaluate(state, data)
     if not state.likelihood.classes:
         return {"accuracy": None, "nll": nll, "ece": None}
     with torch.no_grad():
-        probabilities = torch.cat([state.model(x).softmax(1) for x, _ in batches(data, 500)])
-    return {"accuracy": accuracy, "nll": nll, "ece": scores(probabilities, data[1])["ece"]}
+        found = [(state.model(x).softmax(1), y) for x, y in samples_of(data).batches(500)]
+    probabilities, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return {"accuracy": accuracy, "nll": nll, "ece": scores(probabilities, labels)["ece"]}
 
 
-def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Pairs) -> dict[str, Any]:
+def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: SamplesLike) -> dict[str, Any]:
     """How the fit went: what was tried, what was taken back, and whether anything was learned.
 
     Args:
@@ -53,11 +54,11 @@ def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Pair
         of that predictor, in nats; `starts`;
         `setbacks`; `epoch`: the one whose state was kept.
     """
-    likelihood = state.likelihood
-    constant = likelihood.constant_log_evidence(data[1])
-    chance = likelihood.constant_loss(data[1], state.sigma_noise)
+    likelihood, targets = state.likelihood, samples_of(data).targets
+    constant = likelihood.constant_log_evidence(targets)
+    chance = likelihood.constant_loss(targets, state.sigma_noise)
     _, loss = evaluate(state, data)
-    loss -= likelihood.constants(data[1].numel() / len(data[1]), state.sigma_noise)  # which `evaluate` adds
+    loss -= likelihood.constants(targets.numel() / len(targets), state.sigma_noise)  # which `evaluate` adds
     by_evidence = state.evidence is not None and state.config.evidence.selection != "none"
     return {
         "learned": loss < chance and (not by_evidence or cast(float, state.evidence) > constant),

@@ -11,6 +11,7 @@ from symlearn.config import Config
 from symlearn.cost.estimate import Estimate, estimate, estimated
 from symlearn.curvature.coverage import check_coverage
 from symlearn.runs.experiment import Build, check_new, load, network_of
+from symlearn.training.inputs import samples_from, usable_device
 
 
 def estimate_experiment(config: Config, network: Build | None = None) -> Estimate:
@@ -35,7 +36,8 @@ def estimate_experiment(config: Config, network: Build | None = None) -> Estimat
     with torch.device("meta"):
         shadow = network_of(config, splits).to("meta")  # tables of groups are made on the CPU
     check_coverage(shadow, config.curvature, config.evidence.selection != "none")
-    (x, y), (x_test, y_test) = splits.train.tensors, splits.test.tensors
+    device = usable_device(config)
+    train, test = (samples_from(half, device) for half in (splits.train, splits.test))
     return estimated(
-        shadow, lambda: network_of(config, splits), (x, y), (x_test, y_test), config, seconds=True, held=False
+        shadow, lambda: network_of(config, splits), train, test, config, seconds=True, held=False
     )

@@ -24,7 +24,7 @@ from torch import nn
 from symlearn.analysis.filters import filters_of
 from symlearn.config import Config, read_config
 from symlearn.data import SOURCES, TASKS, DataSplits, load_data
-from symlearn.data.pairs import Pairs
+from symlearn.data.samples import Samples
 from symlearn.fitting.fit import run_fit
 from symlearn.fitting.inputs import ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
@@ -53,8 +53,8 @@ class Prepared:
     config: Config
     splits: DataSplits
     model: nn.Module
-    train: Pairs
-    test: Pairs | None
+    train: Samples
+    test: Samples | None
 
     @property
     def info(self) -> DataInfo:

@@ -16,6 +16,7 @@ from symlearn.evidence.likelihood import likelihood_of
 from symlearn.run_folder import RunFolder
 from symlearn.runs.experiment import Build, load
 from symlearn.runs.results import Learned, read_learned
+from symlearn.training.inputs import samples_from
 
 BATCH = 500
 
@@ -98,9 +99,12 @@ def _laplace(learned: Learned, x: Tensor) -> tuple[Tensor, Tensor | None]:
     from symlearn.analysis.predictive import predictive_of
 
     config, splits = load(learned.config)
-    inputs, targets = splits.train.tensors
     predictive = predictive_of(
-        learned.model, (inputs, targets), config, learned.prior_precision, learned.sigma_noise
+        learned.model,
+        samples_from(splits.train, x.device),
+        config,
+        learned.prior_precision,
+        learned.sigma_noise,
     )
     if likelihood_of(config.data.likelihood).classes:
         return predictive.probabilities(x), None

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from symlearn.config import Config
-from symlearn.data.pairs import Pairs
+from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.layers.registry import path_kind
 from symlearn.layers.structure import layer_paths, relaxed_layers
 from symlearn.selection.differences import CONTROLS, difference, within
@@ -147,7 +147,7 @@ class RemovalRound:
         self,
         start: FitState,
         round_: int,
-        data: Pairs,
+        data: SamplesLike,
         observe: Observe,
         augment: Augment | None = None,
         earlier: list[list[float]] | None = None,
@@ -160,7 +160,7 @@ class RemovalRound:
         singles = [(path,) for path in removable(start)]
         self.queue: list[tuple[LayerPath, ...]] = [*[()] * CONTROLS, *singles] if singles else []
         self.evidences: list[float | None] = []
-        constant = start.likelihood.constant_log_evidence(data[1])
+        constant = start.likelihood.constant_log_evidence(samples_of(data).targets)
         self.outcomes = Outcomes(
             list(earlier or []), constant=constant, threshold=least_worth(start.config, start.n_data)
         )

@@ -38,7 +38,7 @@ import torch
 
 from kfac import DiagonalBlock, KroneckerBlock, differentiable_kernels
 from symlearn.curvature.training_set import training_factors
-from symlearn.data.pairs import Pairs, batches
+from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.layers.structure import layer_paths, relaxed_layers
 from symlearn.selection.differences import CONTROLS, control_spread, difference, within
 from symlearn.training.phases import Phase, PhaseRun
@@ -137,7 +137,7 @@ def best_gain(coordinates: torch.Tensor, eigenvalues: torch.Tensor) -> float:
     return float((0.5 * fit - 0.5 * torch.log1p(eigenvalues / delta).sum(1)).max())
 
 
-def screen(state: FitState, changes: list[Proposal], data: Pairs) -> list[Proposal]:
+def screen(state: FitState, changes: list[Proposal], data: SamplesLike) -> list[Proposal]:
     """Proposals with their scores, likeliest gain first; removals by their path's share of the layer."""
     trial = state.clone()
     touched = {p: apply(trial, p, output_scale=0.0) for p in changes if p.action == "add"}
@@ -178,14 +178,14 @@ def remaining_share(state: FitState, proposal: Proposal) -> float:
     return gamma[proposal.path] / max(sum(gamma.values()), 1e-12)
 
 
-def log_likelihood_gradients(state: FitState, data: Pairs) -> dict[str, torch.Tensor]:
+def log_likelihood_gradients(state: FitState, data: SamplesLike) -> dict[str, torch.Tensor]:
     """Gradient of the summed log-likelihood by trainable tensor, in `eval` mode."""
     names = state.active_names()
     parameters = [dict(state.model.named_parameters())[name] for name in names]
     totals = [torch.zeros_like(p) for p in parameters]
     state.model.eval()
     with differentiable_kernels(state.model):
-        for x, y in batches(data, state.config.curvature.batch_size):
+        for x, y in samples_of(data).batches(state.config.curvature.batch_size):
             f = state.model(x)
             loss = len(x) * state.likelihood.loss(f, y, state.sigma_noise)
             gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -208,7 +208,7 @@ class Candidate:
     records: list[dict[str, Any]] = field(default_factory=list)
     failed: bool = False
 
-    def next_epoch(self, data: Pairs, observe: Observe, augment: Augment | None) -> None:
+    def next_epoch(self, data: SamplesLike, observe: Observe, augment: Augment | None) -> None:
         """One epoch of the refit; a candidate that collapses or diverges is out of the race."""
         try:
             record = self.run.next_epoch(self.state, data, augment)
@@ -261,7 +261,7 @@ class SearchRound:
         self,
         start: FitState,
         round_: int,
-        data: Pairs,
+        data: SamplesLike,
         observe: Observe,
         augment: Augment | None = None,
         earlier: Sequence[Sequence[float]] = (),

@@ -10,24 +10,23 @@ Axes: batch, c, h, w.
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kfac import evaluated
+from symlearn.data.samples import SamplesLike, samples_of
 
 
 @torch.no_grad()
-def settle_batch_statistics(model: nn.Module, images: Tensor, size: int = 500) -> None:
+def settle_batch_statistics(model: nn.Module, data: SamplesLike, size: int = 500) -> None:
     """Replace the running statistics by their mean over batches of images, all other parts in `eval` mode.
 
     Nothing random is drawn; a network without such statistics is left as it is.
 
     Args:
         model: changed in place.
-        images: `[n, c, h, w]`, taken in batches as equal as can be.
+        data: the training set, taken in batches as equal as can be.
         size: images a batch, at most.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
@@ -40,7 +39,7 @@ def settle_batch_statistics(model: nn.Module, images: Tensor, size: int = 500) -
                 norm.reset_running_stats()
                 norm.momentum = None  # the mean over all batches
                 norm.train()
-            for x in images.tensor_split(math.ceil(len(images) / size)):
+            for x, _ in samples_of(data).even_batches(size):
                 model(x)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

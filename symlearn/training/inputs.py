@@ -14,7 +14,8 @@ from kfac import check_modules, one_line
 from symlearn.config import Config, checked
 from symlearn.curvature.coverage import check_coverage, has_evidence
 from symlearn.curvature.training_set import curvature_of
-from symlearn.data.pairs import Data, Pairs, pair_of
+from symlearn.data.pairs import Data, pair_of
+from symlearn.data.samples import Held, Pairs, Samples
 from symlearn.evidence.likelihood import likelihood_of
 from symlearn.layers.declared import hyperparameters_of
 
@@ -37,7 +38,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
     return parameters[0].dtype
 
 
-def check_fits(model: nn.Module, train: Pairs, test: Pairs | None, config: Config) -> None:
+def check_fits(model: nn.Module, train: Samples, test: Samples | None, config: Config) -> None:
     """Run an image of every set through the network, so that a misfit is said before anything starts.
 
     The network is left in `eval` mode.
@@ -49,16 +50,16 @@ def check_fits(model: nn.Module, train: Pairs, test: Pairs | None, config: Confi
     selects = config.evidence.selection != "none"
     check_coverage(model, config.curvature, selects)
     model.eval()
-    f = outputs_of_one(model, train[0], "training")
-    check_targets(f, train[1], config, "training")
+    f = outputs_of_one(model, train.first(1)[0], "training")
+    check_targets(f, train.targets, config, "training")
     if test is not None:
-        f_test = outputs_of_one(model, test[0], "test")
+        f_test = outputs_of_one(model, test.first(1)[0], "test")
         if f_test.shape != f.shape:
             raise ValueError(
-                f"the network has {f.shape[1]} outputs for training images {list(train[0].shape[1:])}, but "
-                f"{f_test.shape[1]} for test images {list(test[0].shape[1:])}; bring them to one size"
+                f"the network has {f.shape[1]} outputs for training images {list(train.shape)}, but "
+                f"{f_test.shape[1]} for test images {list(test.shape)}; bring them to one size"
             )
-        check_targets(f, test[1], config, "test")
+        check_targets(f, test.targets, config, "test")
     declared = sorted(hyperparameters_of(model))
     if declared and config.curvature.eigenvalues != "kronecker":
         raise ValueError(
@@ -69,7 +70,7 @@ def check_fits(model: nn.Module, train: Pairs, test: Pairs | None, config: Confi
         return
     check_modules(model)
     if config.curvature.eigenvalues != "kronecker":
-        curvature_of(model, config, (train[0][:1], train[1][:1]))  # says what has no corrected eigenvalues
+        curvature_of(model, config, train.first(1))  # says what has no corrected eigenvalues
 
 
 def outputs_of_one(model: nn.Module, x: Tensor, name: str) -> Tensor:
@@ -132,22 +133,47 @@ def as_tensors(data: Data, device: torch.device, dtype: torch.dtype = torch.floa
 
 
 def inputs_of(
-    model: nn.Module, train: Data, test: Data | None, config: Config | dict[str, Any] | None
-) -> tuple[Config, Pairs, Pairs | None]:
+    model: nn.Module,
+    train: Data,
+    test: Data | None,
+    config: Config | dict[str, Any] | None,
+    device: torch.device | None = None,
+) -> tuple[Config, Samples, Samples | None]:
     """Check what a fit is given and bring it to its device.
 
+    Args:
+        model: the network.
+        train: the training set.
+        test: the test set, or None.
+        config: of the fit; None takes the defaults.
+        device: for the data; None takes the configuration's.
+
     Returns:
-        The configuration with its schedules worked out, training pairs in the network's type, and test pairs
-        or None.
+        The configuration with its schedules worked out, training samples in the network's type, and test
+        samples or None.
 
     Raises:
         ValueError: a configuration, a device, a network or data that no fit can use.
     """
     chosen = checked(config) if isinstance(config, dict) else config or Config()
-    device, dtype = usable_device(chosen), dtype_of(model)
-    pairs = as_tensors(train, device, dtype)
-    test_pairs = None if test is None else as_tensors(test, device, dtype)
-    return chosen.resolved(len(pairs[0])), pairs, test_pairs
+    own, dtype = usable_device(chosen), dtype_of(model)
+    samples, test_samples = (
+        None if data is None else samples_from(data, device or own, dtype) for data in (train, test)
+    )
+    assert samples is not None
+    return chosen.resolved(len(samples)), samples, test_samples
+
+
+def samples_from(data: Data, device: torch.device, dtype: torch.dtype = torch.float32) -> Samples:
+    """Bring what a user gives to a device.
+
+    Returns:
+        Samples, images and real targets in the given dtype.
+
+    Raises:
+        ValueError: see `as_tensors`.
+    """
+    return Held(*as_tensors(data, device, dtype))
 
 
 def usable_device(config: Config) -> torch.device:

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from symlearn.data.pairs import Pairs
+from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.training.guard import BACK, MOST, Guard, quiet_layers
 from symlearn.training.state import Augment, FitState, TrainingStoppedError
 from symlearn.training.steps import train_epoch
@@ -102,7 +102,9 @@ class PhaseRun:
             return settled(state.losses) or self.done >= self.phase.epochs // 2
         return state.step - state.begun >= int(burn_in)
 
-    def next_epoch(self, state: FitState, data: Pairs, augment: Augment | None = None) -> dict[str, Any]:
+    def next_epoch(
+        self, state: FitState, data: SamplesLike, augment: Augment | None = None
+    ) -> dict[str, Any]:
         """Run one epoch, with an evidence update where one is due.
 
         Returns:
@@ -113,7 +115,7 @@ class PhaseRun:
         Raises:
             TrainingStoppedError: a value is not finite, and there is no state to go back to.
         """
-        chance = state.likelihood.constant_loss(data[1], state.sigma_noise)
+        chance = state.likelihood.constant_loss(samples_of(data).targets, state.sigma_noise)
         try:
             loss, accuracy = train_epoch(state, data, self.warmed_rate, augment)
         except TrainingStoppedError as error:

@@ -12,12 +12,15 @@ from typing import cast
 import torch
 
 from kfac import explained_backward
-from symlearn.data.pairs import Pairs, batches
+from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.training.state import Augment, FitState, TrainingStoppedError
 
 
 def train_epoch(
-    state: FitState, data: Pairs, rates: Callable[[float], float], augment: Augment | None = None
+    state: FitState,
+    data: SamplesLike,
+    rates: Callable[[float], float],
+    augment: Augment | None = None,
 ) -> tuple[float, float | None]:
     """One pass of steps on the weights.
 
@@ -35,17 +38,15 @@ def train_epoch(
         TrainingStoppedError: the loss or a weight is not finite.
         ValueError: an operation in place destroyed what the backward pass needs.
     """
-    x, y = data
-    size = min(cast(int, state.config.training.batch_size), len(x))
-    steps = len(x) // size
-    order = torch.randperm(len(x), generator=state.generator)
+    samples = samples_of(data)
+    size = min(cast(int, state.config.training.batch_size), len(samples))
+    steps = len(samples) // size
+    epoch = samples.epoch(size, state.generator)
     state.model.train()
     strength = state.warm_up.strength(state.step, state.config.training.prior_warmup)
     state.optimizer.decay = {name: strength * delta for name, delta in state.prior.floats().items()}
-    total, correct = torch.zeros((), device=x.device), 0
-    for k in range(steps):
-        pick = order[k * size : (k + 1) * size].to(x.device)
-        xb, yb = x[pick], y[pick]
+    total, correct = torch.zeros((), device=samples.device), 0
+    for k, (xb, yb) in enumerate(epoch):
         if augment is not None:
             xb = augment(xb, state.generator)
         state.optimizer.set_rate(rates(k / steps) * state.lr_scale * state.caution)
@@ -68,26 +69,26 @@ def train_epoch(
             f"{what} in epoch {state.epoch}; lower lr (now {state.config.training.lr:g}) or check the data"
         )
     state.losses = [*state.losses, mean][-10:]
-    chance = state.likelihood.constant_loss(y, state.sigma_noise)
+    chance = state.likelihood.constant_loss(samples.targets, state.sigma_noise)
     state.warm_up.after_epoch(state.step, state.begun, state.config.training.prior_warmup, mean, chance)
     return mean, correct / (steps * size) if state.likelihood.classes else None
 
 
-def evaluate(state: FitState, data: Pairs, size: int = 500) -> tuple[float | None, float]:
+def evaluate(state: FitState, data: SamplesLike, size: int = 500) -> tuple[float | None, float]:
     """Score a network on held-out data, for the record only.
 
     Returns:
         Accuracy, None for regression, and the mean negative log-likelihood in nats an image, which for
         regression includes the learned noise.
     """
-    likelihood = state.likelihood
+    likelihood, samples = state.likelihood, samples_of(data)
     state.model.eval()
     correct, total, targets = 0, 0.0, 0
     with torch.no_grad():
-        for x, y in batches(data, size):
+        for x, y in samples.batches(size):
             f = state.model(x)
             total += float(likelihood.loss(f.double(), y, state.sigma_noise)) * len(x)
             targets += f.numel()
             correct += likelihood.correct(f, y) or 0
-    nll = total / len(data[0]) + likelihood.constants(targets / len(data[0]), state.sigma_noise)
-    return (correct / len(data[0]) if likelihood.classes else None), nll
+    nll = total / len(samples) + likelihood.constants(targets / len(samples), state.sigma_noise)
+    return (correct / len(samples) if likelihood.classes else None), nll

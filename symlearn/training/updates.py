@@ -10,13 +10,13 @@ import math
 from kfac import NonFiniteError
 from symlearn.curvature.coverage import seen
 from symlearn.curvature.training_set import curvature_of, curvature_options
-from symlearn.data.pairs import Pairs
+from symlearn.data.samples import SamplesLike
 from symlearn.evidence.gradient import HyperObjective, NonFiniteGradientError, evidence_gradients, subset
 from symlearn.training.batch_statistics import settle_batch_statistics
 from symlearn.training.state import STRIDE, FitState, TrainingStoppedError
 
 
-def step_declared(state: FitState, data: Pairs) -> None:
+def step_declared(state: FitState, data: SamplesLike) -> None:
     """Step what the layers declare up the evidence, on a seeded subset of the data.
 
     Raises:
@@ -45,7 +45,7 @@ def step_declared(state: FitState, data: Pairs) -> None:
         state.hyper.step(gradients, settings.hyper_lr)
 
 
-def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = True) -> float:
+def update_evidence(state: FitState, data: SamplesLike, step_hyperparameters: bool = True) -> float:
     """Step the hyperparameters, and note evidence and effective parameters.
 
     No log precision moves by more than the state's `trust` times `STRIDE`.
@@ -60,7 +60,7 @@ def update_evidence(state: FitState, data: Pairs, step_hyperparameters: bool = T
         TrainingStoppedError: a gradient, the curvature or the evidence is not finite.
     """
     settings, hyper = state.config.evidence, state.hyper
-    settle_batch_statistics(state.model, data[0], state.config.curvature.batch_size)
+    settle_batch_statistics(state.model, data, state.config.curvature.batch_size)
     if step_hyperparameters:
         step_declared(state, data)
     try:

@@ -30,11 +30,12 @@ from torch import Tensor, nn
 
 from symlearn.curvature.coverage import trainable, undeclared
 from symlearn.curvature.training_set import curvature_of, spectra, training_factors
-from symlearn.data.pairs import Data, Pairs
+from symlearn.data.pairs import Data
+from symlearn.data.samples import SamplesLike
 from symlearn.evidence.likelihood import likelihood_of
 from symlearn.fitting.result import FitResult
 from symlearn.layers.structure import effective_type_of, layer_paths, relaxed_layers
-from symlearn.training.inputs import as_tensors
+from symlearn.training.inputs import samples_from
 from symlearn.transfer.plain import plain_copy
 
 MEASURED = 256  # images that outputs are compared on
@@ -127,7 +128,7 @@ def collapse(
     }:
         raise ValueError("the result is of another network; give the model that was fitted, or result.model")
     like = next(learned.parameters())
-    data = result.train if data is None else as_tensors(data, like.device, like.dtype)
+    given = result.train if data is None else samples_from(data, like.device, like.dtype)
     if undeclared(result.model, result.config.curvature):
         fates = all_kept(result.model)
     else:
@@ -137,7 +138,9 @@ def collapse(
     for name, layer in relaxed_layers(kept).items():
         layer.set_active([fate.path for fate in fates if fate.layer == name and fate.kept])
     plain = plain_copy(kept).eval()
-    change, relative, seconds = compared(learned, plain, data[0]) if data is not None else (None, None, None)
+    change = relative = seconds = None
+    if given is not None:
+        change, relative, seconds = compared(learned, plain, given.first(MEASURED)[0])
     report = CollapseReport(
         tuple(fates),
         {
@@ -224,7 +227,7 @@ def removable(model: nn.Module) -> dict[tuple[str, str], tuple[str, ...]]:
     }
 
 
-def local_changes(result: FitResult, data: Pairs) -> dict[tuple[str, str], float]:
+def local_changes(result: FitResult, data: SamplesLike) -> dict[tuple[str, str], float]:
     """Savage-Dickey ratios by layer and path, in nats; see the module's notation."""
     paths = removable(result.model)
     if not paths:
@@ -244,7 +247,7 @@ def local_changes(result: FitResult, data: Pairs) -> dict[tuple[str, str], float
     return {key: sum(map(ratio, names)) for key, names in paths.items()}
 
 
-def measured_changes(result: FitResult, data: Pairs) -> dict[tuple[str, str], float]:
+def measured_changes(result: FitResult, data: SamplesLike) -> dict[tuple[str, str], float]:
     """The change of log evidence when each path is taken out and nothing else moves, in nats."""
     whole = evidence_of(result.model, result, data)
     return {
@@ -264,7 +267,7 @@ def without(model: nn.Module, layer: str, path: str) -> nn.Module:
     return changed
 
 
-def evidence_of(model: nn.Module, result: FitResult, data: Pairs) -> float:
+def evidence_of(model: nn.Module, result: FitResult, data: SamplesLike) -> float:
     """The log marginal likelihood of a network at the result's precisions."""
     evidence = curvature_of(model, result.config, data)
     return float(evidence.terms(result.prior_precision, result.sigma_noise).total)

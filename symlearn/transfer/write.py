@@ -11,6 +11,7 @@ from pathlib import Path
 from symlearn.extras import need
 from symlearn.run_folder import REPORT, RunFolder
 from symlearn.runs.experiment import Build, load, read_result
+from symlearn.training.inputs import samples_from
 from symlearn.transfer.collapse import MEASURED, CollapseReport, collapse, removal_of
 from symlearn.transfer.export import FORMATS, LIBRARIES, export
 
@@ -43,7 +44,7 @@ def collapse_run(
     RunFolder.open(folder).read_json(REPORT)
     result = read_result(folder, network)
     _, splits = load(result.config)
-    data = (splits.train.tensors[0], splits.train.tensors[1])
+    data = samples_from(splits.train, next(result.model.parameters()).device)
     plain = collapse(result.model, replace(result, train=data), negligible=negligible, removal=chosen)
     report = plain.collapse_report
     assert isinstance(report, CollapseReport)
@@ -52,4 +53,4 @@ def collapse_run(
         "preprocessing": splits.preprocessing.to_dict(),
         "collapse": asdict(report),
     }
-    return report, export(plain, data[0][:MEASURED], out, file_format, about)
+    return report, export(plain, data.first(MEASURED)[0], out, file_format, about)

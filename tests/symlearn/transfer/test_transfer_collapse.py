@@ -53,7 +53,7 @@ class TestCollapse:
             layer = relaxed_layers(cut)[fate.layer]
             layer.set_active([p for p in layer.active if p != fate.path])
         assert result.train is not None
-        x = result.train[0]
+        x, _ = result.train.whole()
         torch.testing.assert_close(plain(x), cut(x), rtol=1e-4, atol=1e-5)
         moved = (result.model(x) - cut(x)).abs().max().item()
         assert report.max_change == pytest.approx(moved, rel=1e-3, abs=1e-6)
@@ -85,7 +85,7 @@ class TestRemoval:
         """Log posterior density minus log prior density at zero, each written out with its matrix."""
         assert result.train is not None
         torch.manual_seed(1)
-        factors = compute_factors(result.model, [result.train], "classification")
+        factors = compute_factors(result.model, [result.train.whole()], "classification")
         config = result.config.with_options(fisher_type="type-2")
         found = local_changes(replace(result, config=config), result.train)
         weights = dict(result.model.named_parameters())
@@ -110,7 +110,7 @@ class TestRemoval:
             float(
                 symlearn.log_marginal_likelihood(
                     m,
-                    compute_factors(m, [result.train], "classification", group_factors="shared"),
+                    compute_factors(m, [result.train.whole()], "classification", group_factors="shared"),
                     result.prior_precision,
                 ).total
             )

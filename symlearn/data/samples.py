@@ -1,0 +1,141 @@
+"""What every pass over data goes through: `Samples`, and those that are held in memory.
+
+A fit reads images in three ways, and asks for nothing else:
+
+    batches(size)           all of them, always in the same order: curvature, evaluation, batch statistics
+    epoch(size, generator)  in an order drawn anew: steps on the weights, the only ones that see augmentation
+    subset(index)           some of them, as `Samples` again: gradients on few images, first looks, shards
+
+Besides these it needs the targets (8 bytes an image, always held), the number of images and the shape of one.
+`Held` has both tensors.
+
+Axes: n, batch, c, h, w, outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+Pairs = tuple[Tensor, Tensor]
+FIRST = 1000  # images whose scale stands for all
+
+
+class Samples(ABC):
+    """Images and targets on the device and in the types of a fit.
+
+    Attributes:
+        targets: of all images, int64 `[n]` or real `[n]` or `[n, outputs]`, in the order of `batches` where
+            that order is ours.
+        shape: of one image, `[c, h, w]`.
+    """
+
+    targets: Tensor
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.targets)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are."""
+        return self.targets.device
+
+    @property
+    @abstractmethod
+    def held(self) -> bool:
+        """Whether all images are in memory."""
+
+    @abstractmethod
+    def bytes_held(self, batch: int) -> int:
+        """Bytes that the images and targets take while they are read `batch` images at a time."""
+
+    @abstractmethod
+    def cut(self, sizes: Sequence[int]) -> Iterator[Pairs]:
+        """The first `sum(sizes)` images in their fixed order, as batches of these sizes."""
+
+    @abstractmethod
+    def epoch(self, size: int, generator: torch.Generator) -> Iterator[Pairs]:
+        """`n // size` batches in an order drawn from the generator at once; the rest is left out."""
+
+    @abstractmethod
+    def subset(self, index: Tensor) -> Samples:
+        """The images of these numbers, int64 `[k]` on the CPU, without augmentation."""
+
+    @abstractmethod
+    def whole(self) -> Pairs:
+        """All images and targets in memory."""
+
+    def batches(self, size: int) -> Iterator[Pairs]:
+        """All in their fixed order, `size` at a time; the last batch has what is left."""
+        n = len(self)
+        return self.cut([min(size, n - start) for start in range(0, n, size)])
+
+    def even_batches(self, size: int) -> Iterator[Pairs]:
+        """All in their fixed order, in as few batches of at most `size` as can be, as equal as can be."""
+        n = len(self)
+        count = math.ceil(n / size)
+        return self.cut([n // count + (k < n % count) for k in range(count)])
+
+    def first(self, count: int) -> Pairs:
+        """The first `count` images, or all there are, and their targets."""
+        return next(self.cut([min(count, len(self))]))
+
+    def input_scale(self) -> float:
+        """Root mean square of the first images' pixels; 1 where there is nothing but zeros."""
+        x, _ = self.first(FIRST)
+        return float(torch.linalg.vector_norm(x, dtype=torch.float64)) / max(x.numel(), 1) ** 0.5 or 1.0
+
+
+class Held(Samples):
+    """Images and targets as tensors.
+
+    Args:
+        images: `[n, c, h, w]`.
+        targets: `[n]` or `[n, outputs]`.
+    """
+
+    held = True
+
+    def __init__(self, images: Tensor, targets: Tensor) -> None:
+        self.images, self.targets = images, targets
+        self.shape = tuple(images.shape[1:])
+
+    def bytes_held(self, batch: int) -> int:
+        """Of both tensors."""
+        return sum(t.numel() * t.element_size() for t in (self.images, self.targets))
+
+    def cut(self, sizes: Sequence[int]) -> Iterator[Pairs]:
+        """Slices."""
+        start = 0
+        for size in sizes:
+            yield self.images[start : start + size], self.targets[start : start + size]
+            start += size
+
+    def epoch(self, size: int, generator: torch.Generator) -> Iterator[Pairs]:
+        """By a permutation."""
+        order = torch.randperm(len(self), generator=generator)
+        picks = (order[k * size : (k + 1) * size].to(self.device) for k in range(len(self) // size))
+        return ((self.images[pick], self.targets[pick]) for pick in picks)
+
+    def subset(self, index: Tensor) -> Held:
+        """Copies."""
+        index = index.to(self.device)
+        return Held(self.images[index], self.targets[index])
+
+    def whole(self) -> Pairs:
+        """Both tensors."""
+        return self.images, self.targets
+
+
+SamplesLike = Samples | Pairs
+
+
+def samples_of(data: SamplesLike) -> Samples:
+    """Samples as they are, a pair of tensors as `Held`."""
+    return data if isinstance(data, Samples) else Held(*data)
