@@ -86,14 +86,14 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def removed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished fit with a round of removals, of which its report keeps one, small enough to be refitted."""
+    """A finished fit, too short to learn, whose report has been given a removal to refit."""
     folder = tmp_path_factory.mktemp("removed") / "run"
     options = {"data": "planted-texture", "limit": 60, "test_limit": 50, "alpha": 1, "epochs": 4}
     options |= {"burn_in": 4, "frequency": 1, "refit_epochs": 1, "selection": "gradient", "lr": 0.02}
-    run_experiment(Config().with_options(**options, removal_rounds=1), folder)
+    run_experiment(Config().with_options(**options), folder)
     report = content(folder / "report.json")
-    single = [removal for removal in report["selection"]["removals"] if len(removal["paths"]) == 1]
-    report["selection"]["removals"] = single[:1]
+    removal = {"round": 0, "paths": [[report["layers"][0]["name"], "f-fc"]], "removed": False}
+    report["selection"]["removals"] = [{**removal, "delta_log_evidence": 0.0, "interval": [-1.0, 1.0]}]
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
     return folder
 

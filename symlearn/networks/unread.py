@@ -9,17 +9,13 @@ Axes: none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+from collections.abc import Sequence
 
 from torch import nn
 
 from symlearn.config import ModelConfig
-from symlearn.layers.registry import PATHS, PathKind, known_kind, path_kind
+from symlearn.layers.registry import PATHS, known_kind, path_kind
 
-Names = Callable[[PathKind], frozenset[str]]
-OPTIONS_OF: Names = attrgetter("options")
-LEARNS_OF: Names = attrgetter("learns")
 BANK = "cyclic-90"  # stands for all cyclic banks, which are made from their names
 OPTIONS = {  # what a key of the configuration is called among the options of paths
     "anchors": "anchors",
@@ -50,7 +46,7 @@ def expect_read(chosen: ModelConfig, paths: Sequence[str], who: str) -> None:
         if not any(option in kind.options for kind in kinds):
             raise ValueError(
                 f"{key} is {value!r}, but nothing in {who} reads it; leave it out, or use a path that does "
-                f"({readers(OPTIONS_OF, option)})"
+                f"({readers(option)})"
             )
         if key == "lengthscale_precision" and chosen.sparse_prior != "lengthscale":
             raise ValueError(
@@ -63,14 +59,15 @@ def expect_read(chosen: ModelConfig, paths: Sequence[str], who: str) -> None:
         if not any(what in kind.learns for kind in kinds):
             raise ValueError(
                 f"learn is {chosen.learn!r}, but nothing in {who} has a {what} to learn; leave it out, or "
-                f"use a path that has ({readers(LEARNS_OF, what)})"
+                f"use a path that has ({readers(what)})"
             )
 
 
-def readers(names_of: Names, name: str) -> str:
-    """The known paths among whose names one is, in words."""
-    found = [path for path, kind in PATHS.items() if name in names_of(kind)]
-    if name in names_of(path_kind(BANK)):
+def readers(what: str) -> str:
+    """The known paths that read an option, or can learn something of this name, in words."""
+    found = [name for name, kind in PATHS.items() if what in kind.options | kind.learns]
+    bank = path_kind(BANK)
+    if what in bank.options | bank.learns:
         found.append(f"{BANK} and the like, of the network unfolded")
     return ", ".join(found)
 
