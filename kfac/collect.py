@@ -275,7 +275,9 @@ def compute_factors(
     """Kronecker factors of the GGN of the summed negative log-likelihood, one pass over `loader`.
 
     Args:
-        model: maps x to outputs `[batch, classes]`; evaluated in `eval` mode, left in the mode it was in.
+        model: maps x to outputs `[batch, classes]`, in any floating type or under the caller's autocast (sums
+            are float64 whichever it is, see `kfac.precision`); evaluated in `eval` mode, left in the mode it
+            was in.
         loader: batches (x, y) of tensors, arrays or lists, or one batch; y are labels `[batch]` of any
             integer type or regression targets `[batch, outputs]`. Empty batches are passed over; see
             `kfac.batches`. Factors of regression are those of unit noise.
