@@ -94,7 +94,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"seed {row['seed']}, {row['path']} ({row['parameters']} parameters), {row['epochs']} epochs: "
             f"log evidence {row['log_marginal_likelihood']:.0f}, accuracy {100 * row['accuracy']:.1f} %, "
-            f"NLL {row['nll']:.3f}{moved}{'' if row['learned'] else ', learned nothing'}"
+            f"NLL {row['nll']:.3f}{moved}{'' if row['learned'] else ', less evidence than a constant'}"
         )
     return "\n".join(lines)
 
