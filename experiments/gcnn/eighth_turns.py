@@ -1,6 +1,7 @@
 """A task with turns of 45 degrees: does the evidence prefer C_8 to p4 at equal numbers of parameters?
 
-    python experiments/gcnn/eighth_turns.py --seeds 0,1,2
+    python experiments/gcnn/eighth_turns.py
+    python experiments/gcnn/eighth_turns.py --paths gconv-p4 --seeds 1 --epochs 150
 
 `planted-eighths` has four shapes anywhere, turned by any multiple of 45 degrees. The network `small` with
 5 x 5 filters is fitted to its first images by gradients of the evidence (no search: one path in every layer),
@@ -36,7 +37,7 @@ from symlearn.runs.reproduce import commit
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "eighth_turns.json"
 KERNEL, ALPHA, IMAGES = 5, 1, 400
-EPOCHS, BURN_IN, FREQUENCY = 50, 150, 4  # epochs; steps before the first update; epochs between updates
+BURN_IN, FREQUENCY = 3, 4  # steps before the first update, an epoch of the fit; epochs between updates
 PATHS = ("gconv-p4", "gconv-c8")
 
 
@@ -51,7 +52,7 @@ def invariance(model: nn.Module) -> list[float]:
     return [float((turned - logits[0]).norm() / spread) for turned in logits]
 
 
-def fitted(path: str, seed: int) -> dict[str, Any]:
+def fitted(path: str, seed: int, epochs: int) -> dict[str, Any]:
     """One fit, as a row."""
     start, data = time.perf_counter(), load_planted("eighths", None)
     torch.manual_seed(seed)
@@ -59,8 +60,8 @@ def fitted(path: str, seed: int) -> dict[str, Any]:
     config = Config().with_options(
         selection="gradient",
         removal_rounds=0,
-        epochs=EPOCHS,
-        burn_in=BURN_IN,
+        epochs=epochs,
+        burn_in=BURN_IN * epochs,
         frequency=FREQUENCY,
         batch_size=64,
         seed=seed,
@@ -71,6 +72,7 @@ def fitted(path: str, seed: int) -> dict[str, Any]:
     return {
         "path": path,
         "seed": seed,
+        "epochs": epochs,
         "log_marginal_likelihood": report["log_marginal_likelihood"],
         "learned": report["training"]["learned"],
         "accuracy": report["test"]["accuracy"],
@@ -90,9 +92,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         moved = "" if None in row["invariance"] else f", logits move by {max(row['invariance']):.3f}"
         lines.append(
-            f"seed {row['seed']}, {row['path']} ({row['parameters']} parameters): log evidence "
-            f"{row['log_marginal_likelihood']:.0f}, accuracy {100 * row['accuracy']:.1f} %, "
-            f"NLL {row['nll']:.3f}{moved}{'' if row['learned'] else ', learned nothing'}"
+            f"seed {row['seed']}, {row['path']} ({row['parameters']} parameters), {row['epochs']} epochs: "
+            f"log evidence {row['log_marginal_likelihood']:.0f}, accuracy {100 * row['accuracy']:.1f} %, "
+            f"NLL {row['nll']:.3f}{moved}{'' if row['learned'] else ', less evidence than a constant'}"
         )
     return "\n".join(lines)
 
@@ -101,20 +103,21 @@ def main() -> int:
     """Run what is left, and say what came out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--paths", default=",".join(PATHS))
+    parser.add_argument("--epochs", type=int, default=50)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    known = {(row["path"], row["seed"]) for row in rows}
+    known = {(row["path"], row["seed"], row["epochs"]) for row in rows}
     seeds = [int(seed) for seed in options.seeds.split(",")]
-    for case in ((path, seed) for seed in seeds for path in PATHS):
+    for case in ((path, seed, options.epochs) for seed in seeds for path in options.paths.split(",")):
         if case in known:
             continue
         rows.append(fitted(*case))
         content = {
             "data": f"planted-eighths, {IMAGES} training images",
             "network": f"small, alpha {ALPHA}, {KERNEL} x {KERNEL} filters",
-            "epochs": EPOCHS,
-            "burn_in": BURN_IN,
+            "burn_in_steps_an_epoch": BURN_IN,
             "frequency": FREQUENCY,
             "commit": commit(HERE),
             "environment": environment(),
