@@ -1,17 +1,18 @@
 """Groups of one's own on planted data: does the evidence choose their path over F-FC and CONV?
 
-    python experiments/discovery/own_groups.py [--tasks rows channels] [--seeds 0 1 2]
+    python experiments/discovery/own_groups.py [--tasks rows channels ordered] [--seeds 0 1 2] [--alone]
 
-Two made-up tasks of four classes. A class is one of four codes along the columns, each the same code moved
-around by two columns, so that a convolution with an average over places cannot tell them apart:
+Made-up tasks of four classes. Of the first two a class is one of four codes along the columns, each the same
+code moved around by two columns, so that a convolution with an average over places cannot tell them apart:
 
     rows        the code stands in any one of the rows, other rows are noise: rows may be exchanged
     channels    the code stands in any one of four channels, at places of its own: channels may be exchanged
+    ordered     the control: one code, and the class is which two rows it stands in: rows may not be exchanged
 
 The network has two relaxed layers without stride, an average over places and a linear head; its paths are
-F-FC, CONV and the group's own (`symlearn.layers.register_symmetry`). What is true: that both layers may
-commute with the group; the head is free. Beside the choice stand test accuracy, and the same fit with each
-path alone, without a search.
+F-FC, CONV and the group's own (`symlearn.layers.register_symmetry`). What is true: both layers may commute
+with the group, of `ordered` one of them must not; the head is free. The search starts from the group's path,
+the strictest. Beside the choice stand test accuracy and, with `--alone`, the same fits of each path alone.
 
 Results: results/own-groups.json, a row a fit; rows that are there already are not run again.
 
@@ -70,6 +71,14 @@ def channels(count: int, seed: int) -> Pairs:
     return x, y
 
 
+def ordered(count: int, seed: int) -> Pairs:
+    """`[batch, 1, 8, 8]` with the first code in one of the two rows that make the class."""
+    x, y, generator = images(count, (1, 8, 8), seed)
+    row = 2 * y + torch.randint(0, 2, (count,), generator=generator)
+    x[torch.arange(count), 0, row] += torch.tensor(CODE)
+    return x, y
+
+
 @dataclass(frozen=True)
 class Task:
     """A planted group.
@@ -90,6 +99,7 @@ class Task:
 TASKS = {
     "rows": Task(rows, "rows", (1, 8, 8), 4),
     "channels": Task(channels, "any-channel", (CHANNELS, 1, 8), 8),
+    "ordered": Task(ordered, "rows", (1, 8, 8), 4),
 }
 
 
