@@ -55,6 +55,10 @@ class Rule(ABC):
         """Whether the rule holds for this module, set up as it is."""
         return True
 
+    def of(self, module: nn.Module) -> Rule:
+        """The rule that a module of this type takes: this one, or another where the module's size decides."""
+        return self
+
     @abstractmethod
     def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
         """Rows a `[group, batch, place, d_in]` of the weight."""
@@ -302,5 +306,5 @@ def find_rule(module: nn.Module) -> Rule | None:
         _load_rules_of(layer_type)
     for base in layer_type.__mro__:
         if base in _RULES:
-            return _RULES[base] if _same_map(layer_type, base) else None
+            return _RULES[base].of(module) if _same_map(layer_type, base) else None
     return None

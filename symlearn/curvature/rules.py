@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import kfac
 from kfac import Conv2dRule, Rule, Window, circular_patch_gram, gram
 from symlearn.curvature.bank_rules import AnalysisRule, SoftThresholdRule, SynthesisRule
+from symlearn.curvature.symmetric_rules import SymmetricLinearRule
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.cyclic_bank import Analysis2d, Synthesis2d
 from symlearn.layers.factored_fc import InputChannelLinear, OutputChannelLinear
@@ -30,6 +31,7 @@ from symlearn.layers.group_conv import (
 from symlearn.layers.soft_threshold import SoftThreshold
 from symlearn.layers.sparse_conv import SparseConv2d
 from symlearn.layers.sparse_fc import InputAnchorLinear, OutputAnchorLinear
+from symlearn.layers.symmetric_linear import SymmetricLinear
 
 
 class InputChannelLinearRule(Rule):
@@ -254,3 +256,4 @@ kfac.register_rule(ChannelMixing, ChannelMixingRule())
 kfac.register_rule(Analysis2d, AnalysisRule())
 kfac.register_rule(Synthesis2d, SynthesisRule())
 kfac.register_rule(SoftThreshold, SoftThresholdRule())
+kfac.register_rule(SymmetricLinear, SymmetricLinearRule())

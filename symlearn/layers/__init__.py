@@ -7,6 +7,16 @@ from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.coset_pool import CosetPool2d, GroupBatchNorm2d
 from symlearn.layers.cyclic_unfolded import CyclicUnfolded2d, UnfoldingOptions
 from symlearn.layers.equivarify import ByElement, Equivarified, EquivarifiedLayers
+from symlearn.layers.exchanges import (
+    any_order,
+    circular_shifts,
+    columns_in_any_order,
+    places_in_any_order,
+    rotations_of,
+    rows_and_columns,
+    rows_in_any_order,
+    turns_and_mirrors,
+)
 from symlearn.layers.factored_fc import FactoredLinear2d
 from symlearn.layers.fc import FullyConnected2d
 from symlearn.layers.group_action import GroupAction, group_map_action, image_action, matrix_action
@@ -17,11 +27,13 @@ from symlearn.layers.group_reading import (
     class_and_element,
     joint_cross_entropy,
 )
+from symlearn.layers.own_symmetry import register_symmetry
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PATHS, PathKind, PathOptions, PathShape, parse_paths, register_path
 from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.layers.sparse_conv import SparseConv2d
 from symlearn.layers.sparse_fc import SparseLinear2d
+from symlearn.layers.symmetric_linear import SymmetricLinear, SymmetricLinear2d
 
 __all__ = [
     "PATHS",
@@ -46,12 +58,23 @@ __all__ = [
     "RelaxedLayer2d",
     "SparseConv2d",
     "SparseLinear2d",
+    "SymmetricLinear",
+    "SymmetricLinear2d",
     "UnfoldingOptions",
+    "any_order",
+    "circular_shifts",
     "class_and_element",
+    "columns_in_any_order",
     "group_map_action",
     "image_action",
     "joint_cross_entropy",
     "matrix_action",
     "parse_paths",
+    "places_in_any_order",
     "register_path",
+    "register_symmetry",
+    "rotations_of",
+    "rows_and_columns",
+    "rows_in_any_order",
+    "turns_and_mirrors",
 ]

@@ -90,7 +90,10 @@ class PathKind:
         effective_type: the upper-case name a layer gets when this path holds most of it.
         full_resolution: whether its output has the input's size (True) or the layer's output size.
         symmetry: larger is stricter; a search starts from the strictest path.
-        turns: the group of turns and mirrors that it commutes with besides shifts, or None.
+        turns: the group that it commutes with: of turns and mirrors besides shifts, or one of a user's own;
+            None: shifts alone, or nothing.
+        contains: what of other paths' `commutes_with` its own contains, where strictness is no ladder; None:
+            all of lower `symmetry`.
         group: the group on whose maps the path works, or None: on the plane.
         words: what a layer is where this path holds most of it, as an adjective; empty: named by the path.
         colour: of its figures, as hexadecimal digits; empty: a shade of `family_colour`.
@@ -106,6 +109,7 @@ class PathKind:
     symmetry: int
     group: FiniteGroup | None = None
     turns: str | None = None
+    contains: frozenset[str] | None = None
     words: str = ""
     colour: str = ""
     family_colour: str = "#4D4D4D"
@@ -117,6 +121,14 @@ class PathKind:
     def commutes_with(self) -> str:
         """What its map commutes with: "none", "shifts", or what turns it as well, such as "p4"."""
         return self.turns or ("shifts" if self.symmetry else "none")
+
+    def includes(self, other: PathKind) -> bool:
+        """Whether it commutes with all that the other commutes with."""
+        if not other.symmetry or other.commutes_with == self.commutes_with:
+            return True
+        if self.contains is None and other.contains is None:
+            return other.symmetry <= self.symmetry
+        return other.commutes_with in (self.contains or ())
 
 
 KERNEL = frozenset({"kernel_size"})
@@ -278,7 +290,8 @@ def path_kind(name: str) -> PathKind:
     if name not in PATHS:
         raise ValueError(
             f"unknown path {name!r}; choose from {', '.join(PATHS)}, {FAMILY_HELP}, joined by '+'; or, of "
-            f"unfolded networks, {BANKS_HELP}"
+            f"unfolded networks, {BANKS_HELP}; or register a path of your own before (register_symmetry, "
+            "register_path)"
         )
     return PATHS[name]
 

@@ -6,7 +6,8 @@
     undecided   anything else: the difference lies within its noise, or nobody asked
 
 A layer commutes with what its least symmetric needed path commutes with; where a path is undecided that
-commutes with less, so is the layer. Everything that speaks of a layer (table, sentence, page, figures,
+commutes with less, so is the layer. Needed paths of groups neither of which contains the other leave what
+the groups share, written "rows ∩ shifts". Everything that speaks of a layer (table, sentence, page, figures,
 collapse) reads this one decision.
 
 Axes: none.
@@ -23,6 +24,7 @@ from symlearn.selection.removal import Removal
 from symlearn.selection.search import Proposal
 
 NEEDED, UNNEEDED, UNDECIDED = "needed", "unneeded", "undecided"
+SHARED = " ∩ "
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,12 @@ def decision(layer: str, declared: Sequence[str], active: Sequence[str], asked: 
 
 def symmetry(needed: Sequence[str], undecided: Sequence[str]) -> str:
     """What a layer commutes with: "none", "shifts", a group's name; "undecided" where that is open."""
-    if not needed:
+    kinds = [path_kind(path) for path in needed]
+    least = [kind for kind in kinds if all(other.includes(kind) for other in kinds if kind.includes(other))]
+    unsure = [path for path in undecided if not any(path_kind(path).includes(kind) for kind in least)]
+    if not needed or unsure:
         return UNDECIDED
-    least = min(needed, key=lambda path: path_kind(path).symmetry)
-    if any(path_kind(path).symmetry < path_kind(least).symmetry for path in undecided):
-        return UNDECIDED
-    return path_kind(least).commutes_with
+    return SHARED.join(sorted({kind.commutes_with for kind in least}))
 
 
 def _answer(layer: str, path: str, left: Sequence[str], gone: set[str], asked: Asked) -> str:

@@ -35,6 +35,7 @@ from symlearn.layers.registry import path_kind
 from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.layers.relaxed_conv import CONV, RelaxedConv2d
 from symlearn.layers.sizes import expect_map, pair
+from symlearn.layers.symmetric_linear import SymmetricLinear2d
 
 Planes = Callable[[Tensor], Tensor]
 CHUNK = 256  # rows of a matrix read off at once
@@ -278,7 +279,8 @@ def _(module: CircularConv2d) -> nn.Module:
 
 @plain_form.register(FullyConnected2d)
 @plain_form.register(TwoFactors2d)
-def _(module: FullyConnected2d | TwoFactors2d) -> nn.Module:
+@plain_form.register(SymmetricLinear2d)
+def _(module: FullyConnected2d | TwoFactors2d | SymmetricLinear2d) -> nn.Module:
     linear = linear_of(module, (module.c_in, *module.in_size), next(module.parameters()))
     return nn.Sequential(nn.Flatten(), linear, nn.Unflatten(1, (module.c_out, *module.out_size)))
 
