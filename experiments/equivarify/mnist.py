@@ -40,7 +40,7 @@ from symlearn.layers import ByElement, GroupConv2d, InvariantReading, LiftingCon
 from symlearn.layers.equivarify import equivarify
 from symlearn.layers.group_reading import AtIdentity, class_and_element, joint_cross_entropy
 from symlearn.run_folder import environment, to_json, write_atomically
-from symlearn.runs import reproduce as reproduction
+from symlearn.runs.provenance import commit
 
 HERE = Path(__file__).resolve().parent
 SCALES: dict[str, dict[str, Any]] = {
@@ -243,7 +243,7 @@ def main() -> int:
             "lr": LEARNING_RATE,
             "device": options.device,
         },
-        "commit": reproduction.commit(HERE),
+        "commit": commit(HERE),
         "environment": environment(),
         "published": PUBLISHED,
         "rows": rows,

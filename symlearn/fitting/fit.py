@@ -354,6 +354,7 @@ class Fit:
         if self.test and curved and state.likelihood.classes:
             predictive = predictive_of(self.model, self.train, self.config, precision)
             report["laplace"] = scores(predictive.probabilities(self.test[0]), self.test[1])
+        report["test_examples"] = len(self.test[0]) if self.test else None
         report["equivariance"] = equivariance_report(self.model, self.train[0])
         report["sparsity"] = code_sparsity(self.model, self.train[0])
         report["seconds"] = round(self.seconds, 1)
