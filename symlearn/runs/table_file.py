@@ -39,7 +39,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         once = _made_once(content)
-        return [{**row, "made": row.get("made", once)} for row in [*content["rows"], *content.get("earlier", [])]]
+        return [
+            {**row, "made": row.get("made", once)} for row in [*content["rows"], *content.get("earlier", [])]
+        ]
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it, or remove it to begin anew") from None
 
