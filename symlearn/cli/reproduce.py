@@ -74,6 +74,7 @@ def reproduce(
             f"--seeds is {seeds!r}; expected whole numbers joined by commas, such as 0,1,2"
         ) from None
     experiment = tables.read_experiment(name, folder)
+    reproduction.expect_fits(experiment, scale)
     extra = {"device": device} | ({} if data_root is None else {"data_root": data_root})
     plan = reproduction.plan_table(experiment, scale, runs, chosen, extra, rows)
     if dry_run:

@@ -80,14 +80,9 @@ def plan_table(
             empty.
 
     Raises:
-        ValueError: an unknown scale, no row of that label, a damaged JSON, or rows another program makes.
+        ValueError: an unknown scale, no row of that label, or a damaged JSON.
     """
     wanted = experiment.wanted(scale, seeds)
-    if experiment.script is not None:
-        made = experiment.path.parent / experiment.script
-        raise ValueError(
-            f"the rows of {experiment.name} are no fits; make them with: python {made} --scale {scale}"
-        )
     path = results_file(experiment, scale, runs)
     known = read_rows(path)
     done = {row_key(row) for row in known}
@@ -103,6 +98,19 @@ def plan_table(
     stands = commit(experiment.path.parent)
     jobs = [_job(run, place, extra or {}, stands) for run in left]
     return Plan(experiment, scale, path, wanted, known, jobs)
+
+
+def expect_fits(experiment: Experiment, scale: str) -> None:
+    """Refuse a table whose rows are not made by `symlearn fit`.
+
+    Raises:
+        ValueError: it is one; what makes its rows.
+    """
+    if experiment.script is not None:
+        made = experiment.path.parent / experiment.script
+        raise ValueError(
+            f"the rows of {experiment.name} are no fits; make them with: python {made} --scale {scale}"
+        )
 
 
 def _job(run: Wanted, place: Path, extra: Mapping[str, Any], stands: str) -> Job:

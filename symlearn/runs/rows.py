@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from symlearn.report.reading import body_layers, tensor_place
 from symlearn.run_folder import CONFIG, RunFolder, to_json, write_atomically
 from symlearn.runs.provenance import made_by
 
@@ -190,17 +191,18 @@ def history(metrics: list[dict[str, Any]], report: Mapping[str, Any]) -> list[di
             "epoch": line["epoch"],
             "step": line["step"],
             "log_marginal_likelihood": line["log_marginal_likelihood"],
-            "prior_precision": _by_path(line["prior_precision"], report["tensors"]),
+            "prior_precision": _by_path(line["prior_precision"], report),
         }
         for line in known
     ]
 
 
-def _by_path(precision: Mapping[str, float], places: Mapping[str, list[str]]) -> dict[str, float]:
+def _by_path(precision: Mapping[str, float], report: Mapping[str, Any]) -> dict[str, float]:
     """`layers.0.paths.conv.all` -> the geometric mean over that path's tensors, of layers with a choice."""
+    choices = {layer["name"] for layer in body_layers(report)}
     grouped: dict[str, list[float]] = {}
     for name, value in precision.items():
-        layer, path = places.get(name, ("", ""))
-        if path not in ("", "linear"):
+        layer, path = tensor_place(name, report)
+        if layer in choices:
             grouped.setdefault(f"{layer}.paths.{path}.all", []).append(value)
     return {name: float(f"{geometric_mean(values) or 0.0:.4g}") for name, values in grouped.items()}

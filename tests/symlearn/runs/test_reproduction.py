@@ -44,7 +44,9 @@ def finished(row: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_file_describes_fits(name: str) -> None:
     experiment = read_experiment(name, FOLDER)
-    assert {"smoke", "small", "paper"} <= set(experiment.scales) <= set(SCALES)
+    least = {"smoke", "small", "paper"} if experiment.script is None else {"cpu"}
+    assert least <= set(experiment.scales) <= set(SCALES)
+    assert experiment.script is None or (experiment.path.parent / experiment.script).is_file()
     for scale in experiment.scales:
         for row in experiment.rows_at(scale) if experiment.script is None else []:
             config = Config().with_options(**experiment.options(row, scale))
@@ -236,6 +238,12 @@ def test_wrong_input(folder: Path, tmp_path: Path, command: Command) -> None:
         file.write_text(damage)
         code, _, err = command("reproduce", "tiny", *runs)
         assert code == 2 and "tiny.toml is no experiment" in err and err.count("\n") == 1, err
+
+
+def test_a_table_of_another_program_says_which(folder: Path, command: Command) -> None:
+    (folder / "nobody" / "tiny.toml").write_text('script = "rows.py"\n' + TINY)
+    code, _, err = command("reproduce", "tiny", "--experiments", folder)
+    assert code == 2 and "rows.py --scale smoke" in err and err.count("\n") == 1
 
 
 def test_damaged_results_are_told(folder: Path, tmp_path: Path, command: Command) -> None:
