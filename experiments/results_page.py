@@ -27,9 +27,9 @@ INTRODUCTION = """# The papers' tables
 
 Made by `python experiments/results_page.py` from `experiments/*/results/*.json`; do not edit. Ours is the
 mean (lowest–highest over seeds). Published figures stand in the last column; they are the papers' own and
-never mixed with ours. At `cpu` runs are far shorter than the papers' (each table says how), so absolute figures
-differ, and the *claims* are what is tested: *held* and *failed* by more than the noise, *too close* within it,
-*not run* where rows are missing. The noise is that of the seeds and of the test images;
+never mixed with ours. At `cpu` runs are far shorter than the papers' (each table says how), so that absolute
+figures differ, and the *claims* are what is tested: *held* and *failed* by more than the noise, *too close*
+within it, *not run* where rows are missing. The noise is that of the seeds and of the test images;
 `symlearn/runs/margins.py` says how it counts. Budgets and times are those of one thread.
 """
 
