@@ -128,7 +128,9 @@ class Noise:
     @property
     def words(self) -> str:
         """Where it comes from."""
-        return "assumed, one seed a row" if self.freedom is None else "from the spread over seeds"
+        if self.freedom is None:
+            return "assumed, one seed a row" if self.seeds else "none, the number is exact"
+        return "from the spread over seeds"
 
 
 class Cells:

@@ -86,7 +86,7 @@ class Order:
             because.append(
                 f"{cells.said(first)}, {cells.said(second)}: ahead by {cells.told(ahead, (first, second))}"
             )
-        return Judged(together(verdicts), (*because, f"± {cells.noise.words}"))
+        return Judged(together(verdicts), (*because, f"noise: {cells.noise.words}"))
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Monotone:
         values = ", ".join(cells.said(label) for label in self.rows)
         verdict = FAILED if back else cells.decide(rise, ends)
         whole = f"{values}: rises by {cells.told(rise, ends)}"
-        return Judged(verdict, (whole, *back, f"± {cells.noise.words}"))
+        return Judged(verdict, (whole, *back, f"noise: {cells.noise.words}"))
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Within:
             size, whole = (runs[label][0]["parameters"] for label in self.labels)
             verdict = verdict if size <= self.parameters * whole else FAILED
             because.append(f"{size / whole:.0%} of the parameters")
-        return Judged(verdict, (*because, f"± {cells.noise.words}"))
+        return Judged(verdict, (*because, f"noise: {cells.noise.words}"))
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Bound:
             verdicts.append(cells.decide(margin, (label,)))
             half = f"{cells.half_width((label,)):,.{cells.metric.digits}f}"
             because.append(f"{cells.said(label)} ± {half} {cells.metric.unit}")
-        return Judged(together(verdicts), (*because, f"± {cells.noise.words}"))
+        return Judged(together(verdicts), (*because, f"noise: {cells.noise.words}"))
 
 
 @dataclass(frozen=True)

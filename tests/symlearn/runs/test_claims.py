@@ -76,7 +76,7 @@ def test_the_noise_is_that_of_students_t_and_of_the_test_images() -> None:
         assert verdict(found, kind="order", rows=["a", "b"], gap=gap) == expected, gap
     assert f"± {half:.1f} points" in judge(claim(kind="order", rows=["a", "b"]), found).because[0]
     alone = judge(claim(kind="order", rows=["a", "b"]), rows(a=[0.6], b=[0.5]))
-    assert alone.because[-1] == "± assumed, one seed a row"
+    assert alone.because[-1] == "noise: assumed, one seed a row"
 
 
 @pytest.mark.parametrize(
