@@ -23,7 +23,7 @@ from symlearn.report.plots import (
     reliability_diagram,
     removals_heat_map,
 )
-from symlearn.runs.reproduce import share
+from symlearn.runs.table_text import share
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "experiments" / "layerwise" / "results"

@@ -53,7 +53,7 @@ from symlearn.layers.registry import path_kind
 from symlearn.layers.structure import relaxed_layers
 from symlearn.networks import build_model
 from symlearn.run_folder import environment
-from symlearn.runs.reproduce import commit
+from symlearn.runs.provenance import commit
 from symlearn.runs.truth import scores
 from symlearn.selection.search import Proposal, apply, strictest_start
 from symlearn.training.phases import Phase, PhaseRun

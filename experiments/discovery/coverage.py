@@ -41,7 +41,7 @@ from symlearn.config import read_config
 from symlearn.data.pairs import Pairs
 from symlearn.run_folder import CHECKPOINT, CONFIG, RunFolder, environment
 from symlearn.runs.experiment import load, network_of
-from symlearn.runs.reproduce import commit
+from symlearn.runs.provenance import commit
 from symlearn.selection.differences import CONTROLS, EXCESS, RELATIVE, control_spread, difference
 from symlearn.selection.removal import RemovalRound
 from symlearn.training.phases import Phase

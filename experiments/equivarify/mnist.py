@@ -14,9 +14,11 @@ The first three are trained on upright digits labelled 0 degrees: their loss is 
 digit alone is read by logsumexp over the angles (the probability of the digit) or by the largest; the mean of
 the logits is recorded too, and is no reading of a network trained on pairs.
 
-    python experiments/equivarify/mnist.py [--scale smoke|small|paper] [--data-root FOLDER] [--seeds 0 1 2]
+    python experiments/equivarify/mnist.py [--scale smoke|small|cpu|paper] [--data-root DIR] [--seeds 0 1]
 
-It writes results/mnist.<scale>.json, a row a run, and prints the table.
+It writes results/mnist.<scale>.json, a row a run, and prints the table. The scale cpu is that of the table
+digit_and_angle.toml: each run is in results/digit_and_angle.cpu.json as soon as it is done, those that are
+there are not run again, and the table's claims are judged.
 
 Axes: batch, classes, group (quarter turns), h, w.
 """
@@ -28,7 +30,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,10 @@ from symlearn.layers import ByElement, GroupConv2d, InvariantReading, LiftingCon
 from symlearn.layers.equivarify import equivarify
 from symlearn.layers.group_reading import AtIdentity, class_and_element, joint_cross_entropy
 from symlearn.run_folder import environment, to_json, write_atomically
-from symlearn.runs import reproduce as reproduction
+from symlearn.runs import table_text
+from symlearn.runs.provenance import commit, made_by
+from symlearn.runs.reproduce import plan_table
+from symlearn.runs.tables import read_experiment
 
 HERE = Path(__file__).resolve().parent
 SCALES: dict[str, dict[str, Any]] = {
@@ -165,39 +170,66 @@ def turning_gap(model: nn.Module, x: Tensor) -> float:
 
 
 def run(
-    scale: str, networks: list[str], seeds: list[int], data_root: Path | None, device: str
-) -> list[dict[str, Any]]:
-    """Every network with every seed; a row each."""
-    chosen = SCALES[scale]
+    chosen: dict[str, Any],
+    networks: list[str],
+    seeds: list[int],
+    data_root: Path | None,
+    device: str,
+    wanted: Callable[[str, int], bool] = lambda network, seed: True,
+) -> Iterator[dict[str, Any]]:
+    """Every network with every seed that is wanted, at a scale's options; a row each."""
     given = {"data_root": data_root, "limit": chosen["limit"], "size": chosen["size"]}
     upright = symlearn.load_data(chosen["data"], "class", **given).train
     turned = symlearn.load_data(chosen["data"], "class-and-turn", **given)
     test_x, test_y = (part.to(device) for part in turned.test.tensors)
-    rows = []
     for name in networks:
         x, y = (part.to(device) for part in (turned.train if name == "augmented" else upright).tensors)
         y = y if name == "augmented" else y * TURNS
         for seed in seeds:
+            if not wanted(name, seed):
+                continue
             torch.manual_seed(seed)
             model = NETWORKS[name](chosen["size"]).to(device)
             start = time.monotonic()
             train(model, x, y, chosen["epochs"], seed)
-            rows.append(
-                {
-                    "network": name,
-                    "seed": seed,
-                    "parameters": sum(p.numel() for p in model.parameters()),
-                    "train_examples": len(x),
-                    "test_examples": len(test_x),
-                    **measure(model.eval(), test_x, test_y),
-                    "turning_gap": turning_gap(model, test_x[:64]),
-                    "seconds": round(time.monotonic() - start, 1),
-                }
-            )
-            print(
-                f"{name}, seed {seed}: {rows[-1]['digit_and_angle']:.4f}, {rows[-1]['seconds']} s", flush=True
-            )
-    return rows
+            row = {
+                "network": name,
+                "seed": seed,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "train_examples": len(x),
+                "test_examples": len(test_x),
+                **measure(model.eval(), test_x, test_y),
+                "turning_gap": turning_gap(model, test_x[:64]),
+                "seconds": round(time.monotonic() - start, 1),
+            }
+            print(f"{name}, seed {seed}: {row['digit_and_angle']:.4f}, {row['seconds']} s", flush=True)
+            yield row
+
+
+def run_for_table(
+    scale: str, networks: list[str], seeds: list[int] | None, data_root: Path | None, device: str
+) -> None:
+    """What is left of digit_and_angle.toml at a scale; every row is kept at once."""
+    plan = plan_table(read_experiment("digit_and_angle", HERE.parent), scale, Path("runs"), seeds)
+    left = {(job.label, job.seed): job.options for job in plan.jobs}
+    options = {"limit": None, **plan.experiment.scales[scale]}
+    every = sorted({seed for _, seed in left})
+    made = [made_by(commit(HERE), device)]
+    if left:
+        rows = run(options, networks, every, data_root, device, lambda name, seed: (name, seed) in left)
+        for row in rows:
+            kept = {
+                "label": row.pop("network"),
+                "options": {},
+                "made": made,
+                "accuracy": row["digit_and_angle"],
+                "log_marginal_likelihood": None,
+                "effective_parameters": {},
+                **row,
+            }
+            kept["options"] = left[kept["label"], kept["seed"]]
+            plan.add(kept)
+    print(f"\n{table_text.table(plan.content)}\n\n{table_text.claims_text(plan.content['claims'])}")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -223,7 +255,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> int:
     """Run a scale, write its JSON, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scale", choices=SCALES, default="smoke")
+    parser.add_argument("--scale", choices=[*SCALES, "cpu"], default="smoke")
     parser.add_argument("--seeds", type=int, nargs="+", help="those of the scale if not given")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--data-root", type=Path, help="where downloaded data sets lie")
@@ -231,8 +263,12 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    seeds = options.seeds or SCALES[options.scale]["seeds"]
-    rows = run(options.scale, options.networks, seeds, options.data_root, options.device)
+    if options.scale == "cpu":
+        run_for_table("cpu", options.networks, options.seeds, options.data_root, options.device)
+        return 0
+    chosen = SCALES[options.scale]
+    seeds = options.seeds or chosen["seeds"]
+    rows = list(run(chosen, options.networks, seeds, options.data_root, options.device))
     content = {
         "experiment": "digit and angle",
         "scale": options.scale,
@@ -243,7 +279,7 @@ def main() -> int:
             "lr": LEARNING_RATE,
             "device": options.device,
         },
-        "commit": reproduction.commit(HERE),
+        "commit": commit(HERE),
         "environment": environment(),
         "published": PUBLISHED,
         "rows": rows,

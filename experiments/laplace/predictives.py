@@ -43,8 +43,8 @@ from symlearn.analysis.predictive import (
 )
 from symlearn.config import Config
 from symlearn.run_folder import environment, to_json
-from symlearn.runs import reproduce as reproduction
 from symlearn.runs.experiment import load, network_of
+from symlearn.runs.provenance import commit
 
 HERE = Path(__file__).resolve().parent
 TEMPERATURES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.0)
@@ -168,7 +168,7 @@ def main() -> None:
     content = {
         "experiment": "Laplace predictives",
         "options": {key: value for key, value in given.items() if key != "data_root"},
-        "commit": reproduction.commit(HERE),
+        "commit": commit(HERE),
         "environment": environment(),
         "config": json.loads(Config().model_dump_json()),
         "rows": rows,

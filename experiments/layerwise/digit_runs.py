@@ -15,7 +15,9 @@ from typing import Any
 
 from symlearn.config import Config
 from symlearn.run_folder import environment, to_json
-from symlearn.runs import reproduce as reproduction
+from symlearn.runs.provenance import commit
+from symlearn.runs.reproduce import run_all as run_jobs
+from symlearn.runs.rows import Job as Fit
 
 HERE = Path(__file__).resolve().parent
 TASKS = ("quadrant-digit", "quadrant")
@@ -36,15 +38,16 @@ def run_all(jobs: Iterable[Job], workers: int) -> list[dict[str, Any]]:
     """Every job's row, in order, one thread a fit; finished runs are read, not repeated."""
     wanted = list(jobs)
     fits = [
-        (
+        Fit(
             name,
             seed,
             {"data": "digits", "task": task, **options},
             str(Path(runs) / f"{task}-{name}-seed{seed}"),
+            commit(HERE),
         )
         for name, options, task, seed, runs in wanted
     ]
-    rows = reproduction.run_all(fits, workers, lambda line: print(line, flush=True))
+    rows = run_jobs(fits, workers, lambda line: print(line, flush=True))
     return [{"network": job[0], "task": job[2], **row} for job, row in zip(wanted, rows, strict=True)]
 
 
@@ -119,7 +122,7 @@ def write_results(path: Path, scale: str, content: dict[str, Any]) -> None:
     """Write an experiment's JSON, with the commit, the environment and the default configuration in it."""
     known = {
         "scale": scale,
-        "commit": reproduction.commit(HERE),
+        "commit": commit(HERE),
         "environment": environment(),
         "config": json.loads(Config().model_dump_json()),
     }

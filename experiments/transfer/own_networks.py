@@ -36,7 +36,7 @@ from torchvision.models import resnet18
 import symlearn
 from symlearn.analysis.calibration import scores
 from symlearn.run_folder import environment, to_json, write_atomically
-from symlearn.runs import reproduce as reproduction
+from symlearn.runs.provenance import commit
 from symlearn.transfer.export import export
 
 HERE = Path(__file__).resolve().parent
@@ -216,7 +216,7 @@ def main() -> None:
         "experiment": __doc__.splitlines()[0],
         "scale": asked.scale,
         "options": scale,
-        "commit": reproduction.commit(HERE),
+        "commit": commit(HERE),
         "environment": environment(),
         "rows": rows,
     }

@@ -46,12 +46,14 @@ class Seconds:
         update: one evidence update over the training set.
         least: the whole fit where the search stops after its first round and layers keep one path.
         most: the whole fit with every round, and every path in every layer.
+        passes: images taken forward and backward, at most: of steps and of the curvature's columns.
     """
 
     step: float
     update: float
     least: float
     most: float
+    passes: float
 
 
 @dataclass(frozen=True)
@@ -217,17 +219,33 @@ def seconds_of(model: nn.Module, config: Config, train: Samples, test: Samples |
     choices = quick is not slow
     rounds = config.evidence.rounds if choices else 1
     asked = len(removable(state)) if config.evidence.selection == "gradient" else 0
+    removed = asked or 2 * rounds * choices
+    curved = has_evidence(state.model, config.curvature)
+    outputs = train.targets.unique().numel() if state.likelihood.classes else 1
+    images = Measured(
+        len(train),
+        step=min(cast(int, config.training.batch_size), len(train)),
+        evaluation=0.0,
+        update=len(train) * columns_of(config, outputs) * curved,
+    )
     return Seconds(
         step=slow.step,
         update=slow.update,
         least=quick.of(config, choices, at_most=1, removed=asked),
-        most=slow.of(config, choices, at_most=rounds, removed=asked or 2 * rounds * choices),
+        most=slow.of(config, choices, at_most=rounds, removed=removed),
+        passes=images.of(config, choices, at_most=rounds, removed=removed),
     )
+
+
+def columns_of(config: Config, outputs: int) -> int:
+    """Backward passes an image of a curvature pass, corrections of eigenvalues left out."""
+    several = {"type-2": outputs, "empirical": 1}
+    return several.get(config.curvature.fisher_type, config.curvature.mc_samples)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of the parts of a fit, for `images` training images."""
+    """Seconds, or whatever adds up like them, of the parts of a fit for `images` training images."""
 
     images: int
     step: float

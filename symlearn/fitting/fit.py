@@ -364,6 +364,7 @@ class Fit:
         if self.test is not None and curved and state.likelihood.classes:
             predictive = predictive_of(self.model, self.train, self.config, precision)
             report["laplace"] = scores(*predictive.labelled(self.test))
+        report["test_examples"] = None if self.test is None else len(self.test)
         few, _ = self.train.first(LOOKED_AT)
         report["equivariance"] = equivariance_report(self.model, few)
         report["sparsity"] = code_sparsity(self.model, few)

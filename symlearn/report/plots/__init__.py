@@ -1,4 +1,4 @@
-"""Figures of a run, as pure functions: report, metrics and filters as JSON in, matplotlib Figures out.
+"""Figures of a run or a table, as pure functions: their JSON in, matplotlib Figures out.
 
 Re-plotting never trains; no function touches pyplot's global state, a display or a file.
 """
@@ -8,9 +8,11 @@ from matplotlib.figure import Figure
 from symlearn.report.plots.dictionaries import rotated_filters
 from symlearn.report.plots.equivariance import equivariance_errors
 from symlearn.report.plots.evidence import evidence_curve
+from symlearn.report.plots.evidence_accuracy import evidence_accuracy
 from symlearn.report.plots.filters import Filters, learned_filters
 from symlearn.report.plots.generators import generators
 from symlearn.report.plots.heat_map import effective_dimension_heat_map
+from symlearn.report.plots.layer_types import layer_types
 from symlearn.report.plots.lengthscales import lengthscales
 from symlearn.report.plots.precisions import prior_precisions
 from symlearn.report.plots.proposals import proposals
@@ -25,9 +27,11 @@ __all__ = [
     "code_sparsity",
     "effective_dimension_heat_map",
     "equivariance_errors",
+    "evidence_accuracy",
     "evidence_curve",
     "generators",
     "layer_shares",
+    "layer_types",
     "learned_filters",
     "lengthscales",
     "path_colour",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from symlearn.runs import reproduce as reproduction
+from symlearn.runs import tables
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -50,12 +50,11 @@ def test_packaged_tables_write_their_results_among_the_runs(
     (installed / "discovery").mkdir(parents=True)
     text = (ROOT / "experiments" / "discovery" / "planted.toml").read_text()
     (installed / "discovery" / "planted.toml").write_text(text)
-    monkeypatch.setattr(reproduction, "PACKAGED", installed)
-    packaged = reproduction.read_experiment("planted", installed)
+    monkeypatch.setattr(tables, "PACKAGED", installed)
+    packaged = tables.read_experiment("planted", installed)
     assert (
-        reproduction.results_file(packaged, "smoke", tmp_path / "runs")
-        == tmp_path / "runs" / "planted.smoke.json"
+        tables.results_file(packaged, "smoke", tmp_path / "runs") == tmp_path / "runs" / "planted.smoke.json"
     )
-    own = reproduction.read_experiment("planted", ROOT / "experiments")
+    own = tables.read_experiment("planted", ROOT / "experiments")
     beside = ROOT / "experiments" / "discovery" / "results" / "planted.smoke.json"
-    assert reproduction.results_file(own, "smoke", tmp_path / "runs") == beside
+    assert tables.results_file(own, "smoke", tmp_path / "runs") == beside
