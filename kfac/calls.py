@@ -1,6 +1,8 @@
 """What passes through modules in one forward pass, and the gradients at their outputs.
 
-Axes: batch, column, classes.
+Under an average over copies of a datum (`averages.py`) modules see `batch * copy` rows.
+
+Axes: batch, copy, column, classes.
 """
 
 from __future__ import annotations
@@ -13,19 +15,35 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from kfac.averages import joint_weights, mean_over_copies, sum_over_copies
 from kfac.checks import explained_backward
 from kfac.owners import Owner
 
 
 @dataclass
 class Call:
-    """One use of a module in one forward pass."""
+    """One use of a module in one forward pass.
+
+    Attributes:
+        owner: of the module.
+        x: its input `[batch * copy, ...]`.
+        edge: where gradients at its output are found.
+        version: of the input, when it was seen.
+        y_shape: of the output.
+        weights: of a datum's copies `[copy]`; None outside averages.
+    """
 
     owner: Owner
     x: Tensor
     edge: GradientEdge
     version: int
     y_shape: torch.Size
+    weights: Tensor | None = None
+
+    @property
+    def copies(self) -> int:
+        """Copies of every datum."""
+        return 1 if self.weights is None else len(self.weights)
 
     def input(self) -> Tensor:
         """The input, if it is still what the module saw."""
@@ -36,6 +54,14 @@ class Call:
             )
         return self.x
 
+    def datum_input(self) -> Tensor:
+        """The input `[batch, ...]`, averaged over copies: what a rule's rows a are made of."""
+        return mean_over_copies(self.input(), self.weights)
+
+    def datum_gradient(self, g: Tensor) -> Tensor:
+        """A gradient at the output, `[batch, ...]`, summed over copies: what rows g are made of."""
+        return sum_over_copies(g, self.copies)
+
 
 @contextmanager
 def recorded_calls(owners: list[Owner], batch: int, keep_graph: bool = False) -> Iterator[list[Call]]:
@@ -43,17 +69,20 @@ def recorded_calls(owners: list[Owner], batch: int, keep_graph: bool = False) ->
     calls: list[Call] = []
 
     def hook(owner: Owner) -> Callable[..., Tensor | None]:
+        weights = joint_weights(owner.averages)
+        rows = batch if weights is None else batch * len(weights)
+
         def record(
             _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor
         ) -> Tensor | None:
             x = args[0] if args else next(iter(kwargs.values()))
-            if x.shape[0] != batch:
+            if x.shape[0] != rows:
                 raise ValueError(
-                    f"{owner.path!r} received {x.shape[0]} rows where the batch has {batch}: keep the batch "
+                    f"{owner.path!r} received {x.shape[0]} rows where the batch has {rows}: keep the batch "
                     "axis first and put shared places on axes of their own"
                 )
             kept = x if keep_graph else x.detach()
-            calls.append(Call(owner, kept, get_gradient_edge(y), x._version, y.shape))
+            calls.append(Call(owner, kept, get_gradient_edge(y), x._version, y.shape, weights))
             # What overwrites a view gives it another history, which the edge is no part of.
             return y.clone() if y._is_view() else None
 

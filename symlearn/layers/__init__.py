@@ -17,14 +17,17 @@ from symlearn.layers.group_reading import (
     class_and_element,
     joint_cross_entropy,
 )
+from symlearn.layers.orbit_average import OrbitAverage
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PATHS, PathKind, PathOptions, PathShape, parse_paths, register_path
 from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.layers.sparse_conv import SparseConv2d
 from symlearn.layers.sparse_fc import SparseLinear2d
+from symlearn.layers.transforms import TRANSFORMS, Transform, parse_transforms
 
 __all__ = [
     "PATHS",
+    "TRANSFORMS",
     "AtIdentity",
     "ByElement",
     "CircularConv2d",
@@ -39,6 +42,7 @@ __all__ = [
     "GroupConv2d",
     "InvariantReading",
     "LiftingConv2d",
+    "OrbitAverage",
     "PathKind",
     "PathOptions",
     "PathShape",
@@ -46,6 +50,7 @@ __all__ = [
     "RelaxedLayer2d",
     "SparseConv2d",
     "SparseLinear2d",
+    "Transform",
     "UnfoldingOptions",
     "class_and_element",
     "group_map_action",
@@ -53,5 +58,6 @@ __all__ = [
     "joint_cross_entropy",
     "matrix_action",
     "parse_paths",
+    "parse_transforms",
     "register_path",
 ]
