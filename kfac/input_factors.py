@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from kfac.batches import Batches, batches_of
@@ -47,7 +48,7 @@ def renew_input_factors(
     with prepared(model):
         collector = Collector(model, curvature, "diagonal", None, at_full_resolution)
         for x, _ in batches_of(loader, model, likelihood):
-            with recorded_calls(collector.owners, len(x), keep_graph=True) as calls:
+            with torch.enable_grad(), recorded_calls(collector.owners, len(x), keep_graph=True) as calls:
                 run(model, x)
             collector.add_inputs(calls)
     blocks = {name: _renewed(block, collector.sums.get(name, {})) for name, block in fixed.items()}

@@ -26,14 +26,14 @@ import torch
 from torch import Tensor, nn
 
 from symlearn.layers.declared import Hyperparameter, hyperparameters_of
-from symlearn.layers.resampling import looks, resample
-from symlearn.layers.transforms import Transform, expect_images, parse_transforms
+from symlearn.layers.resampling import resample
+from symlearn.layers.transforms import ActsOn, Transform, expect_images, parse_transforms
 
 ORDERS = 256  # of which the least correlated is taken
 
 
 def strata(orders: Tensor, within: Tensor | float) -> Tensor:
-    """Points u in [-1, 1] from numbers of intervals `[..., copy, transform]` and places within them, 0 to 1."""
+    """Points u in [-1, 1] from numbers of intervals `[..., copy, transform]` and places in them, 0 to 1."""
     return 2 * (orders + within) / orders.shape[-2] - 1
 
 
@@ -132,41 +132,29 @@ class OrbitAverage(nn.Module):
         drawn = drawn_points(self.each, len(self.moving), 1_000_003 * (self.seed + 1) + self.drawn)
         return drawn.to(self.points)
 
-    def _matrices(self, chosen: Sequence[Transform], points: Tensor, size: tuple[int, int]) -> Tensor:
-        """exp(sum_d u_kd r_d G_d), `[copy, 3, 3]` or `[copy, 4, 4]`, of some of the transforms."""
+    def _maps(self, acts_on: ActsOn, points: Tensor) -> Tensor | None:
+        """T_k `[copy, 3, 3]` or `[copy, 4, 4]`; None where no transform acts on these."""
+        chosen = [t for t in self.moving if t.acts_on == acts_on]
+        if not chosen:
+            return None
         columns = [self.moving.index(t) for t in chosen]
         amplitudes = torch.stack([t.scale.amplitude(self.value(t)) for t in chosen]).to(points.dtype)
-        generators = torch.stack([t.matrix(*size) for t in chosen]).to(points)
-        return torch.linalg.matrix_exp(
-            torch.einsum("kd,d,dij->kij", points[:, columns], amplitudes, generators)
-        )
+        generators = torch.stack([t.matrix for t in chosen]).to(points)
+        sums = torch.einsum("kd,d,dij->kij", points[:, columns], amplitudes, generators)
+        return torch.linalg.matrix_exp(sums)
 
-    def place_looks(self, points: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
-        """What `resample` takes, or None where no place moves."""
-        chosen = [t for t in self.moving if t.acts_on == "places"]
-        return looks(self._matrices(chosen, points, size), *size) if chosen else None
-
-    def colour_maps(self, points: Tensor) -> Tensor | None:
-        """Maps `[copy, 3, 4]` of colours' deviations, or None where no colour changes."""
-        chosen = [t for t in self.moving if t.acts_on == "colours"]
-        return self._matrices(chosen, points, (1, 1))[:, :3] if chosen else None
+    def maps(self) -> tuple[list[int], Tensor | None, Tensor | None]:
+        """What `transformed` takes: mirrored axes, maps of places, maps of colours; drawn anew in `train`."""
+        points = self._points() if self.moving else self.points
+        axes = [t.axis for t in self.mirrors]
+        return axes, self._maps("places", points), self._maps("colours", points)
 
     def copies_of(self, x: Tensor) -> Tensor:
         """T_k x, `[batch, c, h, w] -> [batch, copy, c, h, w]`."""
         if x.dim() != 4:
             raise ValueError(f"expected images [batch, c, h, w], got {list(x.shape)}")
-        size = (x.shape[2], x.shape[3])
-        expect_images(self.transforms, x.shape[1], size)
-        points = self._points() if self.moving else self.points
-        found = self.place_looks(points, size)
-        maps = self.colour_maps(points)
-        axes = [t.axis for t in self.mirrors]
-        return transformed(
-            x,
-            axes,
-            None if found is None else (found[0].to(x.dtype), found[1].to(x.dtype)),
-            None if maps is None else maps.to(x.dtype),
-        )
+        expect_images(self.transforms, x.shape[1], (x.shape[2], x.shape[3]))
+        return transformed(x, *self.maps())
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -200,30 +188,31 @@ class OrbitAverage(nn.Module):
         return "; ".join(t.told(reading) for t, reading in self.readings().items())
 
 
-def transformed(
-    x: Tensor, axes: Sequence[int], places: tuple[Tensor, Tensor] | None, colours: Tensor | None
-) -> Tensor:
+def transformed(x: Tensor, axes: Sequence[int], places: Tensor | None, colours: Tensor | None) -> Tensor:
     """Copies `[batch, copy, c, h, w]`: mirrored along every subset of axes, resampled, recoloured.
 
     Args:
         x: `[batch, c, h, w]`.
         axes: that are mirrored.
-        places: as `resample` takes them, or None.
-        colours: maps `[copy, 3, 4]` of deviations from an image's mean colour, or None.
+        places: maps `[copy, 3, 3]` as `resample` takes them, or None.
+        colours: maps `[copy, 4, 4]` of deviations from an image's mean colour, or None.
     """
     versions = [x]
     for axis in reversed(axes):
         versions = versions + [version.flip(axis) for version in versions]
     groups = []
     for version in versions:
-        copies = version.unsqueeze(1) if places is None else resample(version, *places)
-        if colours is not None:
-            mean = version.mean((2, 3))[:, None, :, None, None]
-            deviations = (copies - mean).expand(-1, len(colours), -1, -1, -1)
-            moved = torch.einsum("kij,bkjhw->bkihw", colours[:, :, :3], deviations)
-            copies = moved + mean + colours[None, :, :, 3, None, None]
-        groups.append(copies)
+        copies = version.unsqueeze(1) if places is None else resample(version, places)
+        groups.append(copies if colours is None else recoloured(copies, colours.to(x.dtype)))
     return torch.cat(groups, 1)
+
+
+def recoloured(copies: Tensor, maps: Tensor) -> Tensor:
+    """Copies `[batch, copy or 1, c, h, w]` whose deviations from their mean colours are mapped."""
+    mean = copies.mean((3, 4), keepdim=True)
+    deviations = (copies - mean).expand(-1, len(maps), -1, -1, -1)
+    moved = torch.einsum("kij,bkjhw->bkihw", maps[:, :3, :3], deviations)
+    return moved + mean + maps[:, :3, 3, None, None]
 
 
 def network_within(model: nn.Module) -> nn.Module:

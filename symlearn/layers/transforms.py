@@ -2,13 +2,14 @@
 
 A transformation with a range r moves an image by exp(u r G), u uniform in [-1, 1] and G a generator of its
 Lie algebra, so that with each its inverse is among them (Benton et al. 2020; Immer et al. 2022).
-Several are joined before the exponential, exp(sum_d u_d r_d G_d). Generators of places act on (x, y, 1) in
-pixels from the image's centre, y downwards; those of colours on (red, green, blue, 1) as deviations from
-the image's own mean colour, in the network's units. A mirror image has a probability in place of a range.
+Several are joined before the exponential, exp(sum_d u_d r_d G_d). Generators of places act on (x, y, 1)
+from the image's centre, y downwards, in units of its side; those of colours on (red, green, blue, 1) as
+deviations from the image's own mean colour, in the network's units. A mirror image has a probability in place
+of a range.
 
     name                       range                                     of no effect at
     rotation                   degrees either way, 180 at most           0
-    translation-x, -y          of the width or the height, 1/2 at most   0      (`translation`: both)
+    translation-x, -y          a part of the side, 1/2 at most           0      (`translation`: both)
     scale, scale-x, scale-y    a factor, and one over it                 1
     shear                      shift of rows by their height             0
     hue                        degrees about grey, 180 at most           0
@@ -90,14 +91,13 @@ class Transform:
     axis: int = 0
     of: str = ""
 
-    def matrix(self, height: int, width: int) -> Tensor:
-        """G, float64; translations are those of the whole side."""
+    @property
+    def matrix(self) -> Tensor:
+        """G `[3, 3]` or `[4, 4]`, float64."""
         side = 4 if self.acts_on == "colours" else 3
         found = torch.zeros(side, side, dtype=torch.float64)
         for row, column, value in self.generator:
             found[row, column] = value
-        if self.acts_on == "places":
-            found[:2, 2] *= torch.tensor([width, height], dtype=torch.float64)
         return found
 
     @property
@@ -105,9 +105,13 @@ class Transform:
         """Lowest and highest unconstrained value."""
         return self.scale.value(self.lowest), self.scale.value(self.highest)
 
+    def at_lowest(self, reading: float) -> bool:
+        """Whether a range is as small as it may be, and so of no effect."""
+        return self.scale.value(reading) <= self.bounds[0] + 0.05
+
     def told(self, reading: float) -> str:
         """A range in words: "turned by up to ±43.0°"; "not turned" where it has no effect."""
-        if self.scale.value(reading) <= self.bounds[0] + 0.05:
+        if self.at_lowest(reading):
             return f"not {self.verb}"
         return f"{self.verb} {self.scale.words.format(reading, 1 / reading)}{self.of}"
 
@@ -127,7 +131,7 @@ TRANSFORMS: dict[str, Transform] = {
             0.002,
             0.5,
             generator=((0, 2, 1),),
-            of=" of the width",
+            of=" of the side",
         ),
         Transform(
             "translation-y",
@@ -137,7 +141,7 @@ TRANSFORMS: dict[str, Transform] = {
             0.002,
             0.5,
             generator=((1, 2, 1),),
-            of=" of the height",
+            of=" of the side",
         ),
         Transform("scale", "scaled", FACTOR, 1.15, 1.005, 4, generator=((0, 0, 1), (1, 1, 1))),
         Transform("scale-x", "widened", FACTOR, 1.15, 1.005, 4, generator=((0, 0, 1),)),

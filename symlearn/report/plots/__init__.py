@@ -14,6 +14,7 @@ from symlearn.report.plots.heat_map import effective_dimension_heat_map
 from symlearn.report.plots.lengthscales import lengthscales
 from symlearn.report.plots.precisions import prior_precisions
 from symlearn.report.plots.proposals import proposals
+from symlearn.report.plots.ranges import ranges
 from symlearn.report.plots.reliability import reliability_diagram
 from symlearn.report.plots.removals import removals_heat_map
 from symlearn.report.plots.shares import layer_shares
@@ -33,6 +34,7 @@ __all__ = [
     "path_colour",
     "prior_precisions",
     "proposals",
+    "ranges",
     "reliability_diagram",
     "removals_heat_map",
     "rotated_filters",
@@ -43,7 +45,7 @@ __all__ = [
 def run_figures(report: Report, metrics: Metrics, filters: Filters = ()) -> dict[str, Figure]:
     """Every figure of a run by the stem of its file, in the order to show them.
 
-    Filters, lengthscales, generators and codes are drawn where the run has some.
+    Filters, lengthscales, generators, ranges and codes are drawn where the run has some.
     """
     figures = {
         "effective-dimension": effective_dimension_heat_map(report),
@@ -57,6 +59,8 @@ def run_figures(report: Report, metrics: Metrics, filters: Filters = ()) -> dict
         figures["lengthscales"] = lengthscales(metrics, report)
     if any(row.get("generator") for row in metrics):
         figures["generators"] = generators(metrics, report)
+    if any(row.get("range") for row in metrics):
+        figures["ranges"] = ranges(metrics, report)
     if report.get("sparsity"):
         figures["sparsity"] = code_sparsity(report)
     if report.get("equivariance"):
