@@ -39,8 +39,9 @@ def strata(orders: Tensor, within: Tensor | float) -> Tensor:
 
 def fixed_points(copies: int, transforms: int, seed: int) -> Tensor:
     """Points u `[copy, transform]` float64: the intervals' middles, in the least correlated of the orders."""
-    generator = torch.Generator().manual_seed(seed)
-    orders = torch.rand(ORDERS, copies, transforms, generator=generator).argsort(1).double()
+    with torch.device("cpu"):
+        generator = torch.Generator().manual_seed(seed)
+        orders = torch.rand(ORDERS, copies, transforms, generator=generator).argsort(1).double()
     points = strata(orders, 0.5)
     products = (points.mT @ points).triu(1).abs().flatten(1)
     return points[int(products.amax(1).argmin())] if transforms > 1 else points[0]
@@ -48,9 +49,11 @@ def fixed_points(copies: int, transforms: int, seed: int) -> Tensor:
 
 def drawn_points(copies: int, transforms: int, seed: int) -> Tensor:
     """Points u `[copy, transform]` float64: intervals in a random order, places within them drawn."""
-    generator = torch.Generator().manual_seed(seed)
-    orders = torch.rand(copies, transforms, generator=generator).argsort(0).double()
-    return strata(orders, torch.rand(copies, transforms, generator=generator, dtype=torch.float64))
+    with torch.device("cpu"):
+        generator = torch.Generator().manual_seed(seed)
+        orders = torch.rand(copies, transforms, generator=generator).argsort(0).double()
+        within = torch.rand(copies, transforms, generator=generator, dtype=torch.float64)
+    return strata(orders, within)
 
 
 class OrbitAverage(nn.Module):

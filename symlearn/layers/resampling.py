@@ -5,9 +5,9 @@
 for output pixels p and matrices M on (x, y, 1), from the image's centre in units of its side (sqrt(h w)).
 There is no prefilter, so this smooths, and on purpose: the variance of beta's weights is 1/3 pixel^2 along
 each axis at every q, on pixels as between them, so that the identity blurs as much as any other map and blur
-says nothing about which it was. (Bilinear weights have a variance of f (1 - f) at a fraction f between pixels: none for the identity.)
-It is twice differentiable in M. Beyond the border an image goes on with its nearest pixel: no value that it
-does not have, no edge that it did not have.
+says nothing about which it was. (Bilinear weights have a variance of f (1 - f) at a fraction f between
+pixels: none for the identity.) It is twice differentiable in M. Beyond the border an image goes on with its
+nearest pixel: no value that it does not have, no edge that it did not have.
 
 The 16 weights of a place come from four bilinear look-ups (Sigg & Hadwiger 2005): with the weights w_0 ..
 w_3 of an axis' neighbours i-1 .. i+2, those at i-1 + w_1/(w_0+w_1) and i+1 + w_3/(w_2+w_3).

@@ -1,16 +1,16 @@
-"""What else is to be said of a run beside its verdict, a sentence each: learned ranges, what was taken back."""
+"""What else is to be said of a run beside its verdict, a sentence each: ranges, what was taken back."""
 
 from symlearn.report.reading import Report
-from symlearn.report.sentence import setbacks_sentence
+from symlearn.report.sentence import setbacks_sentence, without_verdict
 
 
 def ranges_sentence(report: Report) -> str | None:
-    """Which transformed images count as the same; None where outputs are averaged over none.
+    """Which transformed images count as the same; None where nothing is averaged or learned.
 
     For example "Images count as the same when turned by up to ±43.0°; the evidence chose the range."
     """
     ranges = report.get("ranges") or []
-    if not ranges:
+    if not ranges or without_verdict(report):
         return None
     used = [str(entry["words"]) for entry in ranges if not entry["at_lowest"]]
     unused = [str(entry["words"]).removeprefix("not ") for entry in ranges if entry["at_lowest"]]
