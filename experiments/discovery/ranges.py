@@ -11,6 +11,8 @@ gradients of the evidence (no search):
     without   the network alone
     full      `OrbitAverage`, the range fixed at the widest: 180 degrees, a quarter of the side, a factor 2
 
+On deskewed images handwriting brings no slant of its own that would count as a turn.
+
 Results: results/ranges.json, rows that are there already are not run again; the figure is
 figures/ranges.png (`--figure` draws it anew from the rows).
 
@@ -65,21 +67,24 @@ class Plant:
     """A planted set: its kind of transform, and how far it goes, as the readings of a range say it.
 
     Attributes:
-        kind: a name of `symlearn.layers.TRANSFORMS`, or "translation".
+        kind: a name of `symlearn.layers.transforms.TRANSFORMS`, or "translation".
         low, high: degrees, pixels of 28, or factors.
         truth: the range that describes it; of a scale the root of high / low.
+        deskewed: whether images are set upright first, so that handwriting brings no slant of its own.
     """
 
     kind: str
     low: float
     high: float
     truth: float
+    deskewed: bool = False
 
 
 PLANTS = {
     **{f"rotation-{d}": Plant("rotation", -d, d, d) for d in (0, 45, 90, 180)},
     **{f"translation-{p}": Plant("translation", -p, p, p / 28) for p in (0, 4)},
     "scale-0.7-1.3": Plant("scale", 0.7, 1.3, math.sqrt(1.3 / 0.7)),
+    **{f"deskewed-rotation-{d}": Plant("rotation", -d, d, d, True) for d in (0, 45)},
 }
 
 
@@ -102,6 +107,7 @@ def planted(half: RawSplit, count: int, plant: Plant, seed: int) -> Pairs:
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(half), generator=generator)[:count]
     images = to_float(half.images[chosen])
+    images = deskewed(images) if plant.deskewed else images
     u = plant.low + (plant.high - plant.low) * torch.rand(2, count, generator=generator)
     moved = {
         "rotation": lambda: warps.rotate(images, torch.deg2rad(u[0])),
@@ -109,6 +115,21 @@ def planted(half: RawSplit, count: int, plant: Plant, seed: int) -> Pairs:
         "scale": lambda: warps.rescale(images, u[0]),
     }[plant.kind]()
     return warps.resize(moved, (SIDE, SIDE)), half.targets[chosen]
+
+
+def deskewed(images: Tensor) -> Tensor:
+    """Images `[n, 1, h, w]` sheared so that rows and columns of their ink are uncorrelated."""
+    side = images.shape[-1]
+    place = torch.arange(side) - (side - 1) / 2
+    ink = images[:, 0] / images.sum((1, 2, 3)).reshape(-1, 1, 1)
+    down, right = (ink.sum(2) * place).sum(1), (ink.sum(1) * place).sum(1)
+    y = place[None, :, None] - down.reshape(-1, 1, 1)
+    x = place[None, None, :] - right.reshape(-1, 1, 1)
+    slant = (ink * x * y).sum((1, 2)) / (ink * y.square()).sum((1, 2))
+    theta = torch.eye(2, 3).repeat(len(images), 1, 1)
+    theta[:, 0, 1], theta[:, 0, 2] = slant, -2 * slant * down / side
+    grid = nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return nn.functional.grid_sample(images, grid, align_corners=False)
 
 
 def shifted(images: Tensor, pixels: Tensor) -> Tensor:

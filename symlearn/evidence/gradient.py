@@ -142,8 +142,8 @@ def evidence_gradients(
             for k, name in enumerate(declared):
                 if gradients[k] is not None and volume[k] is None:
                     raise ValueError(
-                        f"the local estimator sees bases of weights and moved inputs, and {name} is neither; "
-                        "use the full one"
+                        "the local estimator sees bases of weights and moved inputs only, and "
+                        f"{name} is not part of one; use the full one"
                     )
                 gradients[k] = _sum(gradients[k], volume[k])
         for k, d in enumerate(declared.values()):

@@ -23,11 +23,10 @@ from symlearn.layers.registry import PATHS, PathKind, PathOptions, PathShape, pa
 from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.layers.sparse_conv import SparseConv2d
 from symlearn.layers.sparse_fc import SparseLinear2d
-from symlearn.layers.transforms import TRANSFORMS, Transform, parse_transforms
+from symlearn.layers.transforms import Transform, parse_transforms
 
 __all__ = [
     "PATHS",
-    "TRANSFORMS",
     "AtIdentity",
     "ByElement",
     "CircularConv2d",

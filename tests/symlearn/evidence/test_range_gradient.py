@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from symlearn.evidence.gradient import HyperObjective, evidence_gradients
-from symlearn.layers import TRANSFORMS, OrbitAverage, SparseConv2d
+from symlearn.layers import OrbitAverage, SparseConv2d
 from symlearn.layers.declared import hyperparameters_of
+from symlearn.layers.transforms import TRANSFORMS
 
 
 def average(transforms: str, channels: int, **options: float) -> OrbitAverage:

@@ -12,10 +12,11 @@ from oracles import assert_close
 from torch import Tensor, nn
 from toys import noise
 
-from symlearn.layers import TRANSFORMS, OrbitAverage, parse_transforms
+from symlearn.layers import OrbitAverage, parse_transforms
 from symlearn.layers.declared import hyperparameters_of
 from symlearn.layers.orbit_average import drawn_points, fixed_points, recoloured, transformed
 from symlearn.layers.resampling import resample
+from symlearn.layers.transforms import TRANSFORMS
 
 SIZES = [(5, 5), (8, 8), (6, 9)]
 
