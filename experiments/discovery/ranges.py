@@ -10,6 +10,7 @@ gradients of the evidence (no search):
     learned   `OrbitAverage` with the set's kind of transform, the range learned from the default start
     without   the network alone
     full      `OrbitAverage`, the range fixed at the widest: 180 degrees, a quarter of the side, a factor 2
+    scale:1.5, ...  the range fixed there, for the evidence along the range
 
 On deskewed images handwriting brings no slant of its own that would count as a turn.
 
@@ -152,7 +153,7 @@ def run(name: str, way: str, seed: int, data_root: Path, **settings: Any) -> dic
     torch.manual_seed(seed)
     model = network()
     if way != "without":
-        transforms = plant.kind if way == "learned" else FULL[plant.kind]
+        transforms = {"learned": plant.kind, "full": FULL[plant.kind]}.get(way, way)
         model = OrbitAverage(model, transforms, learn=way == "learned")
     began = time.monotonic()
     config = Config().with_options(**{**SETTINGS, **settings, "seed": seed})
