@@ -51,6 +51,7 @@ HERE = Path(__file__).parent
 RESULTS, FIGURE = HERE / "results" / "ranges.json", HERE.parents[1] / "figures" / "ranges.png"
 TRAIN, TEST, SIDE = 600, 1000, 16
 FULL = {"rotation": "rotation:180", "translation": "translation:0.25", "scale": "scale:2"}
+UNITS = {"rotation": "degrees", "translation": "of the side", "scale": "factor"}
 SETTINGS: dict[str, Any] = {
     "selection": "gradient",
     "removal_rounds": 0,
@@ -192,9 +193,14 @@ def scored(model: nn.Module, test: Pairs) -> dict[str, float]:
     return {"accuracy": float(right), "nll": float(nn.functional.cross_entropy(f, y))}
 
 
+def shortened(name: str, kind: str) -> str:
+    """A planted set's name without its kind: "45", "deskewed 0"."""
+    return name.replace(f"{kind}-", "").replace("deskewed-", "deskewed ")
+
+
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """Learned range against truth, and what each way gives in evidence and test NLL; a column a kind."""
-    figure = Figure((11, 8), layout="constrained")
+    figure = Figure((12, 9), layout="constrained")
     kinds = list(dict.fromkeys(PLANTS[row["plant"]].kind for row in rows))
     axes = figure.subplots(3, len(kinds), squeeze=False)
     for column, kind in enumerate(kinds):
@@ -202,11 +208,13 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         top = axes[0][column]
         found = [row for row in own if row["way"] == "learned"]
         for row in found:
+            hollow = "none" if PLANTS[row["plant"]].deskewed else "#1f6f8b"
             for value in row["ranges"].values():
-                top.plot(row["truth"], value, "o", color="#1f6f8b", alpha=0.7)
+                top.plot(row["truth"], value, "o", color="#1f6f8b", markerfacecolor=hollow, alpha=0.7)
         ends = [min(row["truth"] for row in found), max(row["truth"] for row in found)]
         top.plot(ends, ends, "--", color="#999999", linewidth=1)
-        top.set(title=kind, xlabel="planted range", ylabel="learned range")
+        top.set(title=f"{kind} (hollow: deskewed)" if kind == "rotation" else kind)
+        top.set(xlabel=f"planted range [{UNITS[kind]}]", ylabel="learned range")
         names = list(dict.fromkeys(row["plant"] for row in own))
         for at, (key, label) in enumerate(
             (("evidence", "-log evidence [nats an image]"), ("nll", "test NLL [nats]")), start=1
@@ -223,7 +231,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
                 ]
                 if points:
                     below.plot(*zip(*points, strict=True), "o", color=colour, alpha=0.7, label=way)
-            below.set_xticks(range(len(names)), [name.partition("-")[2] for name in names])
+            below.set_xticks(range(len(names)), [shortened(name, kind) for name in names], fontsize=8)
             below.set_ylabel(label)
     axes[1][0].legend(frameon=False)
     return figure
