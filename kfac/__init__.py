@@ -19,6 +19,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import kfac.norm_rules as _norm_rules  # noqa: F401, registers the rules of normalisation layers
+from kfac.averages import Averages
 from kfac.batches import tensor_of
 from kfac.calls import recorded_calls
 from kfac.checks import check_modules, explained_backward, one_line, run
@@ -29,6 +30,7 @@ from kfac.ekfac import correct_eigenvalues
 from kfac.errors import NonFiniteError
 from kfac.factors import DiagonalBlock, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock
 from kfac.ggn import ggn_block
+from kfac.input_factors import renew_input_factors
 from kfac.loss_hessian import Likelihood, log_likelihood
 from kfac.modes import differentiable_kernels, evaluated
 from kfac.owners import find_owners, uncovered
@@ -40,6 +42,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names in `_LAZY`
     from kfac.laplace_backend import KfacGGN, KfacLaplace
 
 __all__ = [
+    "Averages",
     "Conv2dRule",
     "DiagonalBlock",
     "EigenFactors",
@@ -71,6 +74,7 @@ __all__ = [
     "project_factors",
     "recorded_calls",
     "register_rule",
+    "renew_input_factors",
     "run",
     "tensor_of",
     "uncovered",

@@ -1,9 +1,9 @@
 """What passes through modules in one forward pass, and the gradients at their outputs.
 
 Rules meet inputs, gradients and modules in float32 at least, whatever type the network runs in; see
-`kfac.precision`.
+`kfac.precision`. Under an average over copies of a datum (`averages.py`) modules see `batch * copy` rows.
 
-Axes: batch, column, classes.
+Axes: batch, copy, column, classes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from kfac.averages import joint_weights, mean_over_copies, sum_over_copies
 from kfac.checks import explained_backward
 from kfac.owners import Owner
 from kfac.precision import raised, rule_view, working
@@ -27,11 +28,12 @@ class Call:
 
     Attributes:
         owner: with the module as rules see it.
-        x: the input, in the type in which it came.
-        edge: where the gradient at the output is found.
+        x: the input `[batch * copy, ...]`, in the type in which it came.
+        edge: where gradients at the output are found.
         version: of x when the module saw it.
         y_shape: of the output.
         y_dtype: of the output.
+        weights: of a datum's copies `[copy]`; None outside averages.
     """
 
     owner: Owner
@@ -40,6 +42,12 @@ class Call:
     version: int
     y_shape: torch.Size
     y_dtype: torch.dtype
+    weights: Tensor | None = None
+
+    @property
+    def copies(self) -> int:
+        """Copies of every datum."""
+        return 1 if self.weights is None else len(self.weights)
 
     def input(self) -> Tensor:
         """The input in float32 at least, if it is still what the module saw."""
@@ -50,6 +58,14 @@ class Call:
             )
         return working(self.x)
 
+    def datum_input(self) -> Tensor:
+        """The input `[batch, ...]`, averaged over copies: what a rule's rows a are made of."""
+        return mean_over_copies(self.input(), self.weights)
+
+    def datum_gradient(self, g: Tensor) -> Tensor:
+        """A gradient at the output, `[batch, ...]`, summed over copies: what rows g are made of."""
+        return sum_over_copies(g, self.copies)
+
 
 @contextmanager
 def recorded_calls(owners: list[Owner], batch: int, keep_graph: bool = False) -> Iterator[list[Call]]:
@@ -58,18 +74,20 @@ def recorded_calls(owners: list[Owner], batch: int, keep_graph: bool = False) ->
 
     def hook(owner: Owner) -> Callable[..., Tensor | None]:
         seen = replace(owner, module=rule_view(owner.module))
+        weights = joint_weights(owner.averages)
+        rows = batch if weights is None else batch * len(weights)
 
         def record(
             _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor
         ) -> Tensor | None:
             x = args[0] if args else next(iter(kwargs.values()))
-            if x.shape[0] != batch:
+            if x.shape[0] != rows:
                 raise ValueError(
-                    f"{owner.path!r} received {x.shape[0]} rows where the batch has {batch}: keep the batch "
+                    f"{owner.path!r} received {x.shape[0]} rows where the batch has {rows}: keep the batch "
                     "axis first and put shared places on axes of their own"
                 )
             kept = x if keep_graph else x.detach()
-            calls.append(Call(seen, kept, get_gradient_edge(y), x._version, y.shape, y.dtype))
+            calls.append(Call(seen, kept, get_gradient_edge(y), x._version, y.shape, y.dtype, weights))
             # What overwrites a view gives it another history, which the edge is no part of.
             return y.clone() if y._is_view() else None
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from kfac.averages import sum_over_copies
 from kfac.batches import Batches, batches_of
 from kfac.calls import Call, pull_back, recorded_calls
 from kfac.checks import has_values, prepared, run
@@ -156,7 +157,7 @@ class Collector:
         if self.curvature.weight_sharing == "expand":
             for call in calls:
                 if call.owner.weight and not call.owner.rule.exact:
-                    x, rule, module = call.input(), call.owner.rule, call.owner.module
+                    x, rule, module = call.datum_input(), call.owner.rule, call.owner.module
                     places = rule.places(module, call.y_shape)
                     if places == 1:
                         moment = SecondMoment.of_rows(rule.input_rows(module, x)[:, :, 0], call.x.dtype)
@@ -168,7 +169,7 @@ class Collector:
         means: dict[tuple[str, Role], tuple[Tensor | float, int, torch.dtype]] = {}
         for call in calls:
             if call.owner.weight and not call.owner.rule.exact:
-                rows = call.owner.rule.input_rows(call.owner.module, call.input())
+                rows = call.owner.rule.input_rows(call.owner.module, call.datum_input())
                 use = (call.owner.weight, role_of(call.owner.rule))
                 total, places, _ = means.get(use, (0.0, 0, call.x.dtype))
                 means[use] = (total + rows.sum(2), places + rows.shape[2], call.x.dtype)
@@ -190,16 +191,17 @@ class Collector:
             if g is None:
                 continue
             owner, rule = call.owner, call.owner.rule
+            own = call.datum_gradient(g)
             if owner.bias:
-                gather(owner.bias, None, rule.bias_rows(owner.module, g).unsqueeze(0), rule)
+                gather(owner.bias, None, rule.bias_rows(owner.module, own).unsqueeze(0), rule)
             if owner.weight and rule.exact:
-                rows = rule.weight_rows(owner.module, call.input(), g).unsqueeze(0)
-                gather(owner.weight, None, rows, rule)
+                rows = sum_over_copies(rule.weight_rows(owner.module, call.input(), g), call.copies)
+                gather(owner.weight, None, rows.unsqueeze(0), rule)
             elif owner.weight and expand:
-                factor = rule.output_factor(owner.module, g)
+                factor = rule.output_factor(owner.module, own)
                 self.add_output_factor(owner.weight, role_of(rule), factor, rule)
             elif owner.weight:
-                gather(owner.weight, role_of(rule), rule.output_rows(owner.module, g).sum(2), rule)
+                gather(owner.weight, role_of(rule), rule.output_rows(owner.module, own).sum(2), rule)
         for (name, role), (rows, rule) in summed.items():
             self.add_output_factor(name, role, rows.mT @ rows, rule)
 

@@ -1,7 +1,7 @@
 """A datum's gradients as rows: what the passes need that look at sums over places, not at places.
 
 For every column of the loss Hessian's root, a weight's gradient at datum n is G_n = sum_r g_r a_r^T over all
-places and all calls that use it. A parameter with one gradient row a datum (biases, norm layers) has a = 1.
+places, copies and calls that use it. A parameter with one gradient a datum (biases, norm layers) has a = 1.
 
 Axes: batch, group, place, d_in, d_out, column, params.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kfac.averages import copies_as_places, sum_over_copies
 from kfac.calls import Call, pull_back, recorded_calls
 from kfac.checks import run
 from kfac.collect import Curvature
@@ -36,7 +37,8 @@ def input_rows(call: Call, turn: Turn = unturned) -> Tensor | None:
     owner = call.owner
     if not owner.weight or owner.rule.exact:
         return None
-    return turn(owner.weight, owner.rule.input_rows(owner.module, call.input()))
+    rows = owner.rule.input_rows(owner.module, call.input())
+    return turn(owner.weight, copies_as_places(rows, call.copies))
 
 
 def rows_by_parameter(
@@ -56,8 +58,8 @@ def rows_by_parameter(
     """
     uses: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
-    def single(name: str, rows: Tensor) -> None:
-        g = turn(name, rows[None, :, None])
+    def single(name: str, rows: Tensor, copies: int) -> None:
+        g = turn(name, sum_over_copies(rows, copies)[None, :, None])
         uses.setdefault(name, []).append((g.new_ones(*g.shape[:3], 1), g))
 
     for call, a, g in zip(calls, inputs, grads, strict=True):
@@ -65,12 +67,12 @@ def rows_by_parameter(
             continue
         owner, rule = call.owner, call.owner.rule
         if owner.weight and a is not None:
-            rows = turn(owner.weight, rule.output_rows(owner.module, g))
+            rows = turn(owner.weight, copies_as_places(rule.output_rows(owner.module, g), call.copies))
             uses.setdefault(owner.weight, []).append((a, rows))
         elif owner.weight:
-            single(owner.weight, rule.weight_rows(owner.module, call.input(), g))
+            single(owner.weight, rule.weight_rows(owner.module, call.input(), g), call.copies)
         if owner.bias:
-            single(owner.bias, rule.bias_rows(owner.module, g))
+            single(owner.bias, rule.bias_rows(owner.module, g), call.copies)
     return {
         name: pairs[0]
         if len(pairs) == 1

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from kfac.averages import Averages, averages_around
 from kfac.rules import Rule, find_rule
 
 Fallback = Mapping[str, str] | str
@@ -20,13 +21,18 @@ Fallback = Mapping[str, str] | str
 
 @dataclass(frozen=True)
 class Owner:
-    """A module with a rule, and the names under which the model knows its parameters (None: frozen)."""
+    """A module with a rule, and the names under which the model knows its parameters (None: frozen).
+
+    Attributes:
+        averages: over copies of a datum, that the module lies in, outermost first.
+    """
 
     module: nn.Module
     path: str
     rule: Rule
     weight: str | None
     bias: str | None
+    averages: tuple[Averages, ...] = ()
 
 
 def uncovered(model: nn.Module) -> list[str]:
@@ -55,6 +61,7 @@ def find_owners(
     if choices - {"diagonal"}:
         raise ValueError(f"the only fallback is 'diagonal', got {sorted(choices)}")
     names = {id(p): name for name, p in trainable.items() if name not in declared}
+    around = averages_around(model)
     owners: list[Owner] = []
     covered: set[str] = set()
     for path, module in model.named_modules():
@@ -63,7 +70,8 @@ def find_owners(
             continue
         rule = find_rule(module)
         if rule is not None and rule.covers(module):
-            owners.append(Owner(module, path, rule, own.get("weight"), own.get("bias")))
+            within = around.get(module, ())
+            owners.append(Owner(module, path, rule, own.get("weight"), own.get("bias"), within))
             covered.update(name for name in own.values() if name)
     missing = [name for name in trainable if name not in covered and name not in declared]
     if missing and not isinstance(fallback, str):

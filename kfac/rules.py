@@ -9,6 +9,9 @@ that pass through the module into rows
 such that the weight's gradient is sum_{batch, place} g a^T per group, and a bias' gradient is
 sum_batch `bias_rows`. Everything else (sums over data, expand or reduce, several calls) is generic.
 
+Rows are linear in the tensors they are made of, so that copies of a datum may be averaged before
+(`averages.py`); where they are not, a rule is `exact`.
+
 `Rule` subclasses may override `input_factor` where the sum of a a^T has a faster form than its rows.
 A package that ships layers of its own names the module that registers their rules in its attribute
 `__kfac_rules__`; it is imported when one of its layers is first met.

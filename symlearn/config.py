@@ -89,13 +89,21 @@ class ModelConfig(Table):
     lengthscale: PositiveFloat = Field(
         1.0, description="lengthscale of sparsified paths at the start, in grid spacings"
     )
-    learn: Literal["nothing", "lengthscale", "anchors", "both", "all", "generator", "shared-generator"] = (
-        Field(
-            "lengthscale",
-            description="what the evidence learns besides precisions: of sparsified paths lengthscale, "
-            "anchors, both, or all (the noise too); of cyclic banks the angle, one a layer or a shared one",
-        )
+    learn: Literal[
+        "nothing", "lengthscale", "anchors", "both", "all", "generator", "shared-generator", "invariances"
+    ] = Field(
+        "lengthscale",
+        description="what the evidence learns besides precisions: of sparsified paths lengthscale, "
+        "anchors, both, or all (the noise too); of cyclic banks the angle, one a layer or a shared one; "
+        "invariances, the ranges of transforms",
     )
+    transforms: str | None = Field(
+        None,
+        description="transformations of the image that outputs are averaged over, with commas: rotation, "
+        "translation, scale, shear, flip-x, of colours hue, brightness, contrast, ...; rotation:30 starts "
+        "at, or without learn invariances stays at, 30 degrees",
+    )
+    copies: int = Field(8, ge=2, description="transformed copies of an image that outputs are averaged over")
     generator_offset: float = Field(
         0.0, description="degrees that the angle of cyclic banks starts away from their own"
     )
@@ -110,7 +118,7 @@ class ModelConfig(Table):
     def path_options(self) -> dict[str, Any]:
         """What the paths leave to the user, as `build_model` takes it."""
         both = ("lengthscale", "anchors")
-        several = {"nothing": (), "both": both, "all": (*both, "noise")}
+        several = {"nothing": (), "invariances": (), "both": both, "all": (*both, "noise")}
         chosen = several.get(self.learn, (self.learn,))
         on_lengthscale = self.sparse_prior == "lengthscale"
         return {

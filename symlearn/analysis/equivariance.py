@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from kfac import evaluated
 from symlearn.groups import FiniteGroup, group_of
 from symlearn.layers.equivarify import EquivariantMap
+from symlearn.layers.orbit_average import network_within
 from symlearn.layers.structure import relaxed_layers
 
 Shift = tuple[int, int]
@@ -139,7 +140,7 @@ def group_to_measure(model: nn.Module) -> FiniteGroup:
     for layer in relaxed_layers(model).values():
         if layer.group is not None:
             return layer.group
-    own = getattr(model, "group", None)
+    own = getattr(network_within(model), "group", None)
     return own if isinstance(own, FiniteGroup) and len(own) > 1 else group_of("p4")
 
 
@@ -159,7 +160,8 @@ def equivariance_report(model: nn.Module, x: Tensor) -> dict[str, Any] | None:
         return None
     chosen = group_to_measure(model)
     inputs: dict[str, Tensor] = {}
-    named = model.measured_maps() if isinstance(model, HasMeasuredMaps) else None
+    network = network_within(model)
+    named = network.measured_maps() if isinstance(network, HasMeasuredMaps) else None
     layers: Mapping[str, nn.Module] = relaxed_layers(model) if named is None else named
     hooks = (
         []

@@ -26,7 +26,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kfac import KroneckerBlock, KroneckerFactors, compute_factors, project_factors
+from kfac import (
+    KroneckerBlock,
+    KroneckerFactors,
+    compute_factors,
+    project_factors,
+    renew_input_factors,
+)
 from symlearn.analysis.predictive import MEMORY, bytes_a_datum, last_layer
 from symlearn.config import Config
 from symlearn.cost.memory import CurvatureBytes, Memory
@@ -270,11 +276,18 @@ def hyper_bytes(shadow: Shadow, given: FitSizes) -> int:
     with shadow.counted(x, y) as live, seen(shadow.model, config.curvature):
         fixed: dict[str, Any] = {"at_full_resolution": True} if local else {}
         frozen = compute_factors(shadow.model, loader, likelihood, **options, **fixed) if local else None
+
+        def followed(found: KroneckerFactors) -> KroneckerFactors:
+            if not any(d.moves_inputs for d in declared.values()):
+                return found
+            given = (shadow.model, loader, likelihood, found, config.curvature.weight_sharing)
+            return renew_input_factors(*given, at_full_resolution=True)
+
         with tracked(values), torch.enable_grad():
             if frozen is None:
                 factors = compute_factors(shadow.model, loader, likelihood, **options, differentiable=True)
             else:
-                factors = project_factors(shadow.model, frozen)
+                factors = project_factors(shadow.model, followed(frozen))
             total = (
                 factors.eigendecompose().logdet(dict.fromkeys(factors.names, 1.0)) + factors.log_likelihood
             )

@@ -6,7 +6,8 @@ On a subset of n of the N data, every sum over data counts N / n times (Immer et
   differentiable curvature pass over the subset.
 - `local`: through the outputs into the log-likelihood; into the log determinant only by the bases of the
   weights, with A and B at the bases' points held fixed: H = (Phi1 A Phi1^T) (x) (Phi2 B Phi2^T). Cheaper,
-  and blind to how a layer's basis changes the inputs and gradients of others.
+  and blind to how a layer's basis changes the inputs and gradients of others. Where something declared
+  moves the network's own inputs (ranges of transformations), A follows, B stays fixed.
 
 The weights' norms do not depend on hyperparameters; the volume's P log delta does not either.
 
@@ -30,11 +31,12 @@ from kfac import (
     evaluated,
     log_likelihood,
     project_factors,
+    renew_input_factors,
 )
 from symlearn.data.samples import Held, Pairs, SamplesLike, samples_of
 from symlearn.evidence.laplace import Evidence, EvidenceModel, squared_norms
 from symlearn.evidence.likelihood import likelihood_of
-from symlearn.layers.declared import Hyperparameter, tracked
+from symlearn.layers.declared import Hyperparameter, hyperparameters_of, tracked
 
 Estimator = Literal["full", "local"]
 
@@ -97,7 +99,11 @@ class HyperObjective:
             return self._factors({"at_full_resolution": True})
 
     def volume(self, frozen: KroneckerFactors) -> Tensor:
-        """1/2 sum P log delta - 1/2 log det(H + delta I) with A and B fixed, through the bases alone."""
+        """1/2 sum P log delta - 1/2 log det(H + delta I) through bases and moved inputs alone; B is fixed."""
+        if any(one.moves_inputs for one in hyperparameters_of(self.model).values()):
+            sharing = self.curvature.get("weight_sharing", "expand")
+            given = (self.model, self._batches(), self.likelihood, frozen, sharing)
+            frozen = renew_input_factors(*given, at_full_resolution=True)
         return self._terms(project_factors(self.model, frozen)).volume
 
     def fit(self) -> Tensor:
@@ -109,7 +115,7 @@ class HyperObjective:
         return self.scale * total / noise
 
     def local(self, frozen: KroneckerFactors) -> Tensor:
-        """The log evidence with A and B fixed, up to what does not depend on hyperparameters."""
+        """The log evidence with A and B fixed as `volume` says, up to what no hyperparameter changes."""
         return self.fit() + self.volume(frozen)
 
 
@@ -140,8 +146,8 @@ def evidence_gradients(
             for k, name in enumerate(declared):
                 if gradients[k] is not None and volume[k] is None:
                     raise ValueError(
-                        f"the local estimator sees bases of weights only, and {name} is not part of one; "
-                        "use the full one"
+                        "the local estimator sees bases of weights and moved inputs only, and "
+                        f"{name} is not part of one; use the full one"
                     )
                 gradients[k] = _sum(gradients[k], volume[k])
         for k, d in enumerate(declared.values()):

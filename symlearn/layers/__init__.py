@@ -27,6 +27,7 @@ from symlearn.layers.group_reading import (
     class_and_element,
     joint_cross_entropy,
 )
+from symlearn.layers.orbit_average import OrbitAverage
 from symlearn.layers.own_symmetry import register_symmetry
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PATHS, PathKind, PathOptions, PathShape, parse_paths, register_path
@@ -34,6 +35,7 @@ from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.layers.sparse_conv import SparseConv2d
 from symlearn.layers.sparse_fc import SparseLinear2d
 from symlearn.layers.symmetric_linear import SymmetricLinear, SymmetricLinear2d
+from symlearn.layers.transforms import Transform, parse_transforms
 
 __all__ = [
     "PATHS",
@@ -51,6 +53,7 @@ __all__ = [
     "GroupConv2d",
     "InvariantReading",
     "LiftingConv2d",
+    "OrbitAverage",
     "PathKind",
     "PathOptions",
     "PathShape",
@@ -60,6 +63,7 @@ __all__ = [
     "SparseLinear2d",
     "SymmetricLinear",
     "SymmetricLinear2d",
+    "Transform",
     "UnfoldingOptions",
     "any_order",
     "circular_shifts",
@@ -70,6 +74,7 @@ __all__ = [
     "joint_cross_entropy",
     "matrix_action",
     "parse_paths",
+    "parse_transforms",
     "places_in_any_order",
     "register_path",
     "register_symmetry",

@@ -35,6 +35,7 @@ class Hyperparameter:
         log_prior: log density of a value in nats, a hyperprior; None is flat.
         replaces: weights whose own prior precision stays as it is because this hyperparameter carries the
             prior in their place.
+        moves_inputs: whether it changes what the network is given; the local gradient follows inputs then.
     """
 
     value: Tensor
@@ -43,6 +44,7 @@ class Hyperparameter:
     bounds: tuple[float, float] = (-1e6, 1e6)
     log_prior: Callable[[Tensor], Tensor] | None = None
     replaces: tuple[nn.Parameter, ...] = ()
+    moves_inputs: bool = False
 
 
 @runtime_checkable

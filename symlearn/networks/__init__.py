@@ -15,8 +15,10 @@ from typing import Any
 from torch import nn
 
 from symlearn.config import ModelConfig
+from symlearn.layers.orbit_average import OrbitAverage
 from symlearn.layers.registry import PathOptions, parse_paths, path_kind
 from symlearn.layers.sizes import Size, pair
+from symlearn.layers.transforms import expect_images, parse_transforms
 from symlearn.networks.all_cnn import AllCNN
 from symlearn.networks.gcnn import RotatedMnistNetwork
 from symlearn.networks.resnet44 import ResNet44
@@ -135,8 +137,12 @@ def expect_used(chosen: ModelConfig) -> None:
 
 
 def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes: int) -> nn.Module:
-    """The network that the `[model]` table of a configuration describes; as `build_model`."""
-    return build_model(
+    """The network that the `[model]` table of a configuration describes; as `build_model`.
+
+    Raises:
+        ValueError: as `build_model` and `averaged`.
+    """
+    model = build_model(
         chosen.paths,
         network=chosen.network,
         alpha=chosen.alpha,
@@ -145,6 +151,25 @@ def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes:
         classes=classes,
         **read_options(chosen),
     )
+    return averaged(model, chosen, in_channels, size)
+
+
+def averaged(model: nn.Module, chosen: ModelConfig, in_channels: int, size: Size) -> nn.Module:
+    """A network averaged over the transformed images that a configuration names; itself if it names none.
+
+    Raises:
+        ValueError: unknown transforms, ranges out of bounds, transforms that do not go with the images, or
+            invariances to learn and none named.
+    """
+    learn = chosen.learn == "invariances"
+    if chosen.transforms is None:
+        if learn:
+            raise ValueError(
+                "learn is 'invariances', but no transforms are named; give some, such as rotation,translation"
+            )
+        return model
+    expect_images(tuple(parse_transforms(chosen.transforms)), in_channels, pair(size))
+    return OrbitAverage(model, chosen.transforms, chosen.copies, learn=learn)
 
 
 def read_options(chosen: ModelConfig, paths: Sequence[str] | None = None) -> dict[str, Any]:

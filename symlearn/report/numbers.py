@@ -16,6 +16,7 @@ import torch
 
 from symlearn.analysis.calibration import scores
 from symlearn.analysis.effective_parameters import layer_reports
+from symlearn.analysis.ranges import range_report
 from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.layers.structure import relaxed_layers, tensor_places
 from symlearn.selection.removal import Removal, least_worth
@@ -142,6 +143,7 @@ def build_report(
             "removals": [asdict(r) for r in tried.removals],
             "controls": [list(ended) for ended in tried.controls],
         },
+        "ranges": range_report(state.model),
         "eigenvalues": config.curvature.eigenvalues,
         "diagonal": list(config.curvature.diagonal),
         "left_out": list(config.curvature.left_out),

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from symlearn.report.plots import path_colour
 from symlearn.report.reading import Report, body_layers, finite, head_layers, layer_label, proposals_of
-from symlearn.report.sentence import layer_verdict, setbacks_sentence, verdict
+from symlearn.report.remarks import remarks
+from symlearn.report.sentence import layer_verdict, verdict
 from symlearn.report.table import (
     LAYER_HEADINGS,
     PROPOSAL_HEADINGS,
@@ -45,6 +46,7 @@ CAPTIONS = {
     "learns it.",
     "generators": "The angle between the rotations of a filter; the evidence learns it. At 360° / n they "
     "close to a group.",
+    "ranges": "How far an image may be transformed and count as the same; the evidence learns it.",
     "sparsity": "How many entries of each layer's code the soft thresholds leave.",
     "rotated-filters": "Filters of cyclic banks and what their rotations make of them.",
     "filters": "The filters of largest norm of every path that was kept.",
@@ -73,7 +75,7 @@ def html_page(
     return _template().render(
         subject=subject(report),
         verdict=verdict(report),
-        setbacks=setbacks_sentence(report),
+        remarks=remarks(report),
         numbers=run_numbers(report),
         headings=LAYER_HEADINGS,
         groups=[

@@ -20,6 +20,7 @@ Layer = Mapping[str, Any]
 Metrics = Sequence[Mapping[str, Any]]
 
 HEAD_PATH = "linear"  # the one path of the layers after the features
+AVERAGED = "network."  # what the layers of a network under an average over images are called by
 SWITCHED_OFF_BELOW = 0.5  # effective parameters; less than half of one is none
 
 
@@ -58,7 +59,7 @@ def cyclic_turns(path: str) -> int:
 
 def layer_number(name: str) -> int | None:
     """3 for `layers.3`; None for a layer that is not named by its depth."""
-    stem, _, number = name.rpartition(".")
+    stem, _, number = name.removeprefix(AVERAGED).rpartition(".")
     return int(number) if stem == "layers" and number.isdecimal() else None
 
 
@@ -66,6 +67,7 @@ def layer_label(name: str) -> str:
     """`layers.3` as "layer 3", `head.0` as "head 0", the network itself as that, any other name as it is."""
     if not name:
         return "network"
+    name = name.removeprefix(AVERAGED)
     stem, _, number = name.rpartition(".")
     singular = {"layers": "layer", "head": "head"}.get(stem)
     return f"{singular} {number}" if singular and number.isdecimal() else name

@@ -33,7 +33,8 @@ from symlearn.report.reading import (
     top_path,
     train_examples,
 )
-from symlearn.report.sentence import layer_verdict, setbacks_sentence, verdict
+from symlearn.report.remarks import remarks
+from symlearn.report.sentence import layer_verdict, verdict
 from symlearn.report.wording import (
     MISSING,
     action_phrase,
@@ -129,8 +130,7 @@ def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -
     if format == "md":
         parts = [f"## {_markdown(subject(report))}", _markdown_table(LAYER_HEADINGS, layers, numeric_from=3)]
         parts.append(f"**{_markdown(verdict(report))}**")
-        if (setbacks := setbacks_sentence(report)) is not None:
-            parts.append(_markdown(setbacks))
+        parts += [_markdown(said) for said in remarks(report)]
         if proposals_of(report):
             parts.append(_markdown_table(PROPOSAL_HEADINGS, proposal_rows(report), numeric_from=3))
         if removals_of(report):
@@ -142,8 +142,7 @@ def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -
         parts.append(_markdown_table(("", "value"), numbers, numeric_from=1))
     else:
         parts = [_wrapped(subject(report)), _plain(layer_table(report)), _wrapped(verdict(report))]
-        if (setbacks := setbacks_sentence(report)) is not None:
-            parts.append(_wrapped(setbacks))
+        parts += [_wrapped(said) for said in remarks(report)]
         if (proposals := proposals_table(report)) is not None:
             parts.append(_plain(proposals))
         if (removals := removals_table(report)) is not None:
@@ -270,8 +269,12 @@ def _together(labels: Sequence[str]) -> str:
 
 
 def hyperparameter_rows(report: Report) -> list[list[str]]:
-    """Layer, path, name and value of what layers declared; places of anchors are for the figure."""
-    rows = []
+    """Layer, path, name and value of what was learned; places of anchors are for the figure."""
+    rows = [
+        ["input", "copies", str(entry["transform"]), str(entry["words"])]
+        for entry in report.get("ranges") or []
+        if entry["learned"]
+    ]
     for layer in body_layers(report):
         for path, entry in layer["paths"].items():
             for name, value in (entry.get("hyperparameters") or {}).items():

@@ -29,7 +29,8 @@ from symlearn.fitting.fit import run_fit
 from symlearn.fitting.inputs import ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.registry import parse_paths
-from symlearn.networks import NETWORKS, configured_model, default_network, expect_used
+from symlearn.layers.transforms import parse_transforms
+from symlearn.networks import NETWORKS, averaged, configured_model, default_network, expect_used
 from symlearn.report.notebook import ReportDict
 from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
 from symlearn.runs.results import expect_builder, read_learned, read_report, write_results
@@ -153,7 +154,8 @@ def network_of(config: Config, splits: DataSplits, network: Build | None = None)
     """
     expect_builder(config, network)
     if network is not None:
-        return network(splits.in_channels, splits.size, splits.classes)
+        own = network(splits.in_channels, splits.size, splits.classes)
+        return averaged(own, config.model, splits.in_channels, splits.size)
     return configured_model(config.model, splits.in_channels, splits.size, splits.classes)
 
 
@@ -164,6 +166,8 @@ def check_names(config: Config) -> None:
         ValueError: an unknown path, network or task.
     """
     parse_paths(config.model.paths)
+    if config.model.transforms is not None:
+        parse_transforms(config.model.transforms)
     if config.model.network is not None and config.model.network not in NETWORKS:
         raise ValueError(f"unknown network {config.model.network!r}; expected one of {', '.join(NETWORKS)}")
     if config.model.model is not None and config.model.network is not None:

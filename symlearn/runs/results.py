@@ -215,7 +215,7 @@ def read_learned(folder: RunFolder, network: Callable[..., nn.Module] | None = N
     import torch
 
     from symlearn.data import Preprocessing
-    from symlearn.networks import configured_model
+    from symlearn.networks import averaged, configured_model
 
     saved = folder.load_tensors(MODEL)
     config = read_config(folder.file(CONFIG))
@@ -226,7 +226,7 @@ def read_learned(folder: RunFolder, network: Callable[..., nn.Module] | None = N
             classes = len(saved["class_names"])
             channels, size = len(preprocessing.mean), preprocessing.size
             if network is not None:
-                model = network(channels, size, classes)
+                model = averaged(network(channels, size, classes), config.model, channels, size)
             else:
                 model = configured_model(config.model, channels, size, classes)
         model.load_state_dict(saved["model"])

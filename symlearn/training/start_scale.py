@@ -16,6 +16,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+from symlearn.layers.orbit_average import network_within
+
 PROBE = 1000  # steps
 ALL = 10**6  # layers
 
@@ -72,13 +74,15 @@ class Redrawn(Protocol):
 
 def settle_scale(model: nn.Module) -> None:
     """Settle the scale of a network that can; leave others as they are."""
-    if isinstance(model, Redrawn):
-        model.settle_scale()
+    network = network_within(model)
+    if isinstance(network, Redrawn):
+        network.settle_scale()
 
 
 def redraw(model: nn.Module, seed: int) -> bool:
     """Draw a network's initial values anew if it can; others, such as relaxed ones, keep their weights."""
-    if not isinstance(model, Redrawn):
+    network = network_within(model)
+    if not isinstance(network, Redrawn):
         return False
-    model.redraw(seed)
+    network.redraw(seed)
     return True

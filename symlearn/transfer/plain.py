@@ -6,8 +6,9 @@ Every path is linear between maps up to its bias, so its plain form is read off 
                       (CONV, S-CONV, any group convolution: the filters of all group elements expanded)
     to another size   the matrices of such paths give one Linear for their sum (FC, F-FC, S-FC)
 
-What has no weights, the choice of a polyphase component and the pooling over a group, becomes calls of
-functions in a `torch.fx` graph; those of the polyphase choice are this package's, so a pickle of the network
+What has no weights, the choice of a polyphase component, the pooling over a group and the transformed copies
+of an averaged network (at their fixed points), becomes calls of functions in a `torch.fx` graph; those of the
+polyphase choice and of the copies are this package's, so a pickle of the network
 needs it, while an exported file (`export.py`) does not. A layer's form takes and gives the maps that the
 layer did.
 
@@ -29,6 +30,7 @@ from symlearn.layers.coset_pool import CosetPool2d, GroupBatchNorm2d
 from symlearn.layers.factored_fc import TwoFactors2d
 from symlearn.layers.fc import FullyConnected2d
 from symlearn.layers.group_conv import GroupConv2d, GroupStage, LiftingConv2d
+from symlearn.layers.orbit_average import OrbitAverage, transformed
 from symlearn.layers.path_sum import PathSum
 from symlearn.layers.polyphase import Norm, PolyphaseSubsample2d, choose, pick
 from symlearn.layers.registry import path_kind
@@ -50,7 +52,7 @@ class PlainTracer(fx.Tracer):
     """Traces networks of ours; what `torch.nn` offers and graphs that are plain already stay whole."""
 
     def __init__(self) -> None:
-        super().__init__(autowrap_functions=(choose, pick, expect_map))
+        super().__init__(autowrap_functions=(choose, pick, expect_map, transformed))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """See `torch.fx.Tracer`."""
@@ -193,6 +195,29 @@ class Subsampled(nn.Module):
         return pick(x, choose(x, self.norm))
 
 
+class FixedAverage(nn.Module):
+    """Outputs averaged over transformed copies, at the points and ranges of `eval` mode."""
+
+    places: Tensor | None
+    colours: Tensor | None
+    weights: Tensor
+
+    def __init__(self, average: OrbitAverage, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        axes, places, colours = average.eval().maps()
+        self.axes = tuple(axes)
+        self.register_buffer("places", places)
+        self.register_buffer("colours", colours)
+        self.register_buffer("weights", average.copy_weights().to(next(network.parameters())))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, c, h, w] -> [batch, classes]`."""
+        copies = transformed(x, self.axes, self.places, self.colours)
+        f = self.network(copies.flatten(0, 1))
+        return (f.unflatten(0, (-1, len(self.weights))) * self.weights.unsqueeze(1)).sum(1)
+
+
 @singledispatch
 def plain_form(module: nn.Module) -> nn.Module:
     """The same map with `torch.nn` alone.
@@ -317,6 +342,11 @@ def _(module: GroupBatchNorm2d) -> nn.Module:
 @plain_form.register
 def _(module: CosetPool2d) -> nn.Module:
     return traced(Pooled(module))
+
+
+@plain_form.register
+def _(module: OrbitAverage) -> nn.Module:
+    return traced(FixedAverage(module, replaced(module.network, {})))
 
 
 @plain_form.register

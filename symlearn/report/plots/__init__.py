@@ -16,6 +16,7 @@ from symlearn.report.plots.layer_types import layer_types
 from symlearn.report.plots.lengthscales import lengthscales
 from symlearn.report.plots.precisions import prior_precisions
 from symlearn.report.plots.proposals import proposals
+from symlearn.report.plots.ranges import ranges
 from symlearn.report.plots.reliability import reliability_diagram
 from symlearn.report.plots.removals import removals_heat_map
 from symlearn.report.plots.shares import layer_shares
@@ -37,6 +38,7 @@ __all__ = [
     "path_colour",
     "prior_precisions",
     "proposals",
+    "ranges",
     "reliability_diagram",
     "removals_heat_map",
     "rotated_filters",
@@ -47,7 +49,7 @@ __all__ = [
 def run_figures(report: Report, metrics: Metrics, filters: Filters = ()) -> dict[str, Figure]:
     """Draw every figure of a run.
 
-    Filters, lengthscales, generators and codes are drawn where the run has some.
+    Filters, lengthscales, generators, ranges and codes are drawn where the run has some.
 
     Returns:
         Figures by the stem of their file, in the order to show them.
@@ -64,6 +66,8 @@ def run_figures(report: Report, metrics: Metrics, filters: Filters = ()) -> dict
         figures["lengthscales"] = lengthscales(metrics, report)
     if any(row.get("generator") for row in metrics):
         figures["generators"] = generators(metrics, report)
+    if any(row.get("range") for row in metrics):
+        figures["ranges"] = ranges(metrics, report)
     if report.get("sparsity"):
         figures["sparsity"] = code_sparsity(report)
     if report.get("equivariance"):

@@ -63,8 +63,13 @@ OPTIONS = {
     "lengthscale 0": (["--lengthscale", "0"], ["--lengthscale is 0", "above 0"]),
     "unknown to learn": (
         ["--learn", "noise"],
-        ["--learn is 'noise'", "'anchors', 'both', 'all', 'generator' or 'shared-generator'"],
+        ["--learn is 'noise'", "'generator', 'shared-generator' or 'invariances'"],
     ),
+    "a range that folds": (["--transforms", "rotation:200"], ["range of rotation is '200'", "folds over"]),
+    "unknown transform": (["--transforms", "rotatoin"], ["'rotatoin'", "did you mean 'rotation'"]),
+    "colours of grey images": (["--transforms", "hue"], ["hue changes colours", "1 channel"]),
+    "invariances of nothing": (["--learn", "invariances"], ["no transforms are named"]),
+    "one copy": (["--copies", "1"], ["--copies is 1", "at least 2"]),
     "no such choice": (["--selection", "best"], ["--selection is 'best'", "'search', 'gradient' or 'none'"]),
     "parameters left out by a wrong name": (
         ["--left-out", "head.2.bias,nothing"],

@@ -1,0 +1,36 @@
+"""What else is to be said of a run beside its verdict, a sentence each: ranges, what was taken back."""
+
+from symlearn.report.reading import Report
+from symlearn.report.sentence import setbacks_sentence, without_verdict
+
+
+def ranges_sentence(report: Report) -> str | None:
+    """Which transformed images count as the same; None where nothing is averaged or learned.
+
+    For example "Images count as the same when turned by up to ±43.0°; the evidence chose the range."
+    """
+    ranges = report.get("ranges") or []
+    if not ranges or without_verdict(report):
+        return None
+    used = [str(entry["words"]) for entry in ranges if not entry["at_lowest"]]
+    unused = [str(entry["words"]).removeprefix("not ") for entry in ranges if entry["at_lowest"]]
+    said = (
+        f"Images count as the same when {_and(used)}" if used else "No transformed image counts as the same"
+    )
+    none = f", not when {_or(unused)}" if used and unused else f" ({_or(unused)})" if unused else ""
+    several = "s" if len(ranges) > 1 else ""
+    how = "the evidence chose" if all(entry["learned"] for entry in ranges) else "as configured, not learned:"
+    return f"{said}{none}; {how} the range{several}."
+
+
+def remarks(report: Report) -> list[str]:
+    """All of them, in order."""
+    return [said for said in (ranges_sentence(report), setbacks_sentence(report)) if said is not None]
+
+
+def _and(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _or(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
