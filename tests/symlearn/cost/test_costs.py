@@ -139,6 +139,25 @@ class ReadsValues(OwnTensors):
         return y if float(y.detach().sum()) > 0 else y + 1
 
 
+@pytest.mark.parametrize(
+    ("fisher_type", "columns"), [("sketch", 1), ("mc", 1), ("empirical", 1), ("type-2", 4)]
+)
+def test_passes_count_steps_and_the_columns_of_curvature(fisher_type: str, columns: int) -> None:
+    """MAP: every image once an epoch in whole batches, and the curvature once at the end; else each update."""
+    model = symlearn.build_model("conv", network="small", alpha=1, size=8, classes=4)
+    data = torch.randn(26, 1, 8, 8), torch.arange(26) % 4
+    config: dict[str, Any] = {
+        "training": {"epochs": 5, "batch_size": 8},
+        "evidence": {"selection": "none"},
+        "curvature": {"fisher_type": fisher_type},
+    }
+    found = symlearn.estimate(model, data, None, config).seconds
+    assert found is not None and found.passes == 5 * 24 + 26 * columns
+    config["evidence"] = {"selection": "gradient", "burn_in": 6, "frequency": 1}
+    found = symlearn.estimate(model, data, None, config).seconds
+    assert found is not None and found.passes == 5 * 24 + 3 * 26 * columns
+
+
 def test_a_network_that_makes_tensors_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiny_fits.directions(60)
     found = symlearn.estimate(
