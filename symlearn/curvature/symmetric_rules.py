@@ -27,7 +27,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from kfac.rules import Rule
+from kfac import Rule
 from symlearn.layers.commutant import CommutantBasis
 from symlearn.layers.symmetric_linear import SymmetricLinear
 
