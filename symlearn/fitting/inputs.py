@@ -12,8 +12,8 @@ from torch import nn
 from symlearn.config import Config
 from symlearn.cost.dry_fit import sizes_of
 from symlearn.cost.room import expect_room
-from symlearn.data.pairs import Data
 from symlearn.data.samples import Samples
+from symlearn.data.streams import Data
 from symlearn.training.inputs import check_fits, inputs_of
 
 
