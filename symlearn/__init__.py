@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names in `_PUBLIC
     from symlearn.config import Config, read_config
     from symlearn.cost.estimate import Estimate, estimate
     from symlearn.data import load_data
+    from symlearn.data.streams import Stream
     from symlearn.estimator import SymmetryClassifier, SymmetryRegressor
     from symlearn.evidence.gradient import HyperObjective, evidence_gradients
     from symlearn.evidence.laplace import Evidence, log_marginal_likelihood
@@ -59,6 +60,7 @@ _PUBLIC = {  # name -> module; imported on first use, so that `symlearn --help` 
     "HyperObjective": "symlearn.evidence.gradient",
     "Hyperparameter": "symlearn.layers.declared",
     "LaplacePredictive": "symlearn.analysis.predictive",
+    "Stream": "symlearn.data.streams",
     "SymmetryClassifier": "symlearn.estimator",
     "SymmetryRegressor": "symlearn.estimator",
     "TrainingStoppedError": "symlearn.training.state",
@@ -106,6 +108,7 @@ __all__ = [
     "HyperObjective",
     "Hyperparameter",
     "LaplacePredictive",
+    "Stream",
     "SymmetryClassifier",
     "SymmetryRegressor",
     "TrainingStoppedError",

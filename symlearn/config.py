@@ -57,6 +57,7 @@ class DataConfig(Table):
     size: PositiveInt | None = Field(
         None, description="side the images are resized to, in pixels; the set's own if not given"
     )
+    workers: int = Field(0, ge=0, description="processes that read images which are not held in memory")
     likelihood: Literal["classification", "regression"] = Field(
         "classification", description="of the targets: classes, or real numbers (.npz only)"
     )

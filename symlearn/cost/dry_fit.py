@@ -61,8 +61,9 @@ class FitSizes:
         train: number of training images.
         test: number of test images.
         image: `[c, h, w]`.
-        data: bytes of images and targets.
+        data: bytes that images and targets take.
         checkpoints: whether a folder is written.
+        streamed: whether training images are read as they are needed.
     """
 
     config: Config
@@ -71,6 +72,7 @@ class FitSizes:
     image: tuple[int, ...]
     data: int
     checkpoints: bool = False
+    streamed: bool = False
 
 
 def sizes_of(config: Config, train: SamplesLike, test: SamplesLike | None, checkpoints: bool) -> FitSizes:
@@ -79,7 +81,8 @@ def sizes_of(config: Config, train: SamplesLike, test: SamplesLike | None, check
     sets = [samples_of(data) for data in (train, test) if data is not None]
     held = sum(one.bytes_held(min(largest, len(one))) for one in sets)
     n_test = 0 if test is None else len(sets[1])
-    return FitSizes(config, len(sets[0]), n_test, sets[0].shape, held, checkpoints)
+    streamed = not sets[0].held
+    return FitSizes(config, len(sets[0]), n_test, sets[0].shape, held, checkpoints, streamed)
 
 
 def memory_of(model: nn.Module, given: FitSizes) -> Memory:

@@ -22,8 +22,8 @@ from symlearn.cost.room import factor_shapes
 from symlearn.cost.shapes import shadow_of
 from symlearn.curvature.coverage import has_evidence
 from symlearn.curvature.training_set import curvature_of, training_factors
-from symlearn.data.pairs import Data
 from symlearn.data.samples import Held, Samples
+from symlearn.data.streams import Data
 from symlearn.selection.differences import CONTROLS
 from symlearn.selection.removal import removable
 from symlearn.selection.search import possible_changes, strictest_start
@@ -117,7 +117,7 @@ def estimate(
 
     Args:
         model: any network that `fit` takes.
-        train: a data set, (x, y) tensors or arrays `[n, c, h, w]` and `[n]`, or a loader.
+        train: (x, y) tensors or arrays `[n, c, h, w]` and `[n]`, a data set, a loader or a `symlearn.Stream`.
         test: the same, or None.
         config: a `Config`, or tables as in config.toml; None takes the defaults.
         seconds: whether to run a few steps of a copy, and tell the time of the fit from them.
@@ -147,7 +147,7 @@ def estimate_rows(found: Estimate) -> list[tuple[str, str, str]]:
         ("parameters", f"{found.parameters:,}", " + ".join(found.paths) + made),
     ]
     parts = [
-        ("data", memory.data, ""),
+        ("data", memory.data, "images are read as they are needed" if given.streamed else "held in memory"),
         ("weights", memory.weights, f"with gradients and {config.training.optimizer}'s moments"),
         ("activations", memory.activations, f"a batch of {config.training.batch_size}"),
         ("curvature factors", memory.curvature.factors, f"the largest {largest}"),

@@ -8,8 +8,10 @@ from torch.utils.data import Dataset
 
 from symlearn.data.augmentation import augment
 from symlearn.data.preprocessing import Preprocessing
+from symlearn.data.samples import Held, Samples
 from symlearn.data.sources import SOURCES, load_images
 from symlearn.data.splits import DataSplits, load_data
+from symlearn.data.streams import Stream
 from symlearn.data.tasks import TASKS
 
 __all__ = [
@@ -17,7 +19,10 @@ __all__ = [
     "TASKS",
     "DataSplits",
     "Dataset",
+    "Held",
     "Preprocessing",
+    "Samples",
+    "Stream",
     "augment",
     "load_data",
     "load_images",

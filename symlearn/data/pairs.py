@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from kfac import tensor_of
 from symlearn.data.samples import Pairs
 
-Data = Dataset[Any] | Pairs | DataLoader[Any]
 EXPECTED = "expected (x, y), a data set of (image, target) items or a loader of such batches"
 
 

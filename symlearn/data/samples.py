@@ -7,7 +7,8 @@ A fit reads images in three ways, and asks for nothing else:
     subset(index)           some of them, as `Samples` again: gradients on few images, first looks, shards
 
 Besides these it needs the targets (8 bytes an image, always held), the number of images and the shape of one.
-`Held` has both tensors.
+`Held` has both tensors; `mapped.py` reads a data set as its images are needed and draws the same orders, so
+that the same images give the same fit; `passes.py` takes what only comes in passes of its own.
 
 Axes: n, batch, c, h, w, outputs.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,6 +92,14 @@ class Samples(ABC):
         """Root mean square of the first images' pixels; 1 where there is nothing but zeros."""
         x, _ = self.first(FIRST)
         return float(torch.linalg.vector_norm(x, dtype=torch.float64)) / max(x.numel(), 1) ** 0.5 or 1.0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs to repeat passes whose orders are not ours, as plain values."""
+        return {}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Restore what `state` gave."""
+        assert not saved
 
 
 class Held(Samples):

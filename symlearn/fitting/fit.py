@@ -24,8 +24,9 @@ from symlearn.analysis.predictive import predictive_of
 from symlearn.config import Config
 from symlearn.curvature.coverage import has_evidence
 from symlearn.data import augment
-from symlearn.data.pairs import Data
+from symlearn.data.reading import deaths_told
 from symlearn.data.samples import Samples, SamplesLike, samples_of
+from symlearn.data.streams import Data
 from symlearn.fitting.beginning import Beginning, plan_for
 from symlearn.fitting.board import Board
 from symlearn.fitting.inputs import expect_own_options, ready_inputs
@@ -98,6 +99,10 @@ class Fit:
             return None
         black = self.info.preprocessing.black if self.info.preprocessing is not None else 0.0
         return lambda images, generator: augment(images, generator, fill=black)
+
+    @property
+    def _data(self) -> dict[str, Samples]:
+        return {"train": self.train} if self.test is None else {"train": self.train, "test": self.test}
 
     @property
     def seconds(self) -> float:
@@ -296,6 +301,7 @@ class Fit:
                 "removals": [asdict(r) for r in self.removals],
                 "controls": self.controls,
                 "search_controls": self.search_controls,
+                "data": {name: data.state() for name, data in self._data.items()},
                 "lines": len(self.metrics),
                 "seconds": self.seconds,
             },
@@ -315,6 +321,8 @@ class Fit:
         if saved["config"] != self.config.to_toml():
             raise ValueError(f"{self.folder.file(CHECKPOINT)} belongs to another {CONFIG}; restore that file")
         self.state.load(saved["state"])
+        for name, data in self._data.items():
+            data.load(saved.get("data", {}).get(name, {}))
         self.stage, self.search_over = saved["stage"], saved["search_over"]
         self.removals_over, self.controls = saved["removals_over"], saved["controls"]
         self.search_controls = saved["search_controls"]
@@ -384,6 +392,7 @@ class Fit:
         )
 
 
+@deaths_told()
 def fit(
     model: nn.Module,
     train: Data,
@@ -401,7 +410,8 @@ def fit(
     Args:
         model: a network of relaxed layers (`build_model`), or any network with rules in kfac. It becomes
             the learned network: the result's `model` is this very object, at the state of best evidence.
-        train: a data set, (x, y) tensors or arrays `[n, c, h, w]` and `[n]`, or a loader; read into memory.
+        train: (x, y) tensors or arrays `[n, c, h, w]` and `[n]`, which are held in memory; a data set, a
+            loader or a `symlearn.Stream`, which are read as their images are needed.
         test: the same; recorded, never used to choose anything.
         config: a `Config`, or tables as in config.toml; None takes the defaults.
         out: a folder to keep config, metrics, checkpoints and the model in.
@@ -437,6 +447,7 @@ def fit(
         folder.release()
 
 
+@deaths_told()
 def run_fit(
     model: nn.Module,
     train: SamplesLike,

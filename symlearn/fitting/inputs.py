@@ -13,8 +13,8 @@ from symlearn.config import Config
 from symlearn.cost.dry_fit import sizes_of
 from symlearn.cost.memory import paths_of
 from symlearn.cost.room import expect_room
-from symlearn.data.pairs import Data
 from symlearn.data.samples import Samples
+from symlearn.data.streams import Data
 from symlearn.networks.unread import expect_own_width, expect_read
 from symlearn.training.inputs import check_fits, inputs_of
 

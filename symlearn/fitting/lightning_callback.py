@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from symlearn.config import Config
-from symlearn.data.pairs import Data
+from symlearn.data.streams import Data
 from symlearn.extras import need
 from symlearn.fitting.own_loop import EvidenceUpdates
 

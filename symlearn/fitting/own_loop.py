@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from symlearn.config import Config
-from symlearn.data.pairs import Data
 from symlearn.data.samples import Samples
+from symlearn.data.streams import Data
 from symlearn.fitting.result import DataInfo, FitResult
 from symlearn.report.notebook import ReportDict
 from symlearn.report.numbers import Tried, build_report, calibration, training_report

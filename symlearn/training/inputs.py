@@ -9,13 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from kfac import check_modules, one_line
 from symlearn.config import Config, checked
 from symlearn.curvature.coverage import check_coverage, has_evidence
 from symlearn.curvature.training_set import curvature_of
-from symlearn.data.pairs import Data, pair_of
+from symlearn.data.pairs import pair_of
+from symlearn.data.reading import deaths_told
 from symlearn.data.samples import Held, Pairs, Samples
+from symlearn.data.streams import Data, Stream, in_memory, streamed
 from symlearn.evidence.likelihood import likelihood_of
 from symlearn.layers.declared import hyperparameters_of
 
@@ -158,22 +161,31 @@ def inputs_of(
     chosen = checked(config) if isinstance(config, dict) else config or Config()
     own, dtype = usable_device(chosen), dtype_of(model)
     samples, test_samples = (
-        None if data is None else samples_from(data, device or own, dtype) for data in (train, test)
+        None if data is None else samples_from(data, device or own, dtype, chosen.data.workers)
+        for data in (train, test)
     )
     assert samples is not None
     return chosen.resolved(len(samples)), samples, test_samples
 
 
-def samples_from(data: Data, device: torch.device, dtype: torch.dtype = torch.float32) -> Samples:
+@deaths_told()
+def samples_from(
+    data: Data, device: torch.device, dtype: torch.dtype = torch.float32, workers: int = 0
+) -> Samples:
     """Bring what a user gives to a device.
 
     Returns:
         Samples, images and real targets in the given dtype.
 
+    Tensors, arrays and lists are held; data sets and loaders are read as their images are needed.
+
     Raises:
-        ValueError: see `as_tensors`.
+        ValueError: see `as_tensors` and `streamed`.
     """
-    return Held(*as_tensors(data, device, dtype))
+    if in_memory(data):
+        tensors: Any = data.dataset if isinstance(data, DataLoader) else data
+        return Held(*as_tensors(tensors, device, dtype))
+    return streamed(data if isinstance(data, Stream) else Stream(data, workers=workers), device, dtype)
 
 
 def usable_device(config: Config) -> torch.device:

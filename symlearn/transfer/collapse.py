@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 from symlearn.curvature.coverage import trainable, undeclared
 from symlearn.curvature.training_set import curvature_of, spectra, training_factors
-from symlearn.data.pairs import Data
 from symlearn.data.samples import SamplesLike
+from symlearn.data.streams import Data
 from symlearn.evidence.likelihood import likelihood_of
 from symlearn.fitting.result import FitResult
 from symlearn.layers.structure import effective_type_of, layer_paths, relaxed_layers

@@ -1,0 +1,216 @@
+"""Batches of a map-style data set as they are asked for, through torch's own `DataLoader`.
+
+What the loader's sampler yields is a `Request`: which items make the batch, and what their transforms may
+draw. So one loader, with workers that stay, serves every pass in any order. An item draws from generators
+that are seeded for it alone; its image depends neither on the batch it is in nor on the number of workers. (A
+data set with `__getitems__` is asked for whole batches and seeded once a batch.) What goes wrong in a worker
+comes back as a `Fault`, one line without the worker's traceback.
+
+Axes: batch, c, h, w.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from symlearn.data.pairs import joined, parts
+from symlearn.data.randomness import left_as_it_was, seed_globally
+from symlearn.data.samples import Pairs
+
+AHEAD = 2  # batches that every worker reads ahead, torch's own default
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch.
+
+    Attributes:
+        items: numbers of the items.
+        seed: of what the data set draws.
+        augmented: whether it is for a step on the weights.
+    """
+
+    items: list[int]
+    seed: int = 0
+    augmented: bool = False
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What kept a batch from being read, in one line."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """A map-style data set and how its items become a batch.
+
+    Attributes:
+        dataset: of (image, target) items.
+        collate: a user's function from items to a batch; None stacks them.
+    """
+
+    dataset: Any
+    collate: Callable[[list[Any]], Any] | None = None
+
+    def batch(self, numbers: list[int], seed: int) -> Pairs:
+        """Images and targets of these items.
+
+        Raises:
+            ValueError: an item cannot be read, or is no image with a target.
+        """
+        fetch = getattr(self.dataset, "__getitems__", None)
+        if fetch is None:
+            found = [self._item(number, seed) for number in numbers]
+        else:
+            seed_globally(seed, numbers[0])
+            found = told(lambda: fetch(numbers), f"items {numbers[0]} to {numbers[-1]}")
+        if self.collate is None:
+            named = zip(found, numbers, strict=True)
+            return joined([parts(item, f"item {number}") for item, number in named], torch.stack)
+        collate = self.collate
+        return parts(told(lambda: collate(found), "a batch, by the loader's collate_fn,"), "a batch")
+
+    def _item(self, number: int, seed: int) -> Any:
+        seed_globally(seed, number)
+        return told(lambda: self.dataset[number], f"item {number}")
+
+
+def told(read: Callable[[], Any], what: str) -> Any:
+    """What is read.
+
+    Raises:
+        ValueError: it cannot be, with the reason.
+    """
+    try:
+        return read()
+    except Exception as error:  # whatever a user's data set raises
+        raise ValueError(f"{what} of the data set cannot be read ({last_line(error)})") from error
+
+
+def last_line(error: BaseException) -> str:
+    """Type and last line of an error: torch puts a worker's whole traceback before it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    said = lines[-1].strip() if lines else ""
+    name = type(error).__name__
+    return said if said.startswith(name) else f"{name}: {said}" if said else name
+
+
+class Reader(Dataset[Any]):
+    """What the workers run: requests to batches.
+
+    Args:
+        plain: the images as they are.
+        steps: as the steps on the weights see them.
+    """
+
+    def __init__(self, plain: Items, steps: Items) -> None:
+        self.plain, self.steps = plain, steps
+
+    def __getitem__(self, request: Request) -> Pairs | Fault:
+        """A batch, or why there is none."""
+        items = self.steps if request.augmented else self.plain
+        with left_as_it_was():
+            try:
+                return items.batch(request.items, request.seed)
+            except ValueError as error:
+                return Fault(str(error))
+
+
+@dataclass
+class Requests:
+    """The requests of the present pass, as the loader's sampler."""
+
+    now: Sequence[Request] = ()
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.now)
+
+    def __len__(self) -> int:
+        return len(self.now)
+
+
+@dataclass
+class Reading:
+    """A loader that answers requests; one pass at a time.
+
+    Attributes:
+        reader: what reads.
+        workers: processes that read; 0: this one does.
+        pinned: whether batches come in pinned memory, for a GPU.
+        options: further ones of the `DataLoader`.
+    """
+
+    reader: Reader
+    workers: int = 0
+    pinned: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._requests = Requests()
+        stay: dict[str, Any] = {"persistent_workers": True} if self.workers else {}
+        self._loader: DataLoader[Any] = DataLoader(
+            self.reader,
+            batch_size=None,
+            sampler=self._requests,
+            num_workers=self.workers,
+            pin_memory=self.pinned,
+            generator=torch.Generator(),  # or else every pass would draw from the global one
+            **stay,
+            **self.options,
+        )
+
+    @property
+    def ahead(self) -> int:
+        """Batches that may be in memory besides the one that is used."""
+        return (self.options.get("prefetch_factor") or AHEAD) * self.workers
+
+    def batches(self, requests: Sequence[Request]) -> Iterator[Pairs]:
+        """Their batches, in order.
+
+        Raises:
+            ValueError: one cannot be read, or a worker died.
+        """
+        self._requests.now = requests
+        with deaths_told():
+            found = iter(self._loader)
+        while True:
+            with deaths_told():
+                batch = next(found, None)
+            if batch is None:
+                return
+            if isinstance(batch, Fault):
+                raise ValueError(batch.words)
+            yield batch
+
+
+def death_in(error: BaseException) -> str | None:
+    """What to say of an error by which torch tells that a worker died; None for other errors."""
+    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+        return None
+    return (
+        f"a process that reads images died ({str(error).splitlines()[0]}); it may have run out of memory: "
+        "take fewer workers, or workers 0 to see its own message"
+    )
+
+
+@contextmanager
+def deaths_told() -> Iterator[None]:
+    """One line about a worker that died: torch says it by a signal, wherever the program is.
+
+    Raises:
+        ValueError: a worker died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if words := death_in(error):
+            raise ValueError(words) from error
+        raise
