@@ -24,6 +24,7 @@ from pydantic import (
     ValidationError,
 )
 
+ALL_UP_TO, AUTO_IMAGES = 10_000, 5_000  # images: an evidence update takes all of so many, so many of more
 Names = Annotated[  # of parameters; TOML and dictionaries give a list
     tuple[str, ...], BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
 ]
@@ -149,6 +150,11 @@ class EvidenceConfig(Table):
         "search", description="search over paths by evidence, gradients of the evidence alone, or MAP"
     )
     method: Literal["mackay", "adam"] = Field("mackay", description="fixed point, or Adam on log precision")
+    evidence_images: Annotated[int, Field(ge=64)] | Literal["auto", "all"] = Field(
+        "auto",
+        description="images an evidence update looks at, a decision more where it must: a number, all, or "
+        f"auto: all of up to {ALL_UP_TO:,}, {AUTO_IMAGES:,} of more",
+    )
     frequency: PositiveInt | None = Field(
         None, description="epochs between evidence updates; epochs / 32 if not given"
     )

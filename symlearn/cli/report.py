@@ -61,7 +61,7 @@ def print_table(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from symlearn.report.sentence import setbacks_sentence, verdict
+    from symlearn.report.sentence import notes, verdict
     from symlearn.report.wording import subject
 
     console = Console(highlight=False)
@@ -70,8 +70,8 @@ def print_table(report: dict[str, Any]) -> None:
         if console.measure(layers).minimum > console.width:
             layers.columns.pop(least_missed)
     console.print(Text(subject(report)), "", layers, Text(verdict(report), style="bold"), "", sep="\n")
-    if (setbacks := setbacks_sentence(report)) is not None:
-        console.print(Text(setbacks), "", sep="\n")
+    for note in notes(report):
+        console.print(Text(note), "", sep="\n")
     for further in (table.proposals_table, table.removals_table, table.hyperparameters_table):
         if (rows := further(report)) is not None:
             console.print(rows)

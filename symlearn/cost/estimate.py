@@ -21,8 +21,10 @@ from symlearn.cost.memory import Memory, available_bytes, fewer_weights, needed_
 from symlearn.cost.room import factor_shapes
 from symlearn.cost.shapes import shadow_of
 from symlearn.curvature.coverage import has_evidence
+from symlearn.curvature.sampled import images_used
 from symlearn.curvature.training_set import curvature_of, training_factors
 from symlearn.data.pairs import Data, Pairs
+from symlearn.evidence.jackknife import CHUNKS
 from symlearn.selection.differences import CONTROLS
 from symlearn.selection.removal import removable
 from symlearn.selection.search import possible_changes, strictest_start
@@ -283,7 +285,9 @@ def measured(state: FitState, train: Pairs, test: Pairs | None) -> Measured:
     first: Pairs = (x[:batch], y[:batch])
     factors = timed(lambda: (curvature_of if sharp else training_factors)(state.model, state.config, first))
     shapes = factor_shapes(state.model, x[:1], curvature.group_factors == "shared")
-    update = factors * len(x) / batch + eigenvalue_seconds(shapes)
+    used = images_used(state.config, len(x))
+    spectra = 1 if used == len(x) else 1 + CHUNKS
+    update = factors * used / batch + spectra * eigenvalue_seconds(shapes)
     return Measured(len(x), step, evaluation, update)
 
 

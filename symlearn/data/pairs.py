@@ -26,6 +26,17 @@ def batches(data: Pairs, size: int) -> Iterator[Pairs]:
         yield data[0][start : start + size], data[1][start : start + size]
 
 
+def seeded_order(n: int, seed: int) -> Tensor:
+    """A seeded order of n data: places `[n]`, on the CPU."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+def picked(data: Pairs, places: Tensor) -> Pairs:
+    """The data at some places `[m]`, in their order."""
+    places = places.to(data[0].device)
+    return data[0][places], data[1][places]
+
+
 def pair_of(data: object) -> Pairs:
     """Images and targets, of a pair of tensors or arrays, a data set or a loader.
 

@@ -16,7 +16,7 @@ Axes: batch, classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -31,7 +31,8 @@ from kfac import (
     log_likelihood,
     project_factors,
 )
-from symlearn.data.pairs import Pairs, batches
+from symlearn.data.pairs import Pairs, batches, picked, seeded_order
+from symlearn.evidence.jackknife import CHUNKS, Jackknife
 from symlearn.evidence.laplace import Evidence, EvidenceModel, squared_norms
 from symlearn.evidence.likelihood import likelihood_of
 from symlearn.layers.declared import Hyperparameter, tracked
@@ -47,8 +48,7 @@ def subset(data: Pairs, size: int, seed: int) -> tuple[Pairs, float]:
     """A seeded draw of `size` data without replacement, and the scale N / n that stands for the rest."""
     n = len(data[0])
     size = min(size, n)
-    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:size].to(data[0].device)
-    return (data[0][drawn], data[1][drawn]), n / size
+    return picked(data, seeded_order(n, seed)[:size]), n / size
 
 
 @dataclass
@@ -152,6 +152,37 @@ def evidence_gradients(
                 "hyperparameter (learn)"
             )
     return found
+
+
+def sampled_gradients(
+    objective: HyperObjective, declared: Mapping[str, Hyperparameter], estimator: Estimator = "full"
+) -> dict[str, Jackknife]:
+    """`evidence_gradients` with its error: from all of the objective's data, and from all but each chunk.
+
+    Args:
+        objective: on a subset in random order, whose first `CHUNKS` chunks of equal size count.
+        declared: the hyperparameters.
+        estimator: as for `evidence_gradients`, which this calls `CHUNKS` times more.
+
+    Raises:
+        ValueError: as `evidence_gradients`; fewer data than chunks.
+    """
+    size = len(objective.data[0]) // CHUNKS
+    if size < 1:
+        raise ValueError(f"expected at least {CHUNKS} data, one a chunk, got {len(objective.data[0])}")
+    used, n = CHUNKS * size, objective.scale * len(objective.data[0])
+    places = torch.arange(used)
+
+    def of(kept: Tensor) -> dict[str, Tensor]:
+        on = replace(objective, data=picked(objective.data, kept), scale=n / len(kept))
+        return {name: g.detach().double() for name, g in evidence_gradients(on, declared, estimator).items()}
+
+    whole = of(places)
+    without = [of(places[(places // size) != c]) for c in range(CHUNKS)]
+    return {
+        name: Jackknife(value, torch.stack([one[name] for one in without]), min(used / n, 1.0))
+        for name, value in whole.items()
+    }
 
 
 def _gradients(total: Callable[[], Tensor], values: list[Tensor]) -> list[Tensor | None]:

@@ -28,7 +28,7 @@ from symlearn.config import Config
 from symlearn.data.pairs import Data, Pairs
 from symlearn.fitting.result import DataInfo, FitResult
 from symlearn.report.notebook import ReportDict
-from symlearn.report.numbers import Tried, build_report, calibration, training_report
+from symlearn.report.numbers import Tried, build_report, calibration, sample_report, training_report
 from symlearn.training.inputs import as_tensors, check_fits, dtype_of, inputs_of
 from symlearn.training.state import FitState
 from symlearn.training.updates import update_evidence
@@ -135,7 +135,7 @@ class EvidenceUpdates:
     def state_dict(self) -> dict[str, Any]:
         """Hyperparameters as plain values, for a checkpoint; the weights are the caller's."""
         saved = self.state.saved()
-        names = ("hyper", "evidence", "effective_parameters", "trust", "epoch", "step")
+        names = ("hyper", "evidence", "effective_parameters", "sample", "sampled", "trust", "epoch", "step")
         return {name: saved[name] for name in names}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -171,6 +171,7 @@ class EvidenceUpdates:
             Tried(),
             calibration(state, pairs) if pairs else None,
             training_report(state, [], self._train),
+            sample_report(state, self._train),
         )
         return FitResult(
             self.model,

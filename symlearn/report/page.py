@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from symlearn.report.plots import path_colour
 from symlearn.report.reading import Report, body_layers, finite, head_layers, layer_label, proposals_of
-from symlearn.report.sentence import layer_verdict, setbacks_sentence, verdict
+from symlearn.report.sentence import layer_verdict, notes, verdict
 from symlearn.report.table import (
     LAYER_HEADINGS,
     PROPOSAL_HEADINGS,
@@ -70,7 +70,7 @@ def html_page(
     return _template().render(
         subject=subject(report),
         verdict=verdict(report),
-        setbacks=setbacks_sentence(report),
+        notes=notes(report),
         numbers=run_numbers(report),
         headings=LAYER_HEADINGS,
         groups=[

@@ -33,7 +33,7 @@ from symlearn.report.reading import (
     top_path,
     train_examples,
 )
-from symlearn.report.sentence import layer_verdict, setbacks_sentence, verdict
+from symlearn.report.sentence import layer_verdict, notes, verdict
 from symlearn.report.wording import (
     MISSING,
     action_phrase,
@@ -124,8 +124,7 @@ def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -
     if format == "md":
         parts = [f"## {_markdown(subject(report))}", _markdown_table(LAYER_HEADINGS, layers, numeric_from=3)]
         parts.append(f"**{_markdown(verdict(report))}**")
-        if (setbacks := setbacks_sentence(report)) is not None:
-            parts.append(_markdown(setbacks))
+        parts += [_markdown(note) for note in notes(report)]
         if proposals_of(report):
             parts.append(_markdown_table(PROPOSAL_HEADINGS, proposal_rows(report), numeric_from=3))
         if removals_of(report):
@@ -137,8 +136,7 @@ def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -
         parts.append(_markdown_table(("", "value"), numbers, numeric_from=1))
     else:
         parts = [_wrapped(subject(report)), _plain(layer_table(report)), _wrapped(verdict(report))]
-        if (setbacks := setbacks_sentence(report)) is not None:
-            parts.append(_wrapped(setbacks))
+        parts += [_wrapped(note) for note in notes(report)]
         if (proposals := proposals_table(report)) is not None:
             parts.append(_plain(proposals))
         if (removals := removals_table(report)) is not None:
@@ -300,9 +298,8 @@ def run_numbers(report: Report) -> list[tuple[str, str]]:
         numbers.append(("effective parameters", count(sum(value or 0.0 for value in gamma))))
     if examples:
         numbers.append(("training examples", count(examples)))
-    numbers.append(
-        ("log marginal likelihood", "not computed" if evidence is None else f"{decimal(evidence, 1)} nats")
-    )
+    told = "not computed" if evidence is None else f"{decimal(evidence, 1)} nats"
+    numbers.append(("log marginal likelihood", told + _sampled(report)))
     if evidence is not None and examples:
         numbers.append(("log marginal likelihood per example", f"{decimal(evidence / examples)} nats"))
     for key, name in (("left_out", "left out of the evidence"), ("diagonal", "with diagonal curvature")):
@@ -314,6 +311,15 @@ def run_numbers(report: Report) -> list[tuple[str, str]]:
             if finite(value) is not None:
                 numbers.append((f"{prefix} {name}", write(value)))
     return numbers
+
+
+def _sampled(report: Report) -> str:
+    """What follows an evidence that is from a part of the images, or nothing."""
+    sample = report.get("evidence_sample") or {}
+    error = finite((sample.get("standard_error") or {}).get("log_marginal_likelihood"))
+    if error is None:
+        return ""
+    return f" ± {decimal(error, 1)}, from {count(sample['images'])} of {count(sample['of'])} images"
 
 
 _SCORES = (
