@@ -315,7 +315,7 @@ def expectation(annotation: Any, metadata: list[Any] | None = None) -> str:
     """What a key takes, in words: "a whole number above 0", "search, gradient or none"."""
     if get_origin(annotation) is Annotated:
         inner, *extra = get_args(annotation)
-        return expectation(inner, extra)
+        return expectation(inner, [limit for one in extra for limit in getattr(one, "metadata", [one])])
     if get_origin(annotation) is tuple:
         return "a list of parameter names"
     if get_origin(annotation) is Literal:

@@ -62,6 +62,12 @@ def check_fits(model: nn.Module, train: Pairs, test: Pairs | None, config: Confi
             f"corrected eigenvalues have no gradient for {declared[0]}, which the evidence learns; set "
             "curvature.eigenvalues to 'kronecker', or model.learn to 'nothing'"
         )
+    images = config.evidence.evidence_images
+    if isinstance(images, int) and images < len(train[0]) and config.curvature.eigenvalues != "kronecker":
+        raise ValueError(
+            f"evidence_images is {images}, but corrected eigenvalues are those of all images' basis; set "
+            "evidence.evidence_images to 'all', or curvature.eigenvalues to 'kronecker'"
+        )
     if not has_evidence(model, config.curvature):
         return
     check_modules(model)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import pytest
+import tiny_fits
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from symlearn.evidence.gradient import (
     HyperObjective,
     NonFiniteGradientError,
     evidence_gradients,
+    sampled_gradients,
     subset,
 )
 from symlearn.evidence.hyperparameters import Hyperparameters
@@ -240,3 +243,44 @@ def test_gradients_leave_no_trace() -> None:
     assert not any(b.requires_grad for b in model.buffers())
     assert all(torch.equal(before[n], b) for n, b in model.named_buffers())
     assert all(p.grad is None for p in model.parameters())
+
+
+class TestStatedErrors:
+    """Of gradients from a part of the data."""
+
+    def test_all_data_leave_none(self) -> None:
+        objective, declared = sampled_case(40)
+        full = evidence_gradients(objective, declared)
+        for name, found in sampled_gradients(objective, declared).items():
+            assert torch.allclose(found.whole, full[name].double(), rtol=1e-9)
+            assert float(found.standard_error.sum()) == 0 and float(found.bias.abs().sum()) == 0
+
+    def test_against_draws(self) -> None:
+        objective, declared = sampled_case(400)
+        truth = evidence_gradients(objective, declared)
+        errors: dict[str, list[torch.Tensor]] = {name: [] for name in truth}
+        stated: dict[str, list[torch.Tensor]] = {name: [] for name in truth}
+        for seed in range(30):
+            pairs, scale = subset(objective.data, 80, seed)
+            part = dataclasses.replace(objective, data=pairs, scale=scale)
+            for name, found in sampled_gradients(part, declared).items():
+                assert found.part == pytest.approx(0.2)
+                errors[name].append(found.whole - truth[name])
+                stated[name].append(found.standard_error)
+        for name in truth:
+            spread = torch.stack(errors[name]).square().mean().sqrt()
+            said = torch.stack(stated[name]).square().mean().sqrt()
+            assert 0.6 < float(said / spread) < 1.6, name
+
+    def test_too_few_data(self) -> None:
+        with pytest.raises(ValueError, match="at least 8 data, one a chunk, got 5"):
+            sampled_gradients(*sampled_case(5))
+
+
+def sampled_case(data: int) -> tuple[HyperObjective, dict[str, Hyperparameter]]:
+    """A sparsified layer and a head, float64, and so many data."""
+    torch.manual_seed(0)
+    model = tiny_fits.OneLayer("s-fc", classes=3).double()
+    x, y = tiny_fits.bars(data, "direction")
+    delta = {name: 1.0 for name, _ in model.named_parameters()}
+    return HyperObjective(model, (x.double(), y), delta), hyperparameters_of(model)
