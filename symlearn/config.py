@@ -153,7 +153,7 @@ class EvidenceConfig(Table):
     evidence_images: Annotated[int, Field(ge=64)] | Literal["auto", "all"] = Field(
         "auto",
         description="images an evidence update looks at, a decision more where it must: a number, all, or "
-        f"auto: all of up to {ALL_UP_TO:,}, {AUTO_IMAGES:,} of more",
+        f"auto: all of up to {ALL_UP_TO:,} or without selection, else {AUTO_IMAGES:,}",
     )
     frequency: PositiveInt | None = Field(
         None, description="epochs between evidence updates; epochs / 32 if not given"

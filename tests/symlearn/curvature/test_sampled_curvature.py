@@ -219,6 +219,10 @@ class TestHowMany:
     def test_corrected_eigenvalues_take_all(self) -> None:
         assert images_used(options(eigenvalues="corrected"), 10**6) == 10**6
 
+    def test_a_single_pass_takes_all(self) -> None:
+        assert images_used(options(selection="none"), 10**6) == 10**6
+        assert images_used(options(selection="none", evidence_images=500), 10**6) == 500
+
     def test_part(self) -> None:
         data = quadrants(200)
         part, scale = part_of(data, options(evidence_images=64), seed=5)
