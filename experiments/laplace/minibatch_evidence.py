@@ -197,8 +197,11 @@ def declared_gradients(state: FitState, data: Pairs, draws: int) -> dict[str, An
     return {"images": CHUNKS * (n // 10 // CHUNKS), "of": n, "gradients": gradients}
 
 
+PARTS = {"blocks": by_blocks, "as a fit draws": as_fitted, "declared": declared_gradients}
+
+
 def measured(asked: argparse.Namespace) -> dict[str, Any]:
-    """Fit briefly, then everything."""
+    """Fit briefly, then every part that is asked for; the others are the file's, of the same network."""
     given = {**SHARED, **SETS[asked.data], "data": asked.data, "data_root": asked.data_root}
     config, splits = load(Config().with_options(**given, limit=asked.limit, seed=asked.seed))
     torch.manual_seed(config.training.seed)
@@ -210,15 +213,15 @@ def measured(asked: argparse.Namespace) -> dict[str, Any]:
         names = [name for name, of in state.prior.groups.items() if of == group]
         state.prior.set_log(group, torch.tensor(result.prior_precision[names[0]]).log().item())
     seconds = {"fit": time.process_time() - began}
-    found: dict[str, Any] = {}
-    for name, measure in (
-        ("blocks", by_blocks),
-        ("as a fit draws", as_fitted),
-        ("declared", declared_gradients),
-    ):
+    before = json.loads(asked.file.read_text(encoding="utf-8")) if asked.file.exists() else {}
+    found: dict[str, Any] = before.get("results", {}) if asked.parts != [*PARTS] else {}
+    commits: dict[str, Any] = before.get("commits", {}) if found else {}
+    seconds = {**before["cpu_seconds"], **seconds} if found else seconds
+    commit = reproduction.commit(HERE)
+    for name in asked.parts:
         began = time.process_time()
-        found[name] = measure(copy.copy(state), train, asked.draws)
-        seconds[name] = time.process_time() - began
+        found[name] = PARTS[name](copy.copy(state), train, asked.draws)
+        seconds[name], commits[name] = time.process_time() - began, commit
         print(f"{name}: {seconds[name]:.0f} s of the CPU", flush=True)
     return {
         "experiment": "evidence from a part of the images",
@@ -231,7 +234,7 @@ def measured(asked: argparse.Namespace) -> dict[str, Any]:
         "train_examples": len(train[0]),
         "accuracy": result.report["test"]["accuracy"],
         "cpu_seconds": seconds,
-        "commit": reproduction.commit(HERE),
+        "commits": commits,
         "environment": environment(),
         "results": found,
     }
@@ -313,6 +316,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS])
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--plot", action="store_true")
     asked = parser.parse_args()
@@ -321,9 +325,10 @@ def main() -> None:
         figure = drawn([json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()])
         figure.savefig(FIGURE, dpi=130)
         return
+    asked.file = asked.out / f"minibatch-{asked.data}.json"
     content = measured(asked)
     asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / f"minibatch-{asked.data}.json").write_text(to_json(content) + "\n", encoding="utf-8")
+    asked.file.write_text(to_json(content) + "\n", encoding="utf-8")
     print(table(content))
 
 

@@ -35,9 +35,9 @@ from symlearn.evidence.sampled import Precisions, SampledEvidence
 def images_used(config: Config, n_data: int) -> int:
     """How many of the training images an evidence update looks at, before any decision asks for more.
 
-    By itself (`auto`) all up to `ALL_UP_TO` images, then `AUTO_IMAGES`: from about there on the schedule has an
-    update every epoch, and a pass over all images takes about as long as the epoch. A fit by MAP has one
-    update, at its end, and takes all. So do corrected eigenvalues: their basis is no sum over data.
+    By itself (`auto`) all up to `ALL_UP_TO` images, then `AUTO_IMAGES`: from about there on the schedule has
+    an update every epoch. A fit by MAP has one update, at its end, and takes all. So do corrected
+    eigenvalues: their basis is no sum over data.
     """
     asked = config.evidence.evidence_images
     if asked == "all" or config.curvature.eigenvalues != "kronecker":
