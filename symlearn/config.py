@@ -24,6 +24,7 @@ from pydantic import (
     ValidationError,
 )
 
+ALL_UP_TO, AUTO_IMAGES = 10_000, 5_000  # images: an evidence update takes all of so many, so many of more
 Names = Annotated[  # of parameters; TOML and dictionaries give a list
     tuple[str, ...], BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
 ]
@@ -158,6 +159,11 @@ class EvidenceConfig(Table):
         "search", description="search over paths by evidence, gradients of the evidence alone, or MAP"
     )
     method: Literal["mackay", "adam"] = Field("mackay", description="fixed point, or Adam on log precision")
+    evidence_images: Annotated[int, Field(ge=64)] | Literal["auto", "all"] = Field(
+        "auto",
+        description="images an evidence update looks at, a decision more where it must: a number, all, or "
+        f"auto: all of up to {ALL_UP_TO:,} or without selection, else {AUTO_IMAGES:,}",
+    )
     frequency: PositiveInt | None = Field(
         None, description="epochs between evidence updates; epochs / 32 if not given"
     )
@@ -327,7 +333,7 @@ def expectation(annotation: Any, metadata: list[Any] | None = None) -> str:
     """What a key takes, in words: "a whole number above 0", "search, gradient or none"."""
     if get_origin(annotation) is Annotated:
         inner, *extra = get_args(annotation)
-        return expectation(inner, extra)
+        return expectation(inner, [limit for one in extra for limit in getattr(one, "metadata", [one])])
     if get_origin(annotation) is tuple:
         return "a list of parameter names"
     if get_origin(annotation) is Literal:

@@ -38,8 +38,10 @@ from symlearn.config import Config
 from symlearn.cost.memory import CurvatureBytes, Memory
 from symlearn.cost.shapes import Shadow, shadow_of
 from symlearn.curvature.coverage import has_evidence, seen
+from symlearn.curvature.sampled import images_used
 from symlearn.curvature.training_set import curvature_options, spectra
 from symlearn.data.samples import Held, SamplesLike, samples_of
+from symlearn.evidence.jackknife import CHUNKS
 from symlearn.evidence.likelihood import likelihood_of
 from symlearn.layers.declared import hyperparameters_of, tracked
 from symlearn.layers.structure import relaxed_layers
@@ -107,8 +109,11 @@ def memory_of(model: nn.Module, given: FitSizes) -> Memory:
     predictions = prediction_bytes(shadow, given, curved)
     copies = kept_states(config) * state
     screening = trials = trial_curvature = removals = 0
+    grown = 0  # sums of chunks and ends of the controls, where a decision takes more images
+    if curved and images_used(config, given.train) < given.train:
+        grown = CONTROLS * (curvature.factors + state)
     if asks(config) and has_choices(shadow.model):  # the copy, its guard's, two kept ones, the best of all
-        removals = 5 * state + trained
+        removals = 5 * state + trained + grown
     if config.evidence.selection == "search" and has_choices(shadow.model):
         screening = state + curvature.factors + screening_bytes(shadow, given, curvature)
         added = start_search(shadow.model)
@@ -117,7 +122,7 @@ def memory_of(model: nn.Module, given: FitSizes) -> Memory:
         for extra in [*[0] * CONTROLS, *tried]:
             own = trained_at_start + extra
             trials += 2 * (whole + moments * own) + own
-        trial_curvature = curvature_bytes(shadow, given).peak
+        trial_curvature = curvature_bytes(shadow, given).peak + grown
     return Memory(
         data=given.data,
         model=whole,
@@ -223,6 +228,8 @@ def curvature_bytes(shadow: Shadow, given: FitSizes) -> CurvatureBytes:
         eigen = spectra(shadow.model, config, (x, y), factors)
         params = sum(len(values) for values in eigen.eigenvalues.values())
         decomposed = live.peak - held
+    if images_used(config, given.train) < given.train:  # every chunk's, their sum, three halves of the rest
+        held *= CHUNKS + 4
     return CurvatureBytes(
         held,
         largest_of(factors),

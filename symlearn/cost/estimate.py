@@ -21,9 +21,11 @@ from symlearn.cost.memory import Memory, available_bytes, fewer_weights, needed_
 from symlearn.cost.room import factor_shapes
 from symlearn.cost.shapes import shadow_of
 from symlearn.curvature.coverage import has_evidence
+from symlearn.curvature.sampled import images_used
 from symlearn.curvature.training_set import curvature_of, training_factors
 from symlearn.data.samples import Held, Samples
 from symlearn.data.streams import Data
+from symlearn.evidence.jackknife import CHUNKS
 from symlearn.selection.differences import CONTROLS
 from symlearn.selection.removal import removable
 from symlearn.selection.search import possible_changes, strictest_start
@@ -306,7 +308,9 @@ def measured(state: FitState, train: Samples, test: Samples | None) -> Measured:
     first = train.first(batch)
     factors = timed(lambda: (curvature_of if sharp else training_factors)(state.model, state.config, first))
     shapes = factor_shapes(state.model, first[0][:1], curvature.group_factors == "shared")
-    update = factors * images / batch + eigenvalue_seconds(shapes)
+    used = images_used(state.config, images)
+    spectra = 1 if used == images else 1 + CHUNKS
+    update = factors * used / batch + spectra * eigenvalue_seconds(shapes)
     return Measured(images, step, evaluation, update)
 
 

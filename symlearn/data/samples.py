@@ -27,6 +27,11 @@ Pairs = tuple[Tensor, Tensor]
 FIRST = 1000  # images whose scale stands for all
 
 
+def seeded_order(n: int, seed: int) -> Tensor:
+    """A seeded order of n data: places `[n]`, on the CPU."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
 class Samples(ABC):
     """Images and targets on the device and in the types of a fit.
 

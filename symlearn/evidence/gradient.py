@@ -17,7 +17,9 @@ Axes: batch, classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any, Literal
 
 import torch
@@ -33,7 +35,8 @@ from kfac import (
     project_factors,
     renew_input_factors,
 )
-from symlearn.data.samples import Held, Pairs, SamplesLike, samples_of
+from symlearn.data.samples import Held, Pairs, SamplesLike, samples_of, seeded_order
+from symlearn.evidence.jackknife import CHUNKS, Jackknife
 from symlearn.evidence.laplace import Evidence, EvidenceModel, squared_norms
 from symlearn.evidence.likelihood import likelihood_of
 from symlearn.layers.declared import Hyperparameter, hyperparameters_of, tracked
@@ -50,8 +53,7 @@ def subset(data: SamplesLike, size: int, seed: int) -> tuple[Pairs, float]:
     samples = samples_of(data)
     n = len(samples)
     size = min(size, n)
-    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:size]
-    return samples.subset(drawn).whole(), n / size
+    return samples.subset(seeded_order(n, seed)[:size]).whole(), n / size
 
 
 @dataclass
@@ -142,18 +144,10 @@ def evidence_gradients(
             gradients = _gradients(objective.full, values)
         else:
             volume = _gradients(lambda: objective.volume(frozen), values)
-            gradients = _gradients(objective.fit, values)
-            for k, name in enumerate(declared):
-                if gradients[k] is not None and volume[k] is None:
-                    raise ValueError(
-                        "the local estimator sees bases of weights and moved inputs only, and "
-                        f"{name} is not part of one; use the full one"
-                    )
-                gradients[k] = _sum(gradients[k], volume[k])
+            gradients = _together(_gradients(objective.fit, values), volume, declared)
         for k, d in enumerate(declared.values()):
-            if d.log_prior is not None and gradients[k] is not None:
-                prior = d.log_prior(d.value).sum()
-                gradients[k] = _sum(gradients[k], torch.autograd.grad(prior, d.value)[0])
+            if gradients[k] is not None:
+                gradients[k] = _sum(gradients[k], _hyperprior_gradient(d))
     found = {name: g for name, g in zip(declared, gradients, strict=True) if g is not None}
     for name, gradient in found.items():
         if not torch.isfinite(gradient).all():
@@ -164,12 +158,96 @@ def evidence_gradients(
     return found
 
 
-def _gradients(total: Callable[[], Tensor], values: list[Tensor]) -> list[Tensor | None]:
-    """Gradients of a scalar; None where it does not depend on a value."""
+def sampled_gradients(
+    objective: HyperObjective, declared: Mapping[str, Hyperparameter], estimator: Estimator = "full"
+) -> dict[str, Jackknife]:
+    """`evidence_gradients` with its error: from all of the objective's data, and from all but each chunk.
+
+    Raw sums of the chunks are summed up in every such way, so that all have the same drawn columns.
+
+    Args:
+        objective: on a subset in random order, whose first `CHUNKS` chunks of equal size count.
+        declared: the hyperparameters.
+        estimator: as for `evidence_gradients`.
+
+    Raises:
+        ValueError: as `evidence_gradients`; fewer data than chunks.
+    """
+    size = len(objective.data[0]) // CHUNKS
+    if size < 1:
+        raise ValueError(f"expected at least {CHUNKS} data, one a chunk, got {len(objective.data[0])}")
+    if estimator not in ("full", "local"):
+        raise ValueError(f"unknown estimator {estimator!r}; choose 'full' or 'local'")
+    n, used = objective.scale * len(objective.data[0]), CHUNKS * size
+    seed = objective.curvature.get("seed")
+    chunks = [
+        replace(
+            objective,
+            data=Held(*objective.data).subset(torch.arange(c * size, (c + 1) * size)).whole(),
+            scale=1.0,
+            curvature={**objective.curvature, "seed": None if seed is None else seed + c},
+        )
+        for c in range(CHUNKS)
+    ]
+    values = [d.value for d in declared.values()]
+    if not values:
+        return {}
+    full = estimator == "full"
+    with tracked(values), torch.enable_grad():
+        sums = [chunk._factors({"differentiable": True}) if full else chunk.frozen() for chunk in chunks]
+        fits = [] if full else [chunk.fit() for chunk in chunks]
+
+        def of(kept: list[int]) -> list[Tensor | None]:
+            scale = n / (len(kept) * size)
+            total = reduce(add, [sums[c] for c in kept]).scaled(scale)
+            if full:
+                return _gradients(lambda: objective._terms(total).total, values, keep=True)
+            volume = _gradients(lambda: objective.volume(total), values, keep=True)
+            fit = _gradients(lambda: scale * torch.stack([fits[c] for c in kept]).sum(), values, keep=True)
+            return _together(fit, volume, declared)
+
+        whole = of([*range(CHUNKS)])
+        without = [of([k for k in range(CHUNKS) if k != c]) for c in range(CHUNKS)]
+        priors = [_hyperprior_gradient(d) for d in declared.values()]
+    found = {}
+    for k, (name, prior) in enumerate(zip(declared, priors, strict=True)):
+        one, rest = whole[k], [g for left in without if (g := left[k]) is not None]
+        if one is not None and len(rest) == CHUNKS:
+            shifted = [(g if prior is None else g + prior).double() for g in (one, *rest)]
+            found[name] = Jackknife(shifted[0], torch.stack(shifted[1:]), min(used / n, 1.0))
+    return found
+
+
+def _together(
+    fit: list[Tensor | None], volume: list[Tensor | None], declared: Mapping[str, Hyperparameter]
+) -> list[Tensor | None]:
+    """Both parts of the local estimator, summed.
+
+    Raises:
+        ValueError: a hyperparameter that is not part of a basis.
+    """
+    for name, through_outputs, through_bases in zip(declared, fit, volume, strict=True):
+        if through_outputs is not None and through_bases is None:
+            raise ValueError(
+                f"the local estimator sees bases of weights and moved inputs only, and {name} is not part of "
+                "one; use the full one"
+            )
+    return [_sum(a, b) for a, b in zip(fit, volume, strict=True)]
+
+
+def _hyperprior_gradient(declared: Hyperparameter) -> Tensor | None:
+    """Of the log density of the hyperprior; None without one."""
+    if declared.log_prior is None:
+        return None
+    return torch.autograd.grad(declared.log_prior(declared.value).sum(), declared.value)[0]
+
+
+def _gradients(total: Callable[[], Tensor], values: list[Tensor], keep: bool = False) -> list[Tensor | None]:
+    """Gradients of a scalar, its graph kept or not; None where it does not depend on a value."""
     value = total()
     if not value.requires_grad:
         return [None] * len(values)
-    return list(torch.autograd.grad(value, values, allow_unused=True))
+    return list(torch.autograd.grad(value, values, allow_unused=True, retain_graph=keep))
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

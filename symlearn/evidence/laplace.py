@@ -114,6 +114,10 @@ class EvidenceModel:
         gamma = self._gamma(self._stack(prior_precision), sigma_noise)
         return dict(zip(self.names, gamma.tolist(), strict=True))
 
+    def prior_log_det(self, prior_precision: Mapping[str, Tensor | float]) -> Tensor:
+        """sum_t P_t log delta_t, of which `volume` is half, less half of log det(H + delta I)."""
+        return (self._stack(prior_precision).log() * self.counts).sum()
+
     def _stack(self, prior_precision: Mapping[str, Tensor | float]) -> Tensor:
         """Delta by tensor, in `names` order."""
         values = [torch.as_tensor(prior_precision[name], dtype=torch.float64).cpu() for name in self.names]

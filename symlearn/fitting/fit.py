@@ -33,7 +33,7 @@ from symlearn.fitting.inputs import expect_own_options, ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.structure import tensor_places
 from symlearn.report.notebook import ReportDict
-from symlearn.report.numbers import Tried, build_report, calibration, training_report
+from symlearn.report.numbers import Tried, build_report, calibration, sample_report, training_report
 from symlearn.run_folder import CHECKPOINT, CONFIG, MODEL, RunFolder
 from symlearn.selection.removal import Removal, RemovalRound, told
 from symlearn.selection.search import Proposal, SearchRound, describe
@@ -216,11 +216,23 @@ class Fit:
     def keep_best(self) -> None:
         """Keep the state of best evidence over all stages."""
         evidence = self.state.evidence
-        if evidence is not None and (self.best is None or evidence >= self.best["evidence"]):
+        if evidence is not None and (self.best is None or evidence >= self._evidence_of(self.best)):
             self.best = self.state.saved()
+
+    def _evidence_of(self, saved: dict[str, Any]) -> float:
+        """The evidence of a state, on the images that the present one's is from."""
+        if self.state.sampled is None or saved["sample"] == self.state.sample:
+            return float(saved["evidence"])
+        twin = self.state.clone()
+        twin.load(saved)
+        twin.sample = self.state.sample
+        update_evidence(twin, self.train, step_hyperparameters=False)
+        assert twin.evidence is not None
+        return twin.evidence
 
     def _round(self, number: int) -> None:
         if self.round_ is None:
+            self.state.sample = self.stage  # another subset for every round
             self.round_ = SearchRound(
                 self.state, number, self.train, self.observe, self.augment, self.search_controls
             )
@@ -248,6 +260,7 @@ class Fit:
                 epoch, step = self.state.epoch, self.state.step
                 self.go_back(self.best)
                 self.state.epoch, self.state.step = epoch, step
+            self.state.sample = self.stage
             self.round_ = RemovalRound(
                 self.state, number, self.train, self.observe, self.augment, self.controls
             )
@@ -367,6 +380,7 @@ class Fit:
                 Tried(self.proposals, self.removals, self.search_controls, self.controls),
                 None if self.test is None else calibration(state, self.test),
                 training_report(state, self.beginning.tried, self.train),
+                sample_report(state, self.train),
             )
         )
         if self.test is not None and curved and state.likelihood.classes:

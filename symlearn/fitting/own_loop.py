@@ -29,7 +29,7 @@ from symlearn.data.samples import Samples
 from symlearn.data.streams import Data
 from symlearn.fitting.result import DataInfo, FitResult
 from symlearn.report.notebook import ReportDict
-from symlearn.report.numbers import Tried, build_report, calibration, training_report
+from symlearn.report.numbers import Tried, build_report, calibration, sample_report, training_report
 from symlearn.training.inputs import check_fits, dtype_of, inputs_of, samples_from
 from symlearn.training.state import FitState
 from symlearn.training.updates import update_evidence
@@ -139,7 +139,7 @@ class EvidenceUpdates:
     def state_dict(self) -> dict[str, Any]:
         """Hyperparameters as plain values, for a checkpoint; the weights are the caller's."""
         saved = self.state.saved()
-        names = ("hyper", "evidence", "effective_parameters", "trust", "epoch", "step")
+        names = ("hyper", "evidence", "effective_parameters", "sample", "sampled", "trust", "epoch", "step")
         return {name: saved[name] for name in names}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -178,6 +178,7 @@ class EvidenceUpdates:
             Tried(),
             calibration(state, held_out) if held_out is not None else None,
             training_report(state, [], self._train),
+            sample_report(state, self._train),
         )
         return FitResult(
             self.model,

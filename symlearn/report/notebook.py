@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.text import Text
 
 from symlearn.report.reading import Report
-from symlearn.report.sentence import setbacks_sentence, verdict
+from symlearn.report.remarks import remarks
+from symlearn.report.sentence import verdict
 from symlearn.report.table import layer_table, removals_table, run_numbers
 
 WIDTH = 110  # columns
@@ -21,9 +22,9 @@ WIDTH = 110  # columns
 def report_html(report: Report) -> str:
     """Verdict and tables as HTML with its styles inline; whatever names hold is escaped."""
     console = Console(file=io.StringIO(), record=True, width=WIDTH, force_jupyter=False, highlight=False)
-    sentences = [verdict(report), setbacks_sentence(report)]
+    sentences = [verdict(report), *remarks(report)]
     tables = [layer_table(report), removals_table(report)]
-    for part in [*(Text(s) for s in sentences if s), *(t for t in tables if t is not None)]:
+    for part in [*(Text(s) for s in sentences), *(t for t in tables if t is not None)]:
         console.print(part)
     for name, value in run_numbers(report):
         console.print(Text(f"{name}: {value}"))

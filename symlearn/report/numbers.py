@@ -17,12 +17,16 @@ import torch
 from symlearn.analysis.calibration import scores
 from symlearn.analysis.effective_parameters import layer_reports
 from symlearn.analysis.ranges import range_report
+from symlearn.curvature.coverage import seen
 from symlearn.data.samples import SamplesLike, samples_of
+from symlearn.evidence.gradient import sampled_gradients
+from symlearn.evidence.jackknife import CHUNKS
 from symlearn.layers.structure import relaxed_layers, tensor_places
 from symlearn.selection.removal import Removal, least_worth
 from symlearn.selection.verdict import Asked, decision
 from symlearn.training.state import FitState
 from symlearn.training.steps import evaluate
+from symlearn.training.updates import objective_on_subset
 
 if TYPE_CHECKING:
     from symlearn.selection.search import Proposal
@@ -72,6 +76,36 @@ def training_report(state: FitState, tried: Sequence[dict[str, Any]], data: Samp
     }
 
 
+def sample_report(state: FitState, data: SamplesLike) -> dict[str, Any] | None:
+    """How sure the evidence is for being from a part of the images; None where it is from all of them.
+
+    Args:
+        state: at the end of the fit.
+        data: the training set.
+
+    Returns:
+        `images` of `of`, in `chunks`; `standard_error` and the `bias` that was taken out, of
+        `log_marginal_likelihood`, `log_likelihood`, `log_det` and `effective_parameters`; `gradient_error`,
+        the standard error of d log evidence / d log delta by tensor; `declared_gradients` by hyperparameter,
+        from `gradient_images`: `value` and `standard_error`, nested as the hyperparameter is.
+    """
+    if state.sampled is None:
+        return None
+    declared = state.hyper.declared
+    gradients = {}
+    if declared and state.config.evidence.gradient_images >= CHUNKS:
+        objective = objective_on_subset(state, data)
+        with seen(state.model, state.config.curvature):
+            gradients = sampled_gradients(objective, declared, state.config.evidence.gradient)
+    return {
+        **state.sampled.told(),
+        "declared_gradients": {
+            name: {"value": g.whole.tolist(), "standard_error": g.standard_error.tolist()}
+            for name, g in gradients.items()
+        },
+    }
+
+
 @dataclass(frozen=True)
 class Tried:
     """What a fit tried to add and to remove.
@@ -96,6 +130,7 @@ def build_report(
     tried: Tried,
     test: dict[str, float | None] | None,
     training: dict[str, Any],
+    sample: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Gather what is known at the end of a fit.
 
@@ -106,6 +141,7 @@ def build_report(
         tried: to add and to remove.
         test: scores on the test set, or None.
         training: as `training_report`.
+        sample: as `sample_report`.
 
     Returns:
         report.json as a dictionary (schema 2).
@@ -133,6 +169,7 @@ def build_report(
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "active_parameters": sum(trained),
         "log_marginal_likelihood": state.evidence,
+        "evidence_sample": sample,
         "sigma_noise": None if state.likelihood.classes else state.sigma_noise,
         "test": test or {"accuracy": None, "nll": None, "ece": None},
         "laplace": None,

@@ -1,7 +1,10 @@
-"""What else is to be said of a run beside its verdict, a sentence each: ranges, what was taken back."""
+"""What else is to be said of a run beside its verdict, a sentence each.
+
+Ranges of transformations, what was taken back, from how many images the evidence is.
+"""
 
 from symlearn.report.reading import Report
-from symlearn.report.sentence import setbacks_sentence, without_verdict
+from symlearn.report.sentence import sample_sentence, setbacks_sentence, without_verdict
 
 
 def ranges_sentence(report: Report) -> str | None:
@@ -25,7 +28,8 @@ def ranges_sentence(report: Report) -> str | None:
 
 def remarks(report: Report) -> list[str]:
     """All of them, in order."""
-    return [said for said in (ranges_sentence(report), setbacks_sentence(report)) if said is not None]
+    every = (ranges_sentence(report), setbacks_sentence(report), sample_sentence(report))
+    return [said for said in every if said is not None]
 
 
 def _and(words: list[str]) -> str:

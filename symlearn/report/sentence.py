@@ -22,9 +22,11 @@ from symlearn.report.reading import (
     layer_number,
     path_names,
     present_paths,
+    proposals_of,
+    removals_of,
     top_path,
 )
-from symlearn.report.wording import percent
+from symlearn.report.wording import count, percent
 
 CLEAR_FROM = 0.6  # relative effective dimension of the top path
 
@@ -203,6 +205,22 @@ def setbacks_sentence(report: Report) -> str | None:
     return (
         f"Taken back, with half the learning rate: {'; '.join(words)}{more}. The state kept is that of epoch "
         f"{training.get('epoch')}."
+    )
+
+
+def sample_sentence(report: Report) -> str | None:
+    """From how many images the evidence is, and how sure that makes it; None where it is from all."""
+    sample = report.get("evidence_sample") or {}
+    images, of = sample.get("images"), sample.get("of")
+    error = finite((sample.get("standard_error") or {}).get("log_marginal_likelihood"))
+    if images is None or of is None or error is None:
+        return None
+    asked = [*removals_of(report), *proposals_of(report)]
+    most = max((int(one["images"]) for one in asked if one.get("images")), default=int(images))
+    grew = f", decisions from up to {most:,}" if most > images else ""
+    return (
+        f"The evidence is estimated from {images:,} of {of:,} images, ± {count(error)} nats (one standard "
+        f"error){grew}; differences are paired, and their intervals include what that leaves open."
     )
 
 

@@ -312,9 +312,8 @@ def run_numbers(report: Report) -> list[tuple[str, str]]:
         numbers.append(("effective parameters", count(sum(value or 0.0 for value in gamma))))
     if examples:
         numbers.append(("training examples", count(examples)))
-    numbers.append(
-        ("log marginal likelihood", "not computed" if evidence is None else f"{decimal(evidence, 1)} nats")
-    )
+    told = "not computed" if evidence is None else f"{decimal(evidence, 1)} nats"
+    numbers.append(("log marginal likelihood", told + _sampled(report)))
     if evidence is not None and examples:
         numbers.append(("log marginal likelihood per example", f"{decimal(evidence / examples)} nats"))
     for key, name in (("left_out", "left out of the evidence"), ("diagonal", "with diagonal curvature")):
@@ -326,6 +325,15 @@ def run_numbers(report: Report) -> list[tuple[str, str]]:
             if finite(value) is not None:
                 numbers.append((f"{prefix} {name}", write(value)))
     return numbers
+
+
+def _sampled(report: Report) -> str:
+    """What follows an evidence that is from a part of the images, or nothing."""
+    sample = report.get("evidence_sample") or {}
+    error = finite((sample.get("standard_error") or {}).get("log_marginal_likelihood"))
+    if error is None:
+        return ""
+    return f" ± {decimal(error, 1)}, from {count(sample['images'])} of {count(sample['of'])} images"
 
 
 _SCORES = (

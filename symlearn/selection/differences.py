@@ -6,11 +6,12 @@ the log evidence at the end of a refit, k controls and their variance s^2 about 
 rounds so far,
 
     value = e - mean of the controls' e
-    spread^2 = s^2 (1 + EXCESS + 1 / k) + (RELATIVE value)^2
+    spread^2 = s^2 (1 + EXCESS + 1 / k) + (RELATIVE value)^2 + sampling error^2
     interval = value -+ t spread
 
-t being Student's quantile for the degrees of freedom of spread^2 (those of s^2; more where the last term,
-which is known, is the larger part: Welch 1947), so that the interval holds `COVERAGE` of what further refits
+t being Student's quantile for the degrees of freedom of spread^2 (those of s^2 and of the sampling error,
+which evidences from a part of the images have, see `growth.py`; more where the middle term, which is known,
+is the larger part: Welch 1947), so that the interval holds `COVERAGE` of what further refits
 would give. A refit with a path less varies more than one with nothing changed, and the more the more was
 lost: the two constants are measured, `experiments/discovery/coverage.py`.
 
@@ -25,6 +26,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy.stats import t as student
+
+from symlearn.evidence.jackknife import CHUNKS
 
 CONTROLS = 3
 COVERAGE = 0.9  # of the stated intervals
@@ -62,7 +65,10 @@ class Difference:
 
 
 def difference(
-    evidence: float, controls: Sequence[float], earlier: Sequence[Sequence[float]] = ()
+    evidence: float,
+    controls: Sequence[float],
+    earlier: Sequence[Sequence[float]] = (),
+    error: float = 0.0,
 ) -> Difference:
     """A refit's evidence against its controls'.
 
@@ -70,6 +76,7 @@ def difference(
         evidence: of the refit.
         controls: evidences of this round's controls, at least one.
         earlier: those of earlier rounds, a sequence a round.
+        error: standard error of the difference for being from a part of the images, of `CHUNKS` chunks.
 
     Returns:
         The difference in nats with its spread, None where too few controls ended to know it.
@@ -78,8 +85,9 @@ def difference(
     measured, freedom = control_spread(controls, earlier)
     if measured is None:
         return Difference(value)
-    spread = math.hypot(measured, RELATIVE * value)
-    return Difference(value, spread, freedom * (spread / measured) ** 4)
+    spread = math.hypot(math.hypot(measured, RELATIVE * value), error)
+    sampled = 1 + freedom / (CHUNKS - 1) * (error / measured) ** 4
+    return Difference(value, spread, freedom * (spread / measured) ** 4 / sampled)
 
 
 def control_spread(

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import copy
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from symlearn.config import Config
@@ -26,11 +28,13 @@ from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.layers.registry import path_kind
 from symlearn.layers.structure import layer_paths, relaxed_layers
 from symlearn.selection.differences import CONTROLS, difference, within
+from symlearn.selection.growth import EndState, Paired, paired
 from symlearn.selection.search import Candidate, Observe, Proposal, apply
 from symlearn.training.phases import Phase, PhaseRun
 from symlearn.training.state import Augment, FitState
 
 REWARM = 0.3  # part of the learning rate that a refit starts with
+NEGLIGIBLE = 1 / 3  # of the refits' own spread: a sampling error that makes the interval 5 % longer at most
 LayerPath = tuple[str, str]  # a layer's name and one of its paths
 
 
@@ -46,6 +50,8 @@ class Removal:
         probability_needed: that the true loss is more than what counts, by Student's distribution.
         free: whether the evidence does not miss them for certain: within its noise, or by less than counts.
         removed: whether they stayed out.
+        images: that the change of evidence is from, where that is not all of them.
+        sampling_error: its standard error for that, in nats; part of the interval.
     """
 
     round: int
@@ -55,6 +61,8 @@ class Removal:
     probability_needed: float | None = None
     free: bool = False
     removed: bool = False
+    images: int | None = None
+    sampling_error: float | None = None
 
 
 def least_worth(config: Config, n_data: int) -> float:
@@ -114,18 +122,43 @@ class Outcomes:
         """The controls that ended."""
         return [e for e in self.controls if e is not None]
 
-    def judged(self, removal: Removal, evidence: float | None) -> Removal:
-        """A removal with its change of evidence, interval and odds."""
+    def undecided(self, paths: int, value: float, error: float) -> bool:
+        """Whether a change of evidence is open for its sampling error, and more images could tell."""
+        counts, ended = self.threshold * paths, self.ended
+        evidence = value + statistics.mean(ended)
+        interval = difference(evidence, ended, self.earlier, error).interval
+        refits = difference(evidence, ended, self.earlier).spread
+        if interval is None or refits is None:
+            return False
+        return interval[0] < -counts <= interval[1] and error > NEGLIGIBLE * refits
+
+    def judged(self, removal: Removal, evidence: float | None, part: Paired | None = None) -> Removal:
+        """A removal with its change of evidence, interval and odds.
+
+        Args:
+            removal: the paths.
+            evidence: of the refit without them, None if it failed.
+            part: what it is from, where that is not all of the images.
+        """
         ended = self.ended
         if not ended:
             return removal
         if evidence is None:
             failed = self.judged(removal, self.constant) if math.isfinite(self.constant) else removal
             return removal if failed.interval is None or failed.free else failed
-        found, counts = difference(evidence, ended, self.earlier), self.threshold * len(removal.paths)
+        error = 0.0 if part is None else part.error
+        found, counts = difference(evidence, ended, self.earlier, error), self.threshold * len(removal.paths)
         interval, odds = found.interval, found.probability_below(-counts)
         free = interval is not None and interval[1] >= -counts
-        return Removal(removal.round, removal.paths, found.value, interval, odds, free)
+        return replace(
+            removal,
+            delta_log_evidence=found.value,
+            interval=interval,
+            probability_needed=odds,
+            free=free,
+            images=None if part is None else part.images,
+            sampling_error=None if part is None else part.error,
+        )
 
 
 class RemovalRound:
@@ -160,6 +193,8 @@ class RemovalRound:
         singles = [(path,) for path in removable(start)]
         self.queue: list[tuple[LayerPath, ...]] = [*[()] * CONTROLS, *singles] if singles else []
         self.evidences: list[float | None] = []
+        self.parts: list[Paired | None] = []
+        self.ends: list[EndState] = []  # of the controls, where their evidence is from a part of the images
         constant = start.likelihood.constant_log_evidence(samples_of(data).targets)
         self.outcomes = Outcomes(
             list(earlier or []), constant=constant, threshold=least_worth(start.config, start.n_data)
@@ -177,6 +212,8 @@ class RemovalRound:
             {
                 "queue": self.queue,
                 "evidences": self.evidences,
+                "parts": [None if part is None else asdict(part) for part in self.parts],
+                "ends": [end.saved() for end in self.ends],
                 "outcomes": asdict(self.outcomes),
                 "kept": self.kept,
                 "joined": self.joined,
@@ -188,6 +225,8 @@ class RemovalRound:
         saved = copy.deepcopy(saved)
         self.queue = [tuple((layer, path) for layer, path in paths) for paths in saved["queue"]]
         self.evidences, self.kept, self.joined = saved["evidences"], saved["kept"], saved["joined"]
+        self.parts = [None if part is None else Paired(**part) for part in saved["parts"]]
+        self.ends = [EndState.restored(self.start.clone(), end) for end in saved["ends"]]
         self.outcomes = Outcomes(**saved["outcomes"])
         if (kept := saved["current"]) is not None:
             self.current = Candidate(None, self.start.clone(), PhaseRun(self.phase))
@@ -225,10 +264,16 @@ class RemovalRound:
     def _close(self, candidate: Candidate) -> None:
         paths, evidence = self.queue[len(self.evidences)], candidate.evidence
         ended = evidence if math.isfinite(evidence) else None
+        part, end = None, candidate.end
+        if paths and end is not None and self.ends:
+            part = paired(end, self.ends, partial(self.outcomes.undecided, len(paths)), self.data)
+            ended = statistics.mean(self.outcomes.ended) + part.value
         self.evidences.append(ended)
+        self.parts.append(part)
         self.current = None
         if not paths:
             self.outcomes.controls.append(ended)
+            self.ends += [] if end is None else [end]
         elif ended is not None:
             kind = "single" if len(paths) == 1 else "together"
             best = self.kept.get(kind)
@@ -248,8 +293,11 @@ class RemovalRound:
 
     def removals(self) -> list[Removal]:
         """What was tried so far and what the evidence said of it."""
-        tried = zip(self.queue[CONTROLS:], self.evidences[CONTROLS:], strict=False)
-        return [self.outcomes.judged(Removal(self.round, paths), evidence) for paths, evidence in tried]
+        tried = zip(self.queue[CONTROLS:], self.evidences[CONTROLS:], self.parts[CONTROLS:], strict=False)
+        return [
+            self.outcomes.judged(Removal(self.round, paths), evidence, part)
+            for paths, evidence, part in tried
+        ]
 
     def outcome(self) -> tuple[FitState, list[dict[str, Any]], list[Removal], bool]:
         """(state to go on with, its metrics, every removal with what became of it, did anything go)."""

@@ -37,10 +37,12 @@ from typing import Any, Literal
 import torch
 
 from kfac import DiagonalBlock, KroneckerBlock, differentiable_kernels
+from symlearn.curvature.sampled import part_of
 from symlearn.curvature.training_set import training_factors
 from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.layers.structure import layer_paths, relaxed_layers
 from symlearn.selection.differences import CONTROLS, control_spread, difference, within
+from symlearn.selection.growth import EndState, Paired, open_at, paired
 from symlearn.training.phases import Phase, PhaseRun
 from symlearn.training.start_scale import settle_scale
 from symlearn.training.state import (
@@ -68,6 +70,8 @@ class Proposal:
         noise: standard deviation of a difference about zero, in nats.
         interval: that holds 90 % of what further refits would give, in nats.
         accepted: whether it was kept.
+        images: that the change of evidence is from, where that is not all of them.
+        sampling_error: its standard error for that, in nats; part of the interval.
     """
 
     round: int
@@ -80,6 +84,8 @@ class Proposal:
     noise: float | None = None
     interval: tuple[float, float] | None = None
     accepted: bool = False
+    images: int | None = None
+    sampling_error: float | None = None
 
 
 def strictest_start(state: FitState, open_layers: int = 0) -> None:
@@ -143,8 +149,9 @@ def screen(state: FitState, changes: list[Proposal], data: SamplesLike) -> list[
     touched = {p: apply(trial, p, output_scale=0.0) for p in changes if p.action == "add"}
     gains: dict[Proposal, float] = {}
     if touched:
-        factors = training_factors(trial.model, trial.config, data)
-        gradients = log_likelihood_gradients(trial, data)
+        part, scale = part_of(data, trial.config, trial.sample_seed)
+        factors = training_factors(trial.model, trial.config, part).scaled(scale)
+        gradients = {name: scale * g for name, g in log_likelihood_gradients(trial, part).items()}
         noise = state.likelihood.variance(state.sigma_noise)
         for proposal, names in touched.items():
             gains[proposal] = 0.0
@@ -227,6 +234,11 @@ class Candidate:
     def evidence(self) -> float:
         """Mean of the last two evidence updates so far."""
         return self.evidence_at(len(self.run.evidences))
+
+    @property
+    def end(self) -> EndState | None:
+        """What the refit came to, where its evidence is from a part of the images."""
+        return EndState(self.state, self.run.sampled[-2:]) if self.run.sampled and not self.failed else None
 
     def saved(self) -> dict[str, Any]:
         """State and progress as plain values, for checkpoints; the proposal is not in it."""
@@ -364,24 +376,47 @@ class SearchRound:
         candidate.next_epoch(self.data, self.observe, self.augment)
         return candidate
 
+    def judged(self, gain: float) -> dict[Proposal | None, Paired]:
+        """Survivors whose evidence is from a part of the images, against the controls, by proposal.
+
+        More images are looked at while one lies within its error of `gain` above the controls' mean.
+        """
+        ends = [end for control in self.controls if (end := control.end) is not None]
+        survivors = [c for c in self.survivors() if c.run.over] if ends else []
+        return {
+            trial.proposal: paired(end, ends, lambda value, error: open_at(gain, value, error), self.data)
+            for trial in survivors
+            if (end := trial.end) is not None
+        }
+
     def outcome(self) -> tuple[FitState, list[dict[str, Any]], list[Proposal], bool]:
         """(state to go on with, its metrics, all proposals with what became of them, was one kept)."""
         alive = [c for c in self.controls if not c.failed]
         before = -math.inf if self.start.evidence is None else self.start.evidence  # if no control is left
         bar = max(self.ended, default=before)
         noise, _ = control_spread(self.ended, self.earlier)
-        best = max(self.survivors(), key=lambda c: c.evidence, default=self.controls[0])
-        threshold = max(self.settings.min_gain * self.start.n_data, noise or 0.0)
-        accepted = best.evidence > bar + threshold
+        least = max(self.settings.min_gain * self.start.n_data, noise or 0.0)
+        mean = statistics.mean(self.ended or [before])
+        sampled = self.judged(bar - mean + least)
+
+        def evidence(candidate: Candidate) -> float:
+            found = sampled.get(candidate.proposal)
+            return candidate.evidence if found is None else mean + found.value
+
+        best = max(self.survivors(), key=evidence, default=self.controls[0])
+        error = sampled[best.proposal].error if best.proposal in sampled else 0.0
+        threshold = max(self.settings.min_gain * self.start.n_data, math.hypot(noise or 0.0, error))
+        accepted = evidence(best) > bar + threshold
         half = max(self.half // self.hold, 1)
         halves = [c.evidence_at(half) for c in alive] or [before]
         proposals = []
         for trial in self.trials:
             assert trial.proposal is not None
             halfway = trial.evidence_at(half) - statistics.mean(halves)
-            whole = None
+            whole, part = None, sampled.get(trial.proposal)
             if trial.run.over and math.isfinite(trial.evidence - bar):
-                whole = difference(trial.evidence, self.ended or [before], self.earlier if alive else ())
+                earlier, own = (self.earlier if alive else ()), 0.0 if part is None else part.error
+                whole = difference(evidence(trial), self.ended or [before], earlier, own)
             proposals.append(
                 replace(
                     trial.proposal,
@@ -390,6 +425,8 @@ class SearchRound:
                     noise=noise,
                     interval=None if whole is None else whole.interval,
                     accepted=accepted and trial is best,
+                    images=None if part is None else part.images,
+                    sampling_error=None if part is None else part.error,
                 )
             )
         winner = best if accepted else max(self.controls, key=lambda c: c.evidence)

@@ -69,6 +69,12 @@ def check_fits(model: nn.Module, train: Samples, test: Samples | None, config: C
             f"corrected eigenvalues have no gradient for {declared[0]}, which the evidence learns; set "
             "curvature.eigenvalues to 'kronecker', or model.learn to 'nothing'"
         )
+    images = config.evidence.evidence_images
+    if isinstance(images, int) and images < len(train) and config.curvature.eigenvalues != "kronecker":
+        raise ValueError(
+            f"evidence_images is {images}, but corrected eigenvalues are those of all images' basis; set "
+            "evidence.evidence_images to 'all', or curvature.eigenvalues to 'kronecker'"
+        )
     if not has_evidence(model, config.curvature):
         return
     check_modules(model)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from symlearn.data.samples import SamplesLike, samples_of
+from symlearn.evidence.sampled import Noted
 from symlearn.training.guard import BACK, MOST, Guard, quiet_layers
 from symlearn.training.state import Augment, FitState, TrainingStoppedError
 from symlearn.training.steps import train_epoch
@@ -58,6 +59,7 @@ class PhaseRun:
         started: the phase's epoch at which hyperparameters began to move, or None.
         hold: epoch of the phase before which they may not move.
         evidences: log evidence of every update so far.
+        sampled: the same with their errors, where they are from a subset of the images.
         best: the state of best evidence so far, saved, if the phase keeps it.
         guard: the state to come back to, and when.
         most: setbacks after which the phase is over.
@@ -68,6 +70,7 @@ class PhaseRun:
     started: int | None = None
     hold: int = 0
     evidences: list[float] = field(default_factory=list)
+    sampled: list[Noted] = field(default_factory=list)
     best: dict[str, Any] | None = None
     guard: Guard = field(default_factory=Guard)
     most: int = MOST
@@ -149,6 +152,8 @@ class PhaseRun:
             state.trust = min(RECOVERY * state.trust, 1.0)
             state.caution = min(RECOVERY**0.5 * state.caution, 1.0)
             self.evidences.append(state.evidence)
+            if state.sampled is not None:
+                self.sampled.append(state.sampled)
             if self.phase.keep_best and state.evidence >= max(self.evidences):
                 self.best = state.saved()
             record["log_marginal_likelihood"] = state.evidence
@@ -191,11 +196,13 @@ class PhaseRun:
         """The progress as plain values, for checkpoints; the phase itself is not in it."""
         names = ("done", "started", "hold", "evidences", "best")
         plain = {name: copy.deepcopy(getattr(self, name)) for name in names}
-        return {**plain, "guard": self.guard.saved()}
+        sampled = [copy.deepcopy(vars(noted)) for noted in self.sampled]
+        return {**plain, "sampled": sampled, "guard": self.guard.saved()}
 
     def load(self, saved: dict[str, Any]) -> None:
         """Restore what `saved` gave."""
         saved = copy.deepcopy(saved)
         self.guard = Guard(**saved.pop("guard"))
+        self.sampled = [Noted(**noted) for noted in saved.pop("sampled")]
         for name, value in saved.items():
             setattr(self, name, value)

@@ -24,6 +24,7 @@ from symlearn.config import Config
 from symlearn.evidence.hyperparameters import Hyperparameters
 from symlearn.evidence.likelihood import Likelihood, likelihood_of
 from symlearn.evidence.prior import PriorPrecision, widest_priors
+from symlearn.evidence.sampled import Noted
 from symlearn.training.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
 from symlearn.training.rates import rate_scales
 
@@ -77,6 +78,8 @@ class FitState:
         begun: step at which the present start began.
         evidence: log marginal likelihood at the last update, in nats, or None.
         effective_parameters: of every tensor, at the last update.
+        sample: which subset of the images the evidence is estimated from, where it is not from all of them.
+        sampled: of the last update, where it was from a subset.
         losses: mean training losses of the last epochs.
         setbacks: what the guard took back: epoch, phase, reason, layers.
         lr_scale: factor of the learning rate, as the start has it.
@@ -95,6 +98,8 @@ class FitState:
     step: int = 0
     evidence: float | None = None
     effective_parameters: dict[str, float] = field(default_factory=dict)
+    sample: int = 0
+    sampled: Noted | None = None
     losses: list[float] = field(default_factory=list)
     setbacks: list[dict[str, Any]] = field(default_factory=list)
     lr_scale: float = 1.0
@@ -118,6 +123,11 @@ class FitState:
             named, self.n_data, training.lr, rate_scales(self.model)
         )
         self.generator = torch.Generator().manual_seed(training.seed)
+
+    @property
+    def sample_seed(self) -> int:
+        """Of the order whose first images the evidence is estimated from."""
+        return self.config.training.seed + 104729 * (self.sample + 1)
 
     @property
     def likelihood(self) -> Likelihood:
@@ -152,6 +162,8 @@ class FitState:
                 "step": self.step,
                 "evidence": self.evidence,
                 "effective_parameters": self.effective_parameters,
+                "sample": self.sample,
+                "sampled": None if self.sampled is None else vars(self.sampled),
                 "losses": self.losses,
                 "setbacks": self.setbacks,
                 "lr_scale": self.lr_scale,
@@ -179,10 +191,12 @@ class FitState:
             "trust",
             "caution",
             "begun",
+            "sample",
         ):
             setattr(self, key, saved[key])
         self.effective_parameters = saved["effective_parameters"]
         self.warm_up = WarmUp(**saved["warm_up"])
+        self.sampled = None if saved["sampled"] is None else Noted(**saved["sampled"])
 
     def active_names(self) -> list[str]:
         """Parameters that are trained: those of switched-on paths."""

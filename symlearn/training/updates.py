@@ -9,11 +9,28 @@ import math
 
 from kfac import NonFiniteError
 from symlearn.curvature.coverage import seen
+from symlearn.curvature.sampled import ChunkSums, images_used
 from symlearn.curvature.training_set import curvature_of, curvature_options
-from symlearn.data.samples import SamplesLike
+from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.evidence.gradient import HyperObjective, NonFiniteGradientError, evidence_gradients, subset
 from symlearn.training.batch_statistics import settle_batch_statistics
 from symlearn.training.state import STRIDE, FitState, TrainingStoppedError
+
+
+def objective_on_subset(state: FitState, data: SamplesLike, step: int = 0) -> HyperObjective:
+    """The evidence as a function of what the layers declare, on a subset seeded by the state's steps."""
+    config = state.config
+    pairs, scale = subset(data, config.evidence.gradient_images, config.training.seed + state.step + step)
+    return HyperObjective(
+        state.model,
+        pairs,
+        state.prior.floats(),
+        config.data.likelihood,
+        state.sigma_noise,
+        scale,
+        config.curvature.batch_size,
+        curvature_options(state.model, config),
+    )
 
 
 def step_declared(state: FitState, data: SamplesLike) -> None:
@@ -26,17 +43,7 @@ def step_declared(state: FitState, data: SamplesLike) -> None:
     if not declared:
         return
     for step in range(settings.gradient_steps):
-        pairs, scale = subset(data, settings.gradient_images, state.config.training.seed + state.step + step)
-        objective = HyperObjective(
-            state.model,
-            pairs,
-            state.prior.floats(),
-            state.config.data.likelihood,
-            state.sigma_noise,
-            scale,
-            state.config.curvature.batch_size,
-            curvature_options(state.model, state.config),
-        )
+        objective = objective_on_subset(state, data, step)
         try:
             with seen(state.model, state.config.curvature):
                 gradients = evidence_gradients(objective, declared, settings.gradient)
@@ -53,6 +60,9 @@ def update_evidence(state: FitState, data: SamplesLike, step_hyperparameters: bo
     Running statistics of batch normalisation are measured anew and what the layers declare moves first, so
     that the curvature and the evidence are those of the state as it is left.
 
+    Where `images_used` says so the curvature is a subset's: the hyperparameters step on it as it is; evidence
+    and effective parameters are noted corrected for its bias, with their errors.
+
     Returns:
         What the step gained in evidence at these weights, in nats: what it promises of them.
 
@@ -63,8 +73,14 @@ def update_evidence(state: FitState, data: SamplesLike, step_hyperparameters: bo
     settle_batch_statistics(state.model, data, state.config.curvature.batch_size)
     if step_hyperparameters:
         step_declared(state, data)
+    images, sums = len(samples_of(data)), None
+    used = images_used(state.config, images)
     try:
-        model = curvature_of(state.model, state.config, data)
+        if used < images:
+            sums = ChunkSums(state.model, state.config, data, used, state.sample_seed)
+            model = sums.whole()
+        else:
+            model = curvature_of(state.model, state.config, data)
     except NonFiniteError as error:
         raise TrainingStoppedError(f"in epoch {state.epoch} {error}; lower lr or check the data") from None
     before = model.terms(state.prior.by_tensor(), state.sigma_noise).total
@@ -87,13 +103,19 @@ def update_evidence(state: FitState, data: SamplesLike, step_hyperparameters: bo
         state.prior.keep_within(held, state.trust * STRIDE)
     delta = state.prior.by_tensor()
     total = float(model.terms(delta, state.sigma_noise).total) + log_hyperprior(state)
+    effective_parameters = model.effective_parameters(delta, state.sigma_noise)
+    state.sampled = None
+    if sums is not None:
+        sampled = sums.evidence(delta, state.sigma_noise, model)
+        state.sampled = sampled.noted(sums.images, sums.of, log_hyperprior(state))
+        total, effective_parameters = state.sampled.evidence, sampled.effective_parameters
     if not math.isfinite(total):
         raise TrainingStoppedError(
             f"the log marginal likelihood became {total} in epoch {state.epoch}; lower lr or hyper_steps"
         )
     state.evidence = total
     promise = float(model.terms(delta, state.sigma_noise).total - before)
-    state.effective_parameters = model.effective_parameters(delta, state.sigma_noise)
+    state.effective_parameters = effective_parameters
     return promise
 
 

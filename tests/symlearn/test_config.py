@@ -26,6 +26,12 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     "number for truth": ({"training": {"augment": 1}}, ["training.augment is 1", "true or false"]),
     "no choice": ({"evidence": {"selection": "best"}}, ["'best'", "'search', 'gradient' or 'none'"]),
     "either kind": ({"evidence": {"burn_in": "soon"}}, ["'soon'", "a whole number above 0 or 'settled'"]),
+    "images in words": (
+        {"evidence": {"evidence_images": "most"}},
+        ["evidence.evidence_images is 'most'", "a whole number of at least 64 or 'auto' or 'all'"],
+    ),
+    "too few images": ({"evidence": {"evidence_images": 8}}, ["evidence_images is 8", "at least 64"]),
+    "a share of the images": ({"evidence": {"evidence_images": 0.1}}, ["evidence_images is 0.1"]),
     "number for text": ({"data": {"data": 3}}, ["data.data is 3", "expected text"]),
     "negative seed": ({"training": {"seed": -1}}, ["training.seed is -1", "at least 0"]),
     "huge seed": ({"training": {"seed": 2**70}}, ["training.seed", "at most 4294967295"]),
@@ -90,6 +96,13 @@ def test_options_stand_above_the_file(tmp_path: Path) -> None:
     assert (config.training.lr, config.training.epochs, config.evidence.burn_in) == (0.5, 7, 20)
     assert config.training.augment
     assert configured(None, {"burn_in": "settled", "lr": "1e-3"}).training.lr == 1e-3
+
+
+def test_images_of_the_evidence_as_typed() -> None:
+    assert configured(None, {"evidence_images": "640"}).evidence.evidence_images == 640
+    assert configured(None, {"evidence_images": "all"}).evidence.evidence_images == "all"
+    with pytest.raises(ValueError, match=r"^--evidence-images is 3; expected a whole number of at least 64"):
+        configured(None, {"evidence_images": "3"})
 
 
 def test_options_are_called_as_they_are_typed() -> None:

@@ -83,6 +83,9 @@ def test_what_has_no_corrected_eigenvalues_is_refused_before_the_fit() -> None:
             assert_refused(lambda begin=begin, chosen=chosen: begin(banks, data, None, chosen), said)  # type: ignore[misc]
     sparse = build_model("s-fc+conv", network="small", size=8, classes=4, alpha=1, learn=("lengthscale",))
     assert_refused(lambda: symlearn.fit(sparse, data, None, tables), "model.learn to 'nothing'")
+    more, part = tiny_fits.directions(80), config("corrected", epochs=1, evidence_images=64)
+    plain = tiny_fits.one_layer(classes=3)
+    assert_refused(lambda: symlearn.fit(plain, more, None, part), "evidence.evidence_images to 'all'")
 
 
 def test_predictions_use_the_eigenvalues_of_the_fit(network: torch.nn.Module) -> None:

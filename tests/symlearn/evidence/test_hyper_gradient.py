@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import pytest
+import tiny_fits
 import torch
 from torch import Tensor, nn
 
 from kfac import compute_factors
 from symlearn.evidence.gradient import (
+    Estimator,
     HyperObjective,
     NonFiniteGradientError,
     evidence_gradients,
+    sampled_gradients,
     subset,
 )
 from symlearn.evidence.hyperparameters import Hyperparameters
@@ -240,3 +244,66 @@ def test_gradients_leave_no_trace() -> None:
     assert not any(b.requires_grad for b in model.buffers())
     assert all(torch.equal(before[n], b) for n, b in model.named_buffers())
     assert all(p.grad is None for p in model.parameters())
+
+
+class TestStatedErrors:
+    """Of gradients from a part of the data."""
+
+    @pytest.mark.parametrize("estimator", ["full", "local"])
+    def test_all_data_leave_none(self, estimator: Estimator) -> None:
+        objective, declared = sampled_case(40)
+        full = evidence_gradients(objective, declared, estimator)
+        found = sampled_gradients(objective, declared, estimator)
+        assert set(found) == set(full) and len(full) == 6
+        for name, one in found.items():
+            assert torch.allclose(one.whole, full[name].double(), rtol=1e-7, atol=1e-9), name
+            assert float(one.standard_error.sum()) == 0 and float(one.bias.abs().sum()) == 0
+
+    @pytest.mark.parametrize("estimator", ["full", "local"])
+    def test_against_draws(self, estimator: Estimator) -> None:
+        objective, declared = sampled_case(240)
+        truth = evidence_gradients(objective, declared, estimator)
+        errors: dict[str, list[Tensor]] = {name: [] for name in truth}
+        stated: dict[str, list[Tensor]] = {name: [] for name in truth}
+        for seed in range(15):
+            pairs, scale = subset(objective.data, 80, seed)
+            part = dataclasses.replace(objective, data=pairs, scale=scale)
+            for name, found in sampled_gradients(part, declared, estimator).items():
+                assert found.part == pytest.approx(1 / 3)
+                errors[name].append(found.whole - truth[name])
+                stated[name].append(found.standard_error)
+        for name in truth:
+            spread = torch.stack(errors[name]).square().mean().sqrt()
+            said = torch.stack(stated[name]).square().mean().sqrt()
+            assert 0.55 < float(said / spread) < 1.8, name
+
+    def test_each_chunk_counts_as_if_it_were_not_there(self) -> None:
+        """Without chunk c, the gradient is that of the others alone, at their scale."""
+        objective, declared = sampled_case(48)
+        found = sampled_gradients(objective, declared)
+        kept = torch.arange(48) // 6 != 3
+        x, y = objective.data
+        rest = dataclasses.replace(objective, data=(x[kept], y[kept]), scale=48 / 42)
+        for name, gradient in evidence_gradients(rest, declared).items():
+            assert torch.allclose(found[name].without[3], gradient, rtol=1e-7, atol=1e-9), name
+
+    def test_too_few_data(self) -> None:
+        with pytest.raises(ValueError, match="at least 8 data, one a chunk, got 5"):
+            sampled_gradients(*sampled_case(5))
+
+
+def sampled_case(data: int) -> tuple[HyperObjective, dict[str, Hyperparameter]]:
+    """S-CONV and S-FC with lengthscales and anchors to learn, float64, and so many data."""
+    torch.manual_seed(0)
+    learn = ("lengthscale", "anchors")
+    model = nn.Sequential(
+        SparseConv2d(1, 2, lengthscale=0.8, learn=learn),
+        nn.Tanh(),
+        SparseLinear2d(2, 2, (8, 8), (3, 2), lengthscale=1.3, learn=learn),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.Linear(12, 3),
+    ).double()
+    x, y = tiny_fits.bars(data, "direction")
+    delta = {name: 1.0 for name, _ in model.named_parameters()}
+    return HyperObjective(model, (x.double(), y), delta), hyperparameters_of(model)

@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from symlearn.report.notebook import report_html
+from symlearn.report.page import html_page
+from symlearn.report.remarks import remarks
 from symlearn.report.table import layer_table, layer_table_text, proposals_table, run_numbers
 from symlearn.report.wording import MISSING, count, magnitude, percent, precision_range, shortened, signed
 
@@ -164,3 +167,39 @@ def test_numbers_as_text() -> None:
     assert precision_range({"weight": 0.1, "bias": 300.0, "other": None}) == "0.1–300"
     assert precision_range({"weight": None}) == precision_range(None) == MISSING
     assert len(shortened("x" * 400)) <= 48
+
+
+class TestPartOfTheImages:
+    """An evidence from M of N images says so wherever it stands."""
+
+    SAMPLE = {
+        "images": 5000,
+        "of": 60000,
+        "chunks": 8,
+        "standard_error": {"log_marginal_likelihood": 212.4, "log_likelihood": 90.0},
+    }
+
+    def sampled(self, report: dict[str, Any]) -> dict[str, Any]:
+        """The report of such a fit; its first proposal took more images."""
+        proposals = [dict(p) for p in report["selection"]["proposals"]]
+        proposals[0] |= {"images": 20000, "sampling_error": 8.0}
+        return report | {
+            "evidence_sample": self.SAMPLE,
+            "selection": {**report["selection"], "proposals": proposals},
+        }
+
+    @pytest.mark.parametrize("format_", ["table", "md"])
+    def test_in_the_table(self, search_report: dict[str, Any], format_: Any) -> None:
+        text = " ".join(layer_table_text(self.sampled(search_report), format_).split())
+        assert "5,000 of 60,000 images, ± 212 nats" in text and "decisions from up to 20,000" in text
+        assert "nats ± 212.4, from 5,000 of 60,000 images" in text
+
+    def test_in_page_and_notebook(self, search_report: dict[str, Any]) -> None:
+        report = self.sampled(search_report)
+        for page in (html_page(report, [], {}), report_html(report)):
+            assert "5,000 of 60,000 images" in page
+
+    def test_not_of_all_images(self, search_report: dict[str, Any]) -> None:
+        for report in (search_report, search_report | {"evidence_sample": None}):
+            assert "images" not in dict(run_numbers(report))["log marginal likelihood"]
+            assert remarks(report) == []
