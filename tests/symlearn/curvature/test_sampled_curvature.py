@@ -14,7 +14,7 @@ from kfac import KroneckerFactors
 from symlearn.config import ALL_UP_TO, AUTO_IMAGES
 from symlearn.curvature.sampled import ChunkSums, images_used, part_of, without_each
 from symlearn.curvature.training_set import curvature_of
-from symlearn.data.samples import Held, samples_of, seeded_order
+from symlearn.data.samples import Held, Pairs, samples_of, seeded_order
 from symlearn.evidence.jackknife import CHUNKS
 from symlearn.evidence.sampled import SampledEvidence
 from symlearn.training.state import FitState
