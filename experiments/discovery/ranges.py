@@ -194,8 +194,8 @@ def scored(model: nn.Module, test: Pairs) -> dict[str, float]:
 
 
 def shortened(name: str, kind: str) -> str:
-    """A planted set's name without its kind: "45", "deskewed 0"."""
-    return name.replace(f"{kind}-", "").replace("deskewed-", "deskewed ")
+    """A planted set's name without its kind: "45", "deskewed" above "0"."""
+    return name.replace(f"{kind}-", "").replace("deskewed-", "deskewed\n")
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
