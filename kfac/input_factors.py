@@ -29,9 +29,7 @@ def renew_input_factors(
     weight_sharing: WeightSharing = "expand",
     at_full_resolution: bool = False,
 ) -> KroneckerFactors:
-    """The factors with every A computed anew from `loader`, differentiable in what the inputs depend on.
-
-    Blocks without A (biases, exact and diagonal ones) stay as they are.
+    """Compute every A anew from `loader`, differentiable in what the inputs depend on.
 
     Args:
         model: the network that `fixed` was computed for, in the same set-up.
@@ -40,6 +38,10 @@ def renew_input_factors(
         fixed: of `compute_factors` on these data; its B and log-likelihood count as fixed.
         weight_sharing: as for `fixed`.
         at_full_resolution: as for `fixed`.
+
+    Returns:
+        Factors of the same blocks, with the new A and `fixed`'s B, log-likelihood and counts. Blocks without
+        A (biases, exact and diagonal ones) are those of `fixed`.
 
     Raises:
         ValueError: as `compute_factors`.

@@ -13,11 +13,13 @@ from symlearn.layers.orbit_average import OrbitAverage
 
 
 def range_report(model: nn.Module) -> list[dict[str, Any]]:
-    """The `ranges` of report.json; empty where nothing is averaged.
+    """Read off the `ranges` of report.json.
 
-    An entry has `name` (of the hyperparameter), `transform`, `range` in the transform's own units
-    (`symlearn.layers.transforms`; the probability of a mirror image), `words`, `learned`, and `at_lowest`:
-    whether the range is as small as it may be, of no effect.
+    Returns:
+        An entry a transform; none where nothing is averaged. It has `name` (of the hyperparameter),
+        `transform`, `range` in the transform's own units (`symlearn.layers.transforms`; the probability of a
+        mirror image), `words`, `learned`, and `at_lowest`: whether the range is as small as it may be, of no
+        effect.
     """
     found = []
     for path, module in model.named_modules():

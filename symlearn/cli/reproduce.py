@@ -57,7 +57,7 @@ def reproduce(
     """Run one experiment of experiments/, write each row to its JSON at once, and print table and claims.
 
     Rows that its JSON has are not run again; killed or out of time, the same command goes on.
-    """
+    """  # noqa: DOC501, the help says what a command does
     from symlearn.runs import reproduce as reproduction
     from symlearn.runs import table_text, tables
     from symlearn.runs.forecast import forecast, forecast_text

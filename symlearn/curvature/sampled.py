@@ -33,11 +33,14 @@ from symlearn.evidence.sampled import Precisions, SampledEvidence
 
 
 def images_used(config: Config, n_data: int) -> int:
-    """How many of the training images an evidence update looks at, before any decision asks for more.
+    """Settle how many of the training images an evidence update looks at, before any decision asks for more.
 
     By itself (`auto`) all up to `ALL_UP_TO` images, then `AUTO_IMAGES`: from about there on the schedule has
     an update every epoch. A fit by MAP has one update, at its end, and takes all. So do corrected
     eigenvalues: their basis is no sum over data.
+
+    Returns:
+        M, at most `n_data`; not rounded to whole chunks yet.
     """
     asked = config.evidence.evidence_images
     if asked == "all" or config.curvature.eigenvalues != "kronecker":
@@ -131,12 +134,15 @@ class ChunkSums:
     def evidence(
         self, prior_precision: Precisions, sigma_noise: float = 1.0, whole: EvidenceModel | None = None
     ) -> SampledEvidence:
-        """The evidence at given hyperparameters, with its error; eigenvalues are computed `CHUNKS` times.
+        """Evaluate the evidence at given hyperparameters; eigenvalues are computed `CHUNKS` times.
 
         Args:
             prior_precision: delta by parameter name.
             sigma_noise: of a regression.
             whole: as `whole` gave it; computed if not given.
+
+        Returns:
+            Its terms for all N images, with their errors and biases; those are 0 once the subset is complete.
         """
         found = self.whole() if whole is None else whole
         if self.complete:
@@ -150,11 +156,14 @@ class ChunkSums:
 def without_each(
     chunks: Sequence[KroneckerFactors], outside: KroneckerFactors | None = None
 ) -> Iterator[KroneckerFactors]:
-    """The sum of all chunks but each in turn, by halves: few sums are held at a time.
+    """Leave out each chunk in turn and sum the others, by halves: few sums are held at a time.
 
     Args:
         chunks: at least two, or one with something outside.
         outside: what is in every sum besides.
+
+    Yields:
+        As many sums as there are chunks, the k-th of them without chunk k.
     """
     if len(chunks) == 1:
         assert outside is not None

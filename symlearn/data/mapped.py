@@ -29,7 +29,10 @@ def brought(batch: Pairs, device: torch.device, dtype: torch.dtype) -> Pairs:
 
 
 def looked_at(batches: Iterable[Pairs]) -> tuple[Tensor, tuple[int, ...]]:
-    """All targets and the shape of one image, from a pass over batches.
+    """Go through batches once, to keep what is small and to refuse what cannot be used.
+
+    Returns:
+        All targets `[n, ...]`, copied, and the shape of one image, such as (c, h, w).
 
     Raises:
         ValueError: no image, images of different shapes, values that are not finite.

@@ -108,7 +108,11 @@ class Passes(Samples):
             raise ValueError(words) from error
 
     def _pass(self, loader: Iterable[Any], seed: int, sizes: Sequence[int]) -> Iterator[Pairs]:
-        """A pass cut into batches of these sizes.
+        """Cut a pass into batches of these sizes.
+
+        Yields:
+            (x `[batch, c, h, w]`, y `[batch, ...]`), one a size, in the pass's order; images beyond the sizes
+            are not given out.
 
         Raises:
             ValueError: it has another number of images than the first one, or images of another shape.

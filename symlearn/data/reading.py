@@ -61,7 +61,11 @@ class Items:
     collate: Callable[[list[Any]], Any] | None = None
 
     def batch(self, numbers: list[int], seed: int) -> Pairs:
-        """Images and targets of these items.
+        """Read these items.
+
+        Returns:
+            Images `[batch, c, h, w]` and targets `[batch, ...]` in the order of `numbers`: items stacked, or
+            what `collate` makes of them.
 
         Raises:
             ValueError: an item cannot be read, or is no image with a target.
@@ -84,10 +88,13 @@ class Items:
 
 
 def told(read: Callable[[], Any], what: str) -> Any:
-    """What is read.
+    """Call what reads a part of a user's data set.
+
+    Returns:
+        What `read` gives, as it is.
 
     Raises:
-        ValueError: it cannot be, with the reason.
+        ValueError: it fails; says what cannot be read, and why.
     """
     try:
         return read()
@@ -173,7 +180,10 @@ class Reading:
         return (self.options.get("prefetch_factor") or AHEAD) * self.workers
 
     def batches(self, requests: Sequence[Request]) -> Iterator[Pairs]:
-        """Their batches, in order.
+        """Answer requests.
+
+        Yields:
+            (x `[batch, c, h, w]`, y `[batch, ...]`) of every request, in their order.
 
         Raises:
             ValueError: one cannot be read, or a worker died.
@@ -207,6 +217,7 @@ def deaths_told() -> Iterator[None]:
 
     Raises:
         ValueError: a worker died.
+        RuntimeError: any other failure, passed on as it is.
     """
     try:
         yield

@@ -95,7 +95,11 @@ def order_is_ours(loader: DataLoader[Any]) -> bool:
 
 
 def streamed(given: Stream, device: torch.device, dtype: torch.dtype) -> Samples:
-    """What a stream is for a fit; reads it once.
+    """Make of a stream what a fit reads; goes through it once.
+
+    Returns:
+        `Mapped` if both its data sets are map-style (or loaders over such, in order or shuffled), else
+        `Passes`.
 
     Raises:
         ValueError: no data set or loader, an empty or an endless one, two that do not go together; items or

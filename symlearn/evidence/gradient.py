@@ -161,7 +161,7 @@ def evidence_gradients(
 def sampled_gradients(
     objective: HyperObjective, declared: Mapping[str, Hyperparameter], estimator: Estimator = "full"
 ) -> dict[str, Jackknife]:
-    """`evidence_gradients` with its error: from all of the objective's data, and from all but each chunk.
+    """Estimate `evidence_gradients` with their error: from all chunks of the data, and from all but each one.
 
     Raw sums of the chunks are summed up in every such way, so that all have the same drawn columns.
 
@@ -169,6 +169,10 @@ def sampled_gradients(
         objective: on a subset in random order, whose first `CHUNKS` chunks of equal size count.
         declared: the hyperparameters.
         estimator: as for `evidence_gradients`.
+
+    Returns:
+        Nats a unit of the hyperparameter by name, float64, of its shape, and `[chunk, *shape]` without each
+        chunk; those that nothing uses are missing.
 
     Raises:
         ValueError: as `evidence_gradients`; fewer data than chunks.
@@ -221,7 +225,10 @@ def sampled_gradients(
 def _together(
     fit: list[Tensor | None], volume: list[Tensor | None], declared: Mapping[str, Hyperparameter]
 ) -> list[Tensor | None]:
-    """Both parts of the local estimator, summed.
+    """Sum both parts of the local estimator.
+
+    Returns:
+        A gradient a declared hyperparameter, in their order; None where nothing uses it.
 
     Raises:
         ValueError: a hyperparameter that is not part of a basis.

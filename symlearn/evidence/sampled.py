@@ -57,7 +57,7 @@ class SampledEvidence:
         prior_precision: Precisions,
         sigma_noise: float = 1.0,
     ) -> SampledEvidence:
-        """Of the evidence from all chunks, and from all but each one.
+        """Evaluate the evidence from all chunks, and from all but each one.
 
         Args:
             whole: from all chunks, scaled to all data.
@@ -65,6 +65,9 @@ class SampledEvidence:
             part: M / N.
             prior_precision: delta by parameter name.
             sigma_noise: of a regression.
+
+        Returns:
+            Its terms and gamma, each with the values `[chunk, ...]` that its error and bias come from.
         """
         first = quantities(whole, prior_precision, sigma_noise)
         rest = [quantities(one, prior_precision, sigma_noise) for one in without]
@@ -83,12 +86,15 @@ class SampledEvidence:
         return Jackknife(self.gamma.whole.sum(), self.gamma.without.sum(1), self.gamma.part)
 
     def noted(self, images: int, of: int, constant: float = 0.0) -> Noted:
-        """As plain numbers.
+        """Bring it to plain numbers, for checkpoints and report.json.
 
         Args:
             images: M.
             of: N.
             constant: part of the evidence that depends on no data, in nats.
+
+        Returns:
+            The evidence with the constant and without its bias, its deviations by chunk, and standard errors.
         """
         told = {
             "log_marginal_likelihood": self.total,
@@ -158,7 +164,10 @@ def mean_of(noted: Sequence[Noted]) -> Noted:
 
 
 def paired_error(one: Noted, others: Sequence[Noted]) -> float:
-    """Standard error of an evidence minus the mean of others on the same images, in nats.
+    """Find how sure the difference is between an evidence and the mean of others on the same images.
+
+    Returns:
+        Its standard error in nats, 0 where the images are all that there are.
 
     Raises:
         ValueError: the images differ.

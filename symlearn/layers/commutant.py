@@ -167,9 +167,12 @@ class DenseBasis(CommutantBasis):
 
 
 def null_space(action_in: Action, action_out: Action) -> Tensor:
-    """An orthonormal basis `[k, d_out, d_in]` of the maps that commute, float64.
+    """Solve for the maps that commute with every element of a group of matrices.
 
-    Its length is checked against the mean of tr rho_out(g) tr rho_in(g) over the group.
+    Their number is checked against the mean of tr rho_out(g) tr rho_in(g) over the group.
+
+    Returns:
+        An orthonormal basis `[k, d_out, d_in]`, float64; k is 0 where only the zero map commutes.
     """
     eye_in, eye_out = (torch.eye(a.d, dtype=torch.float64) for a in (action_in, action_out))
     total = torch.zeros(action_in.d * action_out.d, action_in.d * action_out.d, dtype=torch.float64)

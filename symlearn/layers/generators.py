@@ -105,11 +105,15 @@ def product_action(first: Action, second: Action) -> Action:
 
 
 def read_action(generators: Given, side: str) -> Action:
-    """Generators in any of the forms above.
+    """Read generators in any of the forms above.
 
     Args:
         generators: one or more, all on vectors of one length: permutations `[d]`, or matrices `[d, d]`.
         side: what messages call it, such as "the input's action".
+
+    Returns:
+        The action, checked: `SignedPermutations` where every generator is one, also if given as matrices.
+        What was read before is returned as it is.
 
     Raises:
         ValueError: none, of different lengths, no permutation, a singular matrix.
@@ -131,7 +135,10 @@ def read_action(generators: Given, side: str) -> Action:
 
 
 def read_permutations(index: Tensor, side: str) -> SignedPermutations:
-    """Permutations `[generator, d]`.
+    """Read permutations `[generator, d]`.
+
+    Returns:
+        Their action, all signs +1.
 
     Raises:
         ValueError: a generator that is none.
@@ -151,7 +158,10 @@ def read_permutations(index: Tensor, side: str) -> SignedPermutations:
 
 
 def read_matrices(given: Tensor, side: str) -> Action:
-    """Matrices `[generator, d, d]`.
+    """Read matrices `[generator, d, d]`.
+
+    Returns:
+        `SignedPermutations` if all of them are such, else `Matrices` that hold those given.
 
     Raises:
         ValueError: matrices that are not square, not finite or singular.

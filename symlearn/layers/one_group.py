@@ -30,13 +30,17 @@ def read_actions(
     d_in: int | None = None,
     d_out: int | None = None,
 ) -> tuple[Action, Action]:
-    """The actions on input and output, checked to be of one finite group.
+    """Read the actions on input and output, and check that they are of one finite group.
 
     Args:
         generators_in: of the action on the input; None: nothing moves.
         generators_out: the same of the output, generator by generator of the same elements.
         d_in: length of the input's vectors, where nothing moves; otherwise a check.
         d_out: the same of the output.
+
+    Returns:
+        (action on the input, action on the output), of equally many generators; identities where nothing
+        moves.
 
     Raises:
         ValueError: generators that make no finite group, lengths that do not match, actions of two groups.
@@ -101,7 +105,10 @@ def order(permutations: list[list[int]]) -> int:
 
 
 def elements(action_in: Action, action_out: Action) -> tuple[Tensor, Tensor]:
-    """All elements of the group of matrices, `[element, d_in, d_in]` and `[element, d_out, d_out]`.
+    """List all elements of a group of matrices.
+
+    Returns:
+        `[element, d_in, d_in]` and `[element, d_out, d_out]`, float64, in the same order, the identity first.
 
     Raises:
         ValueError: more than `MOST_ELEMENTS`.
@@ -141,10 +148,13 @@ def with_powers(sides: tuple[Tensor, Tensor], tolerance: float) -> tuple[Tensor,
 
 
 def marks_of(sides: Sequence[Tensor]) -> Tensor:
-    """Four numbers that tell elements apart, `[element, 4]`: products with fixed random vectors.
+    """Multiply elements by fixed random vectors, to tell them apart without comparing whole matrices.
 
     Args:
         sides: matrices of the same elements, `[element, d, d]` each.
+
+    Returns:
+        Four numbers an element, `[element, 4]`.
     """
     flat = torch.cat([m.flatten(1) for m in sides], 1)
     probes = torch.randn(flat.shape[1], 4, generator=torch.Generator().manual_seed(0), dtype=flat.dtype)
@@ -152,9 +162,12 @@ def marks_of(sides: Sequence[Tensor]) -> Tensor:
 
 
 def distinct(marks: Tensor, tolerance: float) -> Tensor:
-    """Numbers of the first of every set of equal marks, ascending.
+    """Find the first of every set of equal marks `[element, 4]`.
 
     Equal ones differ by rounding alone, and so lie side by side in the order of their first number.
+
+    Returns:
+        Places of the first ones among the elements, ascending, int64.
     """
     order = marks[:, 0].argsort()
     apart = (marks[order].diff(dim=0).abs().amax(1) > tolerance).long()

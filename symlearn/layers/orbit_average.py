@@ -192,13 +192,17 @@ class OrbitAverage(nn.Module):
 
 
 def transformed(x: Tensor, axes: Sequence[int], places: Tensor | None, colours: Tensor | None) -> Tensor:
-    """Copies `[batch, copy, c, h, w]`: mirrored along every subset of axes, resampled, recoloured.
+    """Copy images: mirrored along every subset of axes, resampled, recoloured.
 
     Args:
         x: `[batch, c, h, w]`.
         axes: that are mirrored.
         places: maps `[copy, 3, 3]` as `resample` takes them, or None.
         colours: maps `[copy, 4, 4]` of deviations from an image's mean colour, or None.
+
+    Returns:
+        `[batch, copy, c, h, w]`: all maps for the first subset of mirrored axes, the empty one, then for the
+        next.
     """
     versions = [x]
     for axis in reversed(axes):

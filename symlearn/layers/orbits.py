@@ -44,10 +44,13 @@ def orbits_of_pairs(
 
 
 def maps_onto(action_in: SignedPermutations, action_out: SignedPermutations) -> bool:
-    """Whether some map from input points onto output points moves with the group, both without signs.
+    """Look for a map from input points onto output points that moves with the group, both without signs.
 
-    An orbit of pairs that has as many as there are points in its input's orbit is such a map. What does
-    nothing on the input then does nothing on the output; the converse of that is not true.
+    An orbit of pairs that has as many as there are points in its input's orbit is such a map.
+
+    Returns:
+        Whether there is one. What does nothing on the input then does nothing on the output; the converse of
+        that is not true.
     """
     label, _ = orbits_of_pairs(action_in, action_out)
     of_input = components(action_in.d, list(action_in.index.numpy()))

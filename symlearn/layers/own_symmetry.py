@@ -100,7 +100,10 @@ def actions_of_layer(
     in_size: tuple[int, int],
     out_size: tuple[int, int],
 ) -> tuple[Given | None, Given | None]:
-    """Generators on the places of a layer's input and output; see `register_symmetry`.
+    """Settle how a group moves the places of a layer's input and output; see `register_symmetry`.
+
+    Returns:
+        Generators on the input's places and on the output's, row by row; None for both if no places move.
 
     Raises:
         ValueError: an output that does not divide the input and has no action of its own.
@@ -128,7 +131,11 @@ def at_size(places: Given | OfSize, size: tuple[int, int]) -> Given:
 
 @on_cpu
 def in_blocks(action: Action, in_size: tuple[int, int], out_size: tuple[int, int]) -> Action:
-    """The action on the places of the input whose blocks move as the output's places do.
+    """Move blocks of the input's places as an action moves the output's places.
+
+    Returns:
+        The action on the input's h w places, of the same kind and generators; places keep their place within
+        a block.
 
     Raises:
         ValueError: generators of another length.

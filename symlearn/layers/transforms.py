@@ -176,7 +176,10 @@ SHORT = {"translation": ("translation-x", "translation-y")}  # what one name sta
 
 
 def parse_transforms(given: str | Sequence[str]) -> dict[Transform, float]:
-    """Transformations and the ranges they start with, of "rotation,translation:0.1" or of such names.
+    """Read which transformations are meant, of "rotation,translation:0.1" or of a list of such names.
+
+    Returns:
+        The ranges they start with, in their own units, in the order given; their default where none is.
 
     Raises:
         ValueError: an unknown or repeated name, or a range out of bounds.
@@ -199,7 +202,10 @@ def parse_transforms(given: str | Sequence[str]) -> dict[Transform, float]:
 
 
 def started(transform: Transform, number: str) -> float:
-    """A range as it was written.
+    """Read a range as it was written.
+
+    Returns:
+        The range in the transform's own units.
 
     Raises:
         ValueError: no number, or one out of bounds.

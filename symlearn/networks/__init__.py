@@ -137,7 +137,10 @@ def expect_used(chosen: ModelConfig) -> None:
 
 
 def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes: int) -> nn.Module:
-    """The network that the `[model]` table of a configuration describes; as `build_model`.
+    """Build the network that the `[model]` table of a configuration describes.
+
+    Returns:
+        As `build_model`, inside an `OrbitAverage` if the table names transforms.
 
     Raises:
         ValueError: as `build_model` and `averaged`.
@@ -155,7 +158,10 @@ def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes:
 
 
 def averaged(model: nn.Module, chosen: ModelConfig, in_channels: int, size: Size) -> nn.Module:
-    """A network averaged over the transformed images that a configuration names; itself if it names none.
+    """Average a network over the transformed images that a configuration names.
+
+    Returns:
+        An `OrbitAverage` around the network; the network itself if none are named.
 
     Raises:
         ValueError: unknown transforms, ranges out of bounds, transforms that do not go with the images, or

@@ -8,9 +8,11 @@ from symlearn.report.sentence import sample_sentence, setbacks_sentence, without
 
 
 def ranges_sentence(report: Report) -> str | None:
-    """Which transformed images count as the same; None where nothing is averaged or learned.
+    """Say which transformed images count as the same.
 
-    For example "Images count as the same when turned by up to ±43.0°; the evidence chose the range."
+    Returns:
+        For example "Images count as the same when turned by up to ±43.0°; the evidence chose the range.";
+        None where nothing is averaged, or the network learned nothing.
     """
     ranges = report.get("ranges") or []
     if not ranges or without_verdict(report):

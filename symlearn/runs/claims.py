@@ -46,11 +46,14 @@ class Claim:
 
 
 def read_claim(given: Mapping[str, Any], source: str) -> Claim:
-    """A claim from its file.
+    """Read a claim from its table's file.
 
     Args:
         given: a table of `[[claims]]`.
         source: of the whole table.
+
+    Returns:
+        The claim with its rule; the table's source, and scales cpu and paper, where it gives none of its own.
 
     Raises:
         ValueError: an unknown kind, metric or key, or a rule that says nothing.

@@ -61,7 +61,11 @@ class Left:
 
 
 def estimated_cost(options: Mapping[str, Any]) -> Cost:
-    """The cost of a row by a few of its steps, on one thread.
+    """Estimate the cost of a row by a few of its steps, on one thread.
+
+    Returns:
+        The most that the whole fit may take; without seconds and passes where it does not fit into memory,
+        which `basis` says.
 
     Raises:
         ValueError: whatever the fit would refuse except for memory.

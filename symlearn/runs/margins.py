@@ -72,7 +72,10 @@ METRICS: dict[str, Metric] = {
 
 
 def metric_named(name: str) -> Metric:
-    """The metric of a name; see the module's notation.
+    """Look up a metric; see the module's notation.
+
+    Returns:
+        One of `METRICS`, or one made for the path that the name gives, in percent.
 
     Raises:
         ValueError: there is none.

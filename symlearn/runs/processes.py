@@ -47,13 +47,16 @@ def run_jobs(
     workers: int,
     seconds: float | None = None,
 ) -> Iterator[Ended]:
-    """What becomes of every job that was begun, as they end.
+    """Run jobs in processes of their own.
 
     Args:
         jobs: in the order to begin them.
         work: what to do; importable, and ValueErrors are told.
         workers: how many at a time.
         seconds: after which no job is begun and those under way are ended; None waits for all.
+
+    Yields:
+        What became of every job that was begun, as they end.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     left, running = list(jobs), dict[Connection, tuple[Job, BaseProcess]]()

@@ -14,9 +14,11 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def commit(folder: Path) -> str:
-    """The commit the code stands at, with "-changed" where files under version control differ from it.
+    """Find the commit that the code stands at; results do not count as code.
 
-    Results do not count as code. "unknown" outside a checkout.
+    Returns:
+        Its short hash, with "-changed" where files under version control differ from it; "unknown" outside a
+        checkout.
     """
     code = ["--", ":/symlearn", ":/kfac", ":(top,glob)experiments/**/*.toml"]
     try:
@@ -43,11 +45,14 @@ def processor() -> str:
 
 
 def made_by(commit: str, device: str) -> dict[str, Any]:
-    """The machine and the versions of this process, for a row that it makes.
+    """Describe this process, for a row that it makes.
 
     Args:
         commit: of the code.
         device: "cpu" or "cuda".
+
+    Returns:
+        Commit, versions, kind of machine and number of threads, by name; `gpu` is None where none is used.
     """
     import torch
 

@@ -79,6 +79,9 @@ def plan_table(
         rows: how many of those that are left, or labels of rows or parts of them, joined by commas; all if
             empty.
 
+    Returns:
+        A plan whose jobs are the wanted runs that have no row yet, whole seeds first.
+
     Raises:
         ValueError: an unknown scale, no row of that label, or a damaged JSON.
     """
@@ -207,7 +210,10 @@ def progress_of(folder: Path) -> str:
 
 
 def run_all(jobs: Iterable[Job], workers: int, tell: Tell) -> list[dict[str, Any]]:
-    """Every job's row, in the order of the jobs; finished runs are read, not repeated.
+    """Run jobs until all have ended; finished runs are read, not repeated.
+
+    Returns:
+        A row a job, in the order of the jobs.
 
     Raises:
         ValueError: a run was not possible.

@@ -59,9 +59,13 @@ def folder_name(label: str, seed: int, options: Mapping[str, Any]) -> str:
 
 
 def with_own_copy(options: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """The options with `<data_root>/<data>.npz` for a data set, where there is one; and that file's name.
+    """Prefer a copy `<data_root>/<data>.npz` to the published data set.
 
     Published files in torchvision's layout come from the same folder where no such copy lies.
+
+    Returns:
+        Options whose `data` is the copy's path, and its file's name; where there is no copy, the options as
+        they were, and None.
     """
     root, data = options.get("data_root"), options.get("data", "digits")
     copy = Path(str(root)).expanduser() / f"{data}.npz"
@@ -71,7 +75,10 @@ def with_own_copy(options: Mapping[str, Any]) -> tuple[dict[str, Any], str | Non
 
 
 def run_one(job: Job) -> dict[str, Any]:
-    """One fit on one thread (a GPU if the options say so), from its checkpoint if it has one; its row.
+    """Do one fit on one thread (a GPU if the options say so), from its checkpoint if it has one.
+
+    Returns:
+        Its row for the JSON; of a fit that could not go on, with the reason as `stopped` in place of results.
 
     Raises:
         ValueError: options that a fit refuses, data that cannot be read, a folder in use.
@@ -177,9 +184,11 @@ def geometric_mean(values: Any) -> float | None:
 
 
 def history(metrics: list[dict[str, Any]], report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Precisions over training, a geometric mean a path, as `prior_precisions` draws them.
+    """Thin out the precisions over training to what `prior_precisions` draws.
 
-    At most `MOMENTS` of them, the first and the last among them; none where no layer has a choice.
+    Returns:
+        At most `MOMENTS` updates, the first and the last among them, with epoch, step, log evidence in nats
+        and a geometric mean of the precisions a path; none where no layer has a choice.
     """
     if len(report["paths"]) < 2:
         return []

@@ -27,9 +27,12 @@ Content = dict[str, Any]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table's JSON, earlier ones too; none where there is no such file.
+    """Read the rows of a table's JSON.
 
     What a file of before rows had `made` says once about all of them is said of each.
+
+    Returns:
+        Its `rows`, then its `earlier` ones; none where there is no such file.
 
     Raises:
         ValueError: the file is damaged.
@@ -85,13 +88,17 @@ def belongs(row: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]]) ->
 def content_of(
     experiment: Experiment, scale: str, wanted: Sequence[Wanted], rows: Sequence[Mapping[str, Any]]
 ) -> Content:
-    """The whole JSON.
+    """Put together the whole JSON and judge the claims.
 
     Args:
         experiment: the table.
         scale: of the rows.
         wanted: every run that the file asks for at the scale, and any that were asked for besides.
         rows: that are finished, of whatever options.
+
+    Returns:
+        The keys of the module's notation; `rows` in the order of the table's lines, then of seeds, and
+        `earlier` only if there are any.
     """
     options = {row.label: experiment.options(row, scale) for row in experiment.rows_at(scale)}
     labels = list(options)

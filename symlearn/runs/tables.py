@@ -127,11 +127,14 @@ class Experiment:
         return list(chosen.get("seeds", [0]))
 
     def wanted(self, scale: str, seeds: list[int] | None = None) -> list[Wanted]:
-        """Every run of a scale, whole seeds first, so that a table that is cut has whole seeds.
+        """List the runs of a scale, in an order such that a table that is cut has whole seeds.
 
         Args:
             scale: one of the file's.
             seeds: of every row; None takes those of the file.
+
+        Returns:
+            Every row's first seed, then every row's second, and so on; rows in the order of the file.
 
         Raises:
             ValueError: the file has no such scale.
@@ -147,7 +150,11 @@ class Experiment:
 
 
 def experiments_folder() -> Path:
-    """`experiments` in the working directory, beside the package in its repository, or carried by the wheel.
+    """Find the folder of the experiments' files.
+
+    Returns:
+        `experiments` in the working directory, else beside the package in its repository, else what the wheel
+        carries.
 
     Raises:
         ValueError: none is there.
@@ -167,7 +174,10 @@ def known_experiments(folder: Path) -> dict[str, Path]:
 
 
 def read_experiment(name: str, folder: Path) -> Experiment:
-    """An experiment by name.
+    """Read an experiment's file by its name.
+
+    Returns:
+        The table, its labels all different, its claims about rows that it has.
 
     Raises:
         ValueError: no such experiment, or a damaged file.

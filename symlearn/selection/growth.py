@@ -42,11 +42,14 @@ class EndState:
     _sums: ChunkSums | None = None
 
     def at(self, doublings: int, data: SamplesLike) -> Noted:
-        """The evidence after so many doublings of the subset.
+        """Find the evidence after so many doublings of the subset.
 
         Args:
             doublings: 0 for the subset of the updates; none after all images are in.
             data: all images.
+
+        Returns:
+            The log evidence with its hyperpriors, in nats; kept in `found`, so that it is computed once.
         """
         if not self.found:
             self.found = [mean_of(self.updates)]
@@ -100,13 +103,16 @@ class Paired:
 def paired(
     end: EndState, controls: Sequence[EndState], undecided: Callable[[float, float], bool], data: SamplesLike
 ) -> Paired:
-    """The end of a refit against the mean of its controls', on as many images as the decision takes.
+    """Compare the end of a refit with the mean of its controls', on as many images as the decision takes.
 
     Args:
         end: of the refit.
         controls: ends of those with nothing changed, at least one.
         undecided: whether a difference with such a standard error leaves the decision open.
         data: all images.
+
+    Returns:
+        The refit's evidence minus the controls' mean, from the fewest images that decide, or from all.
     """
     doublings = 0
     while True:

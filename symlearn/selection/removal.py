@@ -133,12 +133,17 @@ class Outcomes:
         return interval[0] < -counts <= interval[1] and error > NEGLIGIBLE * refits
 
     def judged(self, removal: Removal, evidence: float | None, part: Paired | None = None) -> Removal:
-        """A removal with its change of evidence, interval and odds.
+        """Judge a removal by its evidence against the controls'.
 
         Args:
             removal: the paths.
             evidence: of the refit without them, None if it failed.
             part: what it is from, where that is not all of the images.
+
+        Returns:
+            The removal with its change of evidence, interval and odds; as it was if no control ended. Of a
+            refit that failed, with the constant predictor's evidence if that is for certain a loss that
+            counts, else as it was.
         """
         ended = self.ended
         if not ended:

@@ -377,9 +377,12 @@ class SearchRound:
         return candidate
 
     def judged(self, gain: float) -> dict[Proposal | None, Paired]:
-        """Survivors whose evidence is from a part of the images, against the controls, by proposal.
+        """Compare survivors whose evidence is from a part of the images with the controls.
 
         More images are looked at while one lies within its error of `gain` above the controls' mean.
+
+        Returns:
+            Differences of evidence in nats by proposal, of survivors that are done; none if no control ended.
         """
         ends = [end for control in self.controls if (end := control.end) is not None]
         survivors = [c for c in self.survivors() if c.run.over] if ends else []

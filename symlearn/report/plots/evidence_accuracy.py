@@ -22,7 +22,9 @@ def evidence_accuracy(content: Mapping[str, Any]) -> Figure:
     Args:
         content: of a table's JSON: `rows` with label, accuracy, log_marginal_likelihood and train_examples.
 
-    The note says Spearman's rank correlation of accuracy and log evidence over all runs with both.
+    Returns:
+        A figure whose note and label count the runs and, from three on, give Spearman's rank correlation of
+        accuracy and log evidence over them; without a run that has both, one that says so.
     """
     points: dict[str, list[tuple[float, float]]] = {}
     for row in content["rows"]:

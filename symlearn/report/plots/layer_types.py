@@ -17,11 +17,14 @@ TITLE = "Layer types"
 def layer_types(content: Mapping[str, Any]) -> Figure:
     """Each layer's path of largest relative effective parameters, with that value [%], a line a run.
 
+    A cell's colour is its path's, paler the nearer its relative value is to an equal part.
+
     Args:
         content: of a table's JSON: `rows` with label, seed and `layers` (name, type, relative by path). Rows
             with a single path, and those that keep no relative values, are left out.
 
-    A cell's colour is its path's, paler the nearer its relative value is to an equal part.
+    Returns:
+        A figure whose label counts runs and layers; without a choice of paths, one that says so.
     """
     runs = [(row, layers) for row in content["rows"] if (layers := chosen_layers(row))]
     title = f"{TITLE}\n{content['experiment']}"
