@@ -18,7 +18,7 @@ from symlearn.data import warps
 from symlearn.data.warps import ImageSize
 
 _CHUNK = 4096  # images summed at once, at most
-_NUMBERS = 2**26  # of a chunk
+_NUMBERS = 2**24  # of a chunk
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def statistics_of(chunks: Callable[[], Iterable[Tensor]]) -> tuple[tuple[float, 
         count += chunk[:, 0].numel()
         sums.append(chunk.double().sum(dim=(0, 2, 3)))
     mean = torch.stack(sums).sum(0) / count
-    squares = [(chunk.double() - mean[:, None, None]).square().sum(dim=(0, 2, 3)) for chunk in chunks()]
+    squares = [chunk.double().sub_(mean[:, None, None]).square_().sum(dim=(0, 2, 3)) for chunk in chunks()]
     std = (torch.stack(squares).sum(0) / count).sqrt()
     constant = (
         std <= torch.finfo(torch.float32).eps * mean.abs()
