@@ -7,14 +7,13 @@ Axes: none.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from symlearn.config import Config
+from symlearn.data.free_memory import free_bytes
 from symlearn.layers.registry import PATHS
 from symlearn.layers.relaxed_conv import CONV, RelaxedConv2d
 from symlearn.layers.structure import relaxed_layers
@@ -184,20 +183,4 @@ def available_bytes(device: torch.device) -> int | None:
     """Free memory of the device, or of this machine within its limits; None where it cannot be told."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    found = []
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            found.append(int(line.split()[1]) * 1024)
-    limits, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
-    if limits and used and limits[0].isdecimal() and used[0].isdecimal():
-        found.append(max(int(limits[0]) - int(used[0]), 0))
-    if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(found) if found else None
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
+    return free_bytes()

@@ -4,35 +4,101 @@ Images are [n, h, w], [n, h, w, c] or [n, c, h, w]; the channel axis of the latt
 3 or 4. uint8 is read as 0..255 and becomes [0, 1]; float is taken as it is. Labels are whole numbers from 0,
 [n] or [n, 1]; targets of a regression are real numbers, [n] or [n, d]. Pickles inside the file are never
 opened.
+
+A folder of `.npy` files with the names of the keys is read as a `.npz` is. Images that may not be held in
+memory are read as they are needed, unless they are compressed.
 """
 
+import warnings
+from collections.abc import Callable, Sized
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from symlearn.data.raw import RawData, RawSplit, check_classes, to_float
+from symlearn.data.raw import Pixels, RawData, RawSplit, check_classes, to_float
+from symlearn.data.stored_arrays import StoredArray, stored_array
 
 CHANNELS = (1, 3, 4)
 TRAINING_KEYS = ("x_train", "y_train", "x_test", "y_test")
 PREDICTION_KEYS = ("x", "x_test", "images")
 
 
-def load_arrays(path: Path, *, regression: bool = False) -> RawData:
-    """A `.npz` file as a source; ValueError says which key, index or shape is wrong."""
-    arrays = _read(path, TRAINING_KEYS)
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images of an array on disk, read when they are asked for.
+
+    Attributes:
+        array: where they lie.
+        where: what messages call it.
+    """
+
+    array: StoredArray
+    where: str
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.array)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, c, h, w)."""
+        return len(self), *self[torch.zeros(1, dtype=torch.int64)].shape[1:]
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Uint8 or float32 [batch, c, h, w] of the images `index`, int64 [batch]."""
+        return _images(self.array.rows(index.numpy()), f"{self.where}, from image {int(index[0])} on,")
+
+
+def load_arrays(
+    path: Path, *, regression: bool = False, held: Callable[[int], bool] = lambda _: True
+) -> RawData:
+    """A `.npz` file, or a folder of `.npy` files, as a source; ValueError says which key or shape is wrong.
+
+    Args:
+        path: of the file or folder.
+        regression: whether targets are real numbers.
+        held: whether so many bytes of images are to be held in memory.
+    """
+    stored = _left_on_disk(path, held)
+    arrays: dict[str, np.ndarray | StoredArray] = {
+        **_read(path, tuple(key for key in TRAINING_KEYS if key not in stored)),
+        **stored,
+    }
     missing = [key for key in TRAINING_KEYS if key not in arrays]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; expected the keys {', '.join(TRAINING_KEYS)}")
+    return _as_source(path, arrays, regression)
+
+
+def _left_on_disk(path: Path, held: Callable[[int], bool]) -> dict[str, StoredArray]:
+    """Those arrays of images that are read as they are needed: both, or none."""
+    found = {key: stored_array(path, key) for key in ("x_train", "x_test")}
+    whole = {key: array for key, array in found.items() if array is not None and array.shape[0]}
+    if len(whole) == 2:
+        return {} if held(sum(array.nbytes for array in whole.values())) else whole
+    if path.is_file() and not held(path.stat().st_size):
+        warnings.warn(
+            f"{path} is large and compressed, so its images are read into memory whole; save it with "
+            "numpy.savez, or as a folder of .npy files, to have them read as they are needed",
+            stacklevel=4,
+        )
+    return {}
+
+
+def _as_source(path: Path, arrays: dict[str, Any], regression: bool) -> RawData:
+    """The checked arrays as a source."""
     x_train, x_test = arrays["x_train"], arrays["x_test"]
-    train, test = (_images(arrays[key], f"{key} in {path}") for key in ("x_train", "x_test"))
+    train, test = (_pixels(arrays[key], f"{key} in {path}") for key in ("x_train", "x_test"))
     if x_train.shape[1:] != x_test.shape[1:]:
         raise ValueError(
             f"x_test in {path} holds images of shape {list(x_test.shape[1:])} but x_train of "
             f"{list(x_train.shape[1:])}; expected the same; resize or transpose one of them"
         )
-    if train.dtype != test.dtype:
+    if np.dtype(np.uint8) in (x_train.dtype, x_test.dtype) and x_train.dtype != x_test.dtype:
         raise ValueError(
             f"x_train in {path} is {x_train.dtype} but x_test is {x_test.dtype}; "
             "expected uint8 (0..255) or float in both"
@@ -71,6 +137,8 @@ def load_array_images(path: Path) -> tuple[Tensor, tuple[str, ...]]:
 
 def _read(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Those arrays of `keys` that the file holds."""
+    if path.is_dir():
+        return {key: _read_file(path / f"{key}.npy") for key in keys if (path / f"{key}.npy").is_file()}
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected a .npz file; check the path")
     try:
@@ -93,6 +161,20 @@ def _read(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
                     "expected a plain array of numbers; save it again"
                 ) from error
     return arrays
+
+
+def _read_file(file: Path) -> np.ndarray:
+    try:
+        return np.asarray(np.load(file, allow_pickle=False))
+    except Exception as error:  # as above
+        raise ValueError(
+            f"{file} cannot be read: it is no .npy file, is truncated or holds Python objects; save it again"
+        ) from error
+
+
+def _pixels(array: np.ndarray | StoredArray, where: str) -> Pixels:
+    """An array's images, in memory if it is there."""
+    return ArrayImages(array, where) if isinstance(array, StoredArray) else _images(array, where)
 
 
 def _images(array: np.ndarray, where: str) -> Tensor:
@@ -129,7 +211,7 @@ def _images(array: np.ndarray, where: str) -> Tensor:
     return torch.from_numpy(np.array(array, order="C"))
 
 
-def _labels(array: np.ndarray, images: np.ndarray, half: str, path: Path) -> Tensor:
+def _labels(array: np.ndarray, images: Sized, half: str, path: Path) -> Tensor:
     """Labels [n] or [n, 1] as int64 [n]."""
     where = f"y_{half} in {path}"
     if array.ndim == 2 and array.shape[1] == 1:
@@ -160,7 +242,7 @@ def _labels(array: np.ndarray, images: np.ndarray, half: str, path: Path) -> Ten
     return torch.from_numpy(whole)
 
 
-def _real_targets(array: np.ndarray, images: np.ndarray, half: str, path: Path) -> Tensor:
+def _real_targets(array: np.ndarray, images: Sized, half: str, path: Path) -> Tensor:
     """Targets [n] or [n, d] as float32 [n, d]."""
     where = f"y_{half} in {path}"
     if array.ndim not in (1, 2) or array.size == 0 or len(array) != len(images):

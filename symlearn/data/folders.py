@@ -2,10 +2,12 @@
 
 Classes are the names of the class folders in alphabetical order. Hidden files and files without an image's
 suffix are passed over. Where every image shows grey alone, however it is stored, the set has one channel,
-otherwise three; see `pixels.py`. Images are uint8 [n, c, h, w].
+otherwise three; see `pixels.py`. Images are uint8 [n, c, h, w]. Sets that may not be held in memory are
+decoded as their images are needed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,46 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", 
 LAYOUT = "train/<class>/* and test/<class>/*"
 
 
-def load_folder(path: Path) -> RawData:
-    """An image folder as a source; ValueError names the class or the file that is wrong."""
+@dataclass(frozen=True)
+class FolderImages:
+    """Files that are decoded when they are asked for.
+
+    Attributes:
+        files: in order.
+        size: (h, w) that all of them must have.
+        colour: whether images have three channels.
+    """
+
+    files: Sequence[Path]
+    size: tuple[int, int]
+    colour: bool
+
+    def __len__(self) -> int:
+        """How many files."""
+        return len(self.files)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, c, h, w)."""
+        return len(self.files), 3 if self.colour else 1, *self.size
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """Uint8 [batch, c, h, w] of the files `index`, int64 [batch]."""
+        arrays = []
+        for file in (self.files[number] for number in index.tolist()):
+            array = read_pixels(file)
+            _check_size(file, array, self.size, "the first image")
+            arrays.append(with_channels(array, self.colour))
+        return torch.from_numpy(np.stack(arrays))
+
+
+def load_folder(path: Path, held: Callable[[int], bool] = lambda _: True) -> RawData:
+    """An image folder as a source; ValueError names the class or the file that is wrong.
+
+    Args:
+        path: of the folder.
+        held: whether so many bytes of images are to be held in memory.
+    """
     for half in ("train", "test"):
         if not (path / half).is_dir():
             raise ValueError(f"{path} is not an image folder: it has no folder {half!r}; expected {LAYOUT}")
@@ -44,11 +84,19 @@ def load_folder(path: Path) -> RawData:
                 )
             files[half] += found
             labels[half] += [label] * len(found)
-    images = _read_images(files["train"] + files["test"], channels=None)
+    targets = [torch.tensor(labels[half]) for half in files]
+    both = files["train"] + files["test"]
+    first = read_pixels(both[0])
+    if not held(3 * len(both) * first.shape[0] * first.shape[1]):
+        size, colour = (first.shape[0], first.shape[1]), any(read_pixels(file).ndim == 3 for file in both)
+        halves = [FolderImages(files[half], size, colour) for half in files]
+        train, test = (RawSplit(*half) for half in zip(halves, targets, strict=True))
+        return RawData(train, test, class_names)
+    images = _read_images(both, channels=None)
     middle = len(files["train"])
     return RawData(
-        RawSplit(images[:middle], torch.tensor(labels["train"])),
-        RawSplit(images[middle:], torch.tensor(labels["test"])),
+        RawSplit(images[:middle], targets[0]),
+        RawSplit(images[middle:], targets[1]),
         class_names,
     )
 
@@ -103,11 +151,15 @@ def _read_images(files: Sequence[Path], channels: int | None) -> Tensor:
     """All files as uint8 [n, c, h, w], grey if `channels` is 1 or (None) all of them are."""
     arrays = [read_pixels(file) for file in files]
     for file, array in zip(files, arrays, strict=True):
-        if array.shape[:2] != arrays[0].shape[:2]:
-            (h, w), (h0, w0) = array.shape[:2], arrays[0].shape[:2]
-            raise ValueError(
-                f"{file} is {h}x{w} but {files[0]} is {h0}x{w0}; expected images of one size; "
-                "resize them first"
-            )
+        _check_size(file, array, arrays[0].shape[:2], str(files[0]))
     colour = channels == 3 if channels is not None else any(array.ndim == 3 for array in arrays)
     return torch.from_numpy(np.stack([with_channels(array, colour) for array in arrays]))
+
+
+def _check_size(file: Path, array: np.ndarray, size: tuple[int, ...], first: str) -> None:
+    """Refuse an image of another size than the first."""
+    (h, w), (h0, w0) = array.shape[:2], size
+    if (h, w) != (h0, w0):
+        raise ValueError(
+            f"{file} is {h}x{w} but {first} is {h0}x{w0}; expected images of one size; resize them first"
+        )

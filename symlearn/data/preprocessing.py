@@ -7,7 +7,7 @@ resized to the network's size, and each channel is normalised, (x - mean) / std,
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -17,7 +17,8 @@ from torch import Tensor
 from symlearn.data import warps
 from symlearn.data.warps import ImageSize
 
-_CHUNK = 4096  # images normalised at once
+_CHUNK = 4096  # images summed at once, at most
+_NUMBERS = 2**24  # of a chunk
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,22 @@ class Preprocessing:
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and population std by channel of [n, c, h, w], in two float64 passes; std 1 if constant."""
-    count = images[:, 0].numel()
-    chunks: Sequence[Tensor] = images.split(_CHUNK)
-    mean = torch.stack([chunk.double().sum(dim=(0, 2, 3)) for chunk in chunks]).sum(0) / count
-    squares = [(chunk.double() - mean[:, None, None]).square().sum(dim=(0, 2, 3)) for chunk in chunks]
+    return statistics_of(lambda: images.split(chunk_size(images.shape[1:])))
+
+
+def chunk_size(shape: Sequence[int]) -> int:
+    """How many images [c, h, w] are summed at once; both passes, and both ways of reading, sum alike."""
+    return max(min(_CHUNK, _NUMBERS // math.prod(shape)), 1)
+
+
+def statistics_of(chunks: Callable[[], Iterable[Tensor]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`channel_statistics` of images that come in chunks [batch, c, h, w], read twice."""
+    count, sums = 0, []
+    for chunk in chunks():
+        count += chunk[:, 0].numel()
+        sums.append(chunk.double().sum(dim=(0, 2, 3)))
+    mean = torch.stack(sums).sum(0) / count
+    squares = [chunk.double().sub_(mean[:, None, None]).square_().sum(dim=(0, 2, 3)) for chunk in chunks()]
     std = (torch.stack(squares).sum(0) / count).sqrt()
     constant = (
         std <= torch.finfo(torch.float32).eps * mean.abs()
@@ -127,7 +140,7 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         warnings.warn(
             f"channel {channel} of the training images is constant ({mean[channel]:.4g}); it is shifted "
             "but not scaled",
-            stacklevel=3,
+            stacklevel=4,
         )
     return tuple(mean.tolist()), tuple(std.masked_fill(constant, 1.0).tolist())
 

@@ -5,6 +5,7 @@ or float32 as accepted, and targets [n] (int64 classes) or [n, d] (float32, regr
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,11 +13,25 @@ from torch import Tensor
 from symlearn.data.warps import ImageSize
 
 
+class Pixels(Protocol):
+    """Images [n, c, h, w], uint8 or float32, of which some are asked for by number: a tensor, or files."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, c, h, w)."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        """[batch, c, h, w] of the numbers `index`, int64 [batch]."""
+
+
 @dataclass(frozen=True, eq=False)
 class RawSplit:
     """Images [n, c, h, w] (uint8 or float32) and targets, int64 [n] or float32 [n, d]."""
 
-    images: Tensor
+    images: Pixels
     targets: Tensor
 
     def __len__(self) -> int:

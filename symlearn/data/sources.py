@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from symlearn.data.arrays import load_array_images, load_arrays
@@ -32,8 +33,22 @@ SOURCES: dict[str, Callable[[Path | None], RawData]] = {
 }
 
 
-def load_raw(data: str | Path, data_root: str | Path | None, *, regression: bool = False) -> RawData:
-    """The source that `data` names; ValueError lists the known ones."""
+def load_raw(
+    data: str | Path,
+    data_root: str | Path | None,
+    *,
+    regression: bool = False,
+    held: Callable[[int], bool] = lambda _: True,
+) -> RawData:
+    """The source that `data` names; ValueError lists the known ones.
+
+    Args:
+        data: a name, a `.npz` file, a folder of images or of `.npy` files.
+        data_root: where named sets lie.
+        regression: whether targets are real numbers.
+        held: whether so many bytes of images are to be held in memory; those of files that are not are read
+            as they are needed.
+    """
     name = str(data)
     if name in SOURCES:
         if regression:
@@ -43,16 +58,18 @@ def load_raw(data: str | Path, data_root: str | Path | None, *, regression: bool
             )
         return SOURCES[name](_data_root(data_root))
     path = _existing(name)
+    if path.is_dir() and (path / "x_train.npy").is_file():
+        return load_arrays(path, regression=regression, held=held)
     if path.is_dir():
         if regression:
             raise ValueError(
                 f"image folder {path} has classes, not real targets; "
                 "expected a .npz whose y_train and y_test are real numbers for likelihood 'regression'"
             )
-        return load_folder(path)
+        return load_folder(path, held)
     if path.suffix.lower() != ".npz":
         raise ValueError(f"{path} is no data set; expected {_known()}")
-    return load_arrays(path, regression=regression)
+    return load_arrays(path, regression=regression, held=held)
 
 
 def load_images(
@@ -75,7 +92,8 @@ def load_images(
     """
     name = str(path)
     if name in SOURCES:
-        images = to_float(SOURCES[name](_data_root(data_root)).test.images)
+        held = SOURCES[name](_data_root(data_root)).test
+        images = to_float(held.images[torch.arange(len(held))])
         return images, tuple(str(index) for index in range(len(images)))
     file = _existing(name)
     if file.is_dir():

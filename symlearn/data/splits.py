@@ -8,23 +8,25 @@ stored class by class. The seed draws the training transforms only; those of the
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from symlearn.data import warps
-from symlearn.data.draws import TEST, TRAIN, per_sample_uniform
-from symlearn.data.preprocessing import Preprocessing, channel_statistics
-from symlearn.data.raw import RawData, RawSplit, to_float
+from symlearn.data.draws import TEST, TRAIN
+from symlearn.data.free_memory import may_be_held
+from symlearn.data.lazy_split import LazySplit, Making
+from symlearn.data.preprocessing import Preprocessing, channel_statistics, chunk_size, statistics_of
+from symlearn.data.raw import RawData, RawSplit
+from symlearn.data.reading import Items, Reader, Reading, Request
 from symlearn.data.sources import load_raw
 from symlearn.data.tasks import Task, find_task
 from symlearn.data.warps import ImageSize
 
 _TEST_SEED = 0
 _ORDER_SEED = 0
-_CHUNK = 2048  # images transformed at once: a bound on memory, of no influence on the result
+_CHUNK = 2048  # images normalised at once: a bound on memory, of no influence on the result
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +34,12 @@ class DataSplits:
     """One source under one task, ready for a network.
 
     `train` and `test` hold float32 images [n, in_channels, *size], normalised with the training set's
-    statistics, and int64 labels [n] (regression: float32 targets [n, classes]). `classes` counts the outputs.
+    statistics, and int64 labels [n] (regression: float32 targets [n, classes]); in memory as `TensorDataset`,
+    or as `LazySplit`, which makes them as they are needed. `classes` counts the outputs.
     """
 
-    train: TensorDataset
-    test: TensorDataset
+    train: TensorDataset | LazySplit
+    test: TensorDataset | LazySplit
     classes: int
     class_names: tuple[str, ...]
     in_channels: int
@@ -57,6 +60,8 @@ def load_data(
     size: int | ImageSize | None = None,
     frame: int | ImageSize | None = None,
     likelihood: Literal["classification", "regression"] = "classification",
+    hold: bool | None = None,
+    workers: int = 0,
 ) -> DataSplits:
     """Load a source, apply a task to each sample and normalise with the training set's statistics.
 
@@ -71,6 +76,9 @@ def load_data(
         frame: side of the black canvas on which the image lies before resizing, or (h, w); None is 16 for
             `digits`, otherwise the image's own size, twice that for the quadrant tasks.
         likelihood: `classification`, or `regression` for a `.npz` with real targets.
+        hold: whether images are held in memory; None holds sets of up to a quarter of the free memory
+            (`free_memory.SHARE`). Others are read as they are needed, with the same numbers.
+        workers: processes that read them, for the statistics.
 
     Returns:
         Training and test set `[n, c, h, w]`, normalised, with classes, size and what repeats the
@@ -90,36 +98,31 @@ def load_data(
     asked_frame, asked_size = _size("frame", frame), _size("size", size)
     for name, number in (("limit", limit), ("test_limit", test_limit)):
         _check_count(name, number)
-    raw = load_raw(data, data_root, regression=regression)
+    raw = load_raw(data, data_root, regression=regression, held=lambda count: may_be_held(count, hold))
     canvas = _canvas(raw, chosen, task, asked_frame)
     final = asked_size or raw.size or canvas
     chosen.check_size(final)
     for_training = Task() if chosen.leaves_training else chosen
-    train_x, train_y = _apply(
-        for_training, raw, raw.train, canvas, final, seed, TRAIN, _take("limit", limit, raw.train, str(data))
-    )
-    test_x, test_y = _apply(
-        chosen,
-        raw,
-        raw.test,
-        canvas,
-        final,
-        _TEST_SEED,
-        TEST,
-        _take("test_limit", test_limit, raw.test, str(data)),
-    )
+    taken = [
+        _take(name, count, half, str(data))
+        for name, count, half in (("limit", limit, raw.train), ("test_limit", test_limit, raw.test))
+    ]
+    train = Making(for_training, raw.train, canvas, final, seed, TRAIN, taken[0])
+    test = Making(chosen, raw.test, canvas, final, _TEST_SEED, TEST, taken[1])
+    held = may_be_held(train.bytes_held + test.bytes_held, hold)
+    train_x, test_x = (making.all_images() if held else None for making in (train, test))
     class_names = chosen.class_names(raw.class_names)
     if raw.labelled:
-        _warn_of_empty_classes(train_y, class_names)
-    mean, std = channel_statistics(train_x)
+        _warn_of_empty_classes(train.targets(labelled=True), class_names)
+    mean, std = _statistics(train, train_x, workers)
     source_size = None if chosen.label_needs_place else raw.image_size
     preprocessing = Preprocessing(mean, std, source_size, canvas, final)
     return DataSplits(
-        TensorDataset(_normalise(train_x, preprocessing), train_y),
-        TensorDataset(_normalise(test_x, preprocessing), test_y),
+        _half(train, raw.labelled, preprocessing, train_x),
+        _half(test, raw.labelled, preprocessing, test_x),
         classes=len(class_names),
         class_names=class_names,
-        in_channels=train_x.shape[1],
+        in_channels=train.channels,
         size=final,
         data=str(data),
         task=task,
@@ -127,25 +130,24 @@ def load_data(
     )
 
 
-def _apply(
-    task: Task,
-    raw: RawData,
-    half: RawSplit,
-    canvas: ImageSize,
-    size: ImageSize,
-    seed: int,
-    split: int,
-    index: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Images [n, c, *size] and targets of the samples `index`, int64 [n], under the task."""
-    images = torch.empty(len(index), half.images.shape[1], *size)
-    uniform = per_sample_uniform(seed, split, index, task.draws)
-    for start in range(0, len(index), _CHUNK):
-        here = slice(start, start + _CHUNK)
-        placed = task.place(to_float(half.images[index[here]]), canvas, uniform[here])
-        images[here] = task.transform(warps.resize(placed, size), uniform[here])
-    targets = half.targets[index]
-    return images, task.labels(targets, uniform) if raw.labelled else targets
+def _half(
+    making: Making, labelled: bool, preprocessing: Preprocessing, images: Tensor | None
+) -> TensorDataset | LazySplit:
+    """Normalised images and targets: of images that are held already, or made as they are needed."""
+    if images is None:
+        return LazySplit(making, making.targets(labelled), preprocessing)
+    return TensorDataset(_normalise(images, preprocessing), making.targets(labelled))
+
+
+def _statistics(making: Making, images: Tensor | None, workers: int) -> Any:
+    """Mean and std by channel of the training images, held or not."""
+    if images is not None:
+        return channel_statistics(images)
+    raw = Items(LazySplit(making, torch.zeros(len(making.index))))
+    reading = Reading(Reader(raw, raw), workers)
+    chunks = torch.arange(len(making.index)).split(chunk_size((making.channels, *making.size)))
+    requests = [Request(chunk.tolist()) for chunk in chunks]
+    return statistics_of(lambda: (x for x, _ in reading.batches(requests)))
 
 
 def _normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:

@@ -17,9 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from symlearn.data.raw import RawData, RawSplit, check_classes
+from symlearn.data.raw import Pixels, RawData, RawSplit, check_classes
 
 DIGIT_NAMES = tuple(str(digit) for digit in range(10))
 _PATIENCE = 30.0  # seconds without a byte before a download counts as failed
@@ -107,7 +106,7 @@ def _checked(name: str, splits: list[RawSplit], class_names: tuple[str, ...], ro
     return RawData(train, test, class_names, size=size)
 
 
-def _image_size(images: Tensor) -> tuple[int, int]:
+def _image_size(images: Pixels) -> tuple[int, int]:
     return images.shape[-2], images.shape[-1]
 
 

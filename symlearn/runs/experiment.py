@@ -137,6 +137,7 @@ def load(config: Config) -> tuple[Config, DataSplits]:
         seed=config.training.seed,
         size=data.size,
         likelihood=data.likelihood,
+        workers=data.workers,
     )
     ours = None if config.model.model else default_network(splits.size)
     network = config.model.network or ours
