@@ -56,12 +56,18 @@ class ArrayImages:
 def load_arrays(
     path: Path, *, regression: bool = False, held: Callable[[int], bool] = lambda _: True
 ) -> RawData:
-    """A `.npz` file, or a folder of `.npy` files, as a source; ValueError says which key or shape is wrong.
+    """Take a `.npz` file, or a folder of `.npy` files, as a source.
 
     Args:
         path: of the file or folder.
         regression: whether targets are real numbers.
         held: whether so many bytes of images are to be held in memory.
+
+    Returns:
+        Images and targets of both halves; images that are not held are read as they are needed.
+
+    Raises:
+        ValueError: a key is missing, or an array has a shape or type that no source has; it is named.
     """
     stored = _left_on_disk(path, held)
     arrays: dict[str, np.ndarray | StoredArray] = {

@@ -55,11 +55,17 @@ class FolderImages:
 
 
 def load_folder(path: Path, held: Callable[[int], bool] = lambda _: True) -> RawData:
-    """An image folder as a source; ValueError names the class or the file that is wrong.
+    """Take an image folder as a source.
 
     Args:
         path: of the folder.
         held: whether so many bytes of images are to be held in memory.
+
+    Returns:
+        Images and labels of both halves; images that are not held are read as they are needed.
+
+    Raises:
+        ValueError: a half is missing, or its classes or a file are wrong; they are named.
     """
     for half in ("train", "test"):
         if not (path / half).is_dir():

@@ -26,11 +26,14 @@ def free_bytes() -> int | None:
 
 
 def may_be_held(count: int, hold: bool | None = None) -> bool:
-    """Whether so many bytes of images are to be held in memory.
+    """Decide where images are while they are used.
 
     Args:
         count: bytes.
         hold: what a user asks for; None leaves it to the free memory, of which `SHARE` may be taken.
+
+    Returns:
+        True: in memory; False: where they lie, read as they are needed.
     """
     free = free_bytes() if hold is None else None
     return hold is not False and (free is None or count <= SHARE * free)

@@ -40,7 +40,7 @@ def load_raw(
     regression: bool = False,
     held: Callable[[int], bool] = lambda _: True,
 ) -> RawData:
-    """The source that `data` names; ValueError lists the known ones.
+    """Open the source that `data` names.
 
     Args:
         data: a name, a `.npz` file, a folder of images or of `.npy` files.
@@ -48,6 +48,12 @@ def load_raw(
         regression: whether targets are real numbers.
         held: whether so many bytes of images are to be held in memory; those of files that are not are read
             as they are needed.
+
+    Returns:
+        Images and targets of both halves, without tasks and preprocessing.
+
+    Raises:
+        ValueError: nothing of this name (the known ones are listed), or data that no fit can use.
     """
     name = str(data)
     if name in SOURCES:

@@ -54,9 +54,11 @@ class StoredArray:
 
 
 def stored_array(path: Path, key: str) -> StoredArray | None:
-    """Where an array lies: in `key.npy` of a folder, or in a `.npz` file.
+    """Find an array in `key.npy` of a folder, or in a `.npz` file.
 
-    None where it cannot be mapped: compressed, of Python objects, or nothing that numpy wrote.
+    Returns:
+        Where it lies; None where it cannot be mapped: compressed, of Python objects, or nothing that numpy
+        wrote.
     """
     try:
         file = path / f"{key}.npy" if path.is_dir() else path
