@@ -41,9 +41,9 @@ class DataConfig(Table):
 
     data: str = Field(
         "digits",
-        description="digits, mnist, fashion-mnist, cifar10, cifar100, a .npz file or an image folder; of "
-        "known symmetry planted-texture, planted-side, planted-glyph, planted-turned, planted-fixed, "
-        "planted-codes, planted-shifted-codes, planted-mixture, planted-eighths",
+        description="digits, mnist, fashion-mnist, cifar10, cifar100, a .npz file, a folder of .npy files or "
+        "an image folder; of known symmetry planted-texture, planted-side, planted-glyph, planted-turned, "
+        "planted-fixed, planted-codes, planted-shifted-codes, planted-mixture, planted-eighths",
     )
     task: str = Field(
         "class",

@@ -3,7 +3,8 @@
 Images are numeric arrays `[n, h, w]`, `[n, h, w, c]` or `[n, c, h, w]` (c is 1 or 3, or `image_shape` says
 it), or flattened, `[n, features]`, as pipelines hand them on. They are put in the middle of a black frame
 whose sides are the next multiples of 4 (32 for the ten-layer network), since networks halve them, and
-normalised with the training set's statistics.
+normalised with the training set's statistics. A fit also takes a torch data set of ([c, h, w], target) items,
+a loader or a `symlearn.Stream` in place of X and y, and reads it as its images are needed.
 
 Axes: n, c, h, w, classes, outputs.
 """
@@ -22,13 +23,18 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from symlearn.config import Config, DataConfig
-from symlearn.data.preprocessing import Preprocessing, channel_statistics
+from symlearn.data.changed import Change, Changed
+from symlearn.data.preprocessing import Preprocessing, chunk_size, statistics_of
+from symlearn.data.samples import Held, Samples
+from symlearn.data.streams import Data, Stream
 from symlearn.fitting.fit import fit
 from symlearn.fitting.result import DataInfo, FitResult
 from symlearn.networks import configured_model, default_network
 from symlearn.report.plots.heat_map import effective_dimension_heat_map
+from symlearn.training.inputs import samples_from, usable_device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -182,19 +188,59 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
             )
         return Config().with_options(**own, **options)
 
-    def _fit(self, images: Tensor, y: Tensor, outputs: int, likelihood: str) -> Self:
-        """Fit a network of so many outputs on raw images."""
+    def _raw(self, X: Any, y: Any) -> tuple[Samples, Array]:
+        """Bring arrays or a data set to one form.
+
+        Returns:
+            Raw images, float32, and all their targets as given.
+
+        Raises:
+            ValueError: no images, or targets beside a data set, which has its own.
+        """
+        if not isinstance(X, Dataset | DataLoader | Stream):
+            images, y = self._images(X, y, reset=True)
+            return Held(images, torch.arange(len(images))), y
+        if y is not None:
+            raise ValueError("a data set has its own targets; leave y out")
+        read = samples_from(X, torch.device("cpu"))
+        if len(read.shape) != 3:
+            raise ValueError(f"expected items ([c, h, w], target), got images {list(read.shape)}")
+        c, h, w = self.image_shape_ = read.shape
+        self.n_features_in_ = c * h * w
+        return read, read.targets.numpy()
+
+    def _fit(self, raw: Samples, y: Tensor, labels: Change, outputs: int, likelihood: str) -> Self:
+        """Fit a network of so many outputs.
+
+        Args:
+            raw: images as they are.
+            y: the targets of the fit, where all images are held.
+            labels: from raw targets to those of the fit, where they are not.
+            outputs: of the network.
+            likelihood: of the targets.
+
+        Returns:
+            The estimator itself, fitted.
+        """
         c, h, w = self.image_shape_
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         config = self._config(seed, likelihood)
         frame = framed((h, w), config.model.network)
-        mean, std = channel_statistics(images)
+        mean, std = statistics_of(lambda: (x for x, _ in raw.batches(chunk_size(raw.shape))))
         self.preprocessing_ = Preprocessing(mean, std, (h, w), frame, frame)
+        device = usable_device(config)
+        train: Data
+        if raw.held:
+            train = self.preprocessing_(raw.whole()[0]), y
+        else:
+            train = Changed(
+                raw, lambda x: self.preprocessing_(x).to(device), lambda given: labels(given).to(device)
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = configured_model(config.model, c, frame, outputs)
         data = DataInfo(preprocessing=self.preprocessing_)
-        result: FitResult = fit(model, (self.preprocessing_(images), y), None, config, info=data)
+        result: FitResult = fit(model, train, None, config, info=data)
         self.result_ = result
         self.model_: nn.Module = result.model
         self.report_: dict[str, Any] = result.report
@@ -259,24 +305,28 @@ class SymmetryClassifier(ClassifierMixin, SymmetryEstimator):  # type: ignore[mi
     def _numeric_targets(self) -> bool:
         return False
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit to images X and labels y `[n]`.
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit to images X and labels y `[n]`, or to a data set of both.
 
         Returns:
             The estimator itself, with `classes_`, `model_`, `report_` and `result_`.
 
         Raises:
-            ValueError: arrays that are no images or not finite, fewer than two classes, an unknown option.
+            ValueError: arrays that are no images or not finite, fewer than two classes, an unknown option; a
+                data set that `symlearn.fit` would refuse.
             TrainingStoppedError: a value is not finite or a layer collapsed.
         """
-        images, y = self._images(X, y, reset=True)
+        raw, y = self._raw(X, y)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("expected two classes or more, got 1 class")
-        return self._fit(
-            images, torch.from_numpy(labels.astype(np.int64)), len(self.classes_), "classification"
-        )
+        numbers = torch.from_numpy(labels.astype(np.int64))
+
+        def numbered(given: Tensor) -> Tensor:
+            return torch.from_numpy(np.searchsorted(self.classes_, given.numpy()))
+
+        return self._fit(raw, numbers, numbered, len(self.classes_), "classification")
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities `[n, classes]`, in the order of `classes_`."""
@@ -313,26 +363,33 @@ class SymmetryRegressor(RegressorMixin, SymmetryEstimator):  # type: ignore[misc
     def _numeric_targets(self) -> bool:
         return True
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit to images X and targets y, `[n]` or `[n, outputs]`.
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit to images X and targets y, `[n]` or `[n, outputs]`, or to a data set of both.
 
         Returns:
             The estimator itself, with `sigma_noise_` (in units of the standardised targets), `model_`,
             `report_` and `result_`.
 
         Raises:
-            ValueError: arrays that are no images or not finite, an unknown option.
+            ValueError: arrays that are no images or not finite, an unknown option; a data set that
+                `symlearn.fit` would refuse.
             TrainingStoppedError: a value is not finite or a layer collapsed.
         """
-        images, y = self._images(X, y, reset=True)
+        raw, y = self._raw(X, y)
         targets = np.asarray(y, dtype=np.float64)
         self._flat = targets.ndim == 1
         targets = targets.reshape(len(targets), -1)
         self.target_mean_ = targets.mean(0)
         spread = targets.std(0)
         self.target_scale_ = np.where(spread > 0, spread, 1.0)
-        scaled = torch.from_numpy((targets - self.target_mean_) / self.target_scale_).float()
-        self._fit(images, scaled, scaled.shape[1], "regression")
+
+        def scaled(given: Array) -> Tensor:
+            return torch.from_numpy((given - self.target_mean_) / self.target_scale_).float()
+
+        def scaled_batch(given: Tensor) -> Tensor:
+            return scaled(given.double().reshape(len(given), -1).numpy())
+
+        self._fit(raw, scaled(targets), scaled_batch, targets.shape[1], "regression")
         self.sigma_noise_ = self.result_.sigma_noise
         return self
 

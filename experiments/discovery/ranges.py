@@ -144,9 +144,11 @@ def shifted(images: Tensor, pixels: Tensor) -> Tensor:
     return nn.functional.grid_sample(images, grid, align_corners=False)
 
 
-def run(name: str, way: str, seed: int, data_root: Path, **settings: Any) -> dict[str, Any]:
+def run(
+    name: str, way: str, seed: int, data_root: Path, data: str = "mnist", **settings: Any
+) -> dict[str, Any]:
     """Fit one planted set one way; a row of the results."""
-    plant, raw = PLANTS[name], load_raw("mnist", data_root)
+    plant, raw = PLANTS[name], load_raw(data, data_root)
     train, test = (
         planted(half, count, plant, 2 * seed + at)
         for at, (half, count) in enumerate(((raw.train, TRAIN), (raw.test, TEST)))
@@ -162,14 +164,15 @@ def run(name: str, way: str, seed: int, data_root: Path, **settings: Any) -> dic
     config = Config().with_options(**{**SETTINGS, **settings, "seed": seed})
     result = fit(model, train, None, config)
     report = result.report
+    train_images = len(train[0])
     return {
         "plant": name,
         "way": way,
         "seed": seed,
         "truth": plant.truth,
         "ranges": {entry["transform"]: entry["range"] for entry in report["ranges"]},
-        "log_evidence_per_image": report["log_marginal_likelihood"] / TRAIN,
-        "corrected_evidence_per_image": corrected(result, train) / TRAIN,
+        "log_evidence_per_image": report["log_marginal_likelihood"] / train_images,
+        "corrected_evidence_per_image": corrected(result, train) / train_images,
         "test": scored(result.model, test),
         "learned": report["training"]["learned"],
         "over_epochs": [[m["epoch"], *m["range"].values()] for m in result.metrics if m.get("range")],
@@ -245,19 +248,24 @@ def main() -> int:
     parser.add_argument("--way", nargs="*", default=["learned", "without", "full"])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--figure", action="store_true", help="draw only")
+    parser.add_argument("--smoke", action="store_true", help="scikit-learn's digits, two epochs")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--figures", type=Path, default=FIGURE.parent)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    results: Path = options.results
+    small: dict[str, Any] = {"data": "digits", "epochs": 2, "burn_in": 1} if options.smoke else {}
+    kept = json.loads(results.read_text())["rows"] if results.exists() else []
     done = {(row["plant"], row["way"], row["seed"]) for row in kept}
     for seed in options.seeds:
         for way in options.way:
             for name in options.plant:
                 if options.figure or (name, way, seed) in done:
                     continue
-                row = run(name, way, seed, options.data_root)
+                row = run(name, way, seed, options.data_root, **small)
                 kept.append(row)
-                RESULTS.parent.mkdir(exist_ok=True)
-                RESULTS.write_text(
+                results.parent.mkdir(exist_ok=True)
+                results.write_text(
                     json.dumps(
                         {
                             "settings": SETTINGS,
@@ -272,7 +280,7 @@ def main() -> int:
                 told = {k: round(v, 3) for k, v in row["ranges"].items()}
                 print(name, way, seed, told, row["log_evidence_per_image"], row["test"], row["seconds"])
                 sys.stdout.flush()
-    draw(kept).savefig(FIGURE, dpi=130)
+    draw(kept).savefig(options.figures / FIGURE.name, dpi=130)
     return 0
 
 

@@ -105,9 +105,11 @@ def main() -> int:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--paths", default=",".join(PATHS))
     parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    results: Path = options.results
+    rows = json.loads(results.read_text())["rows"] if results.exists() else []
     known = {(row["path"], row["seed"], row["epochs"]) for row in rows}
     seeds = [int(seed) for seed in options.seeds.split(",")]
     for case in ((path, seed, options.epochs) for seed in seeds for path in options.paths.split(",")):
@@ -123,8 +125,8 @@ def main() -> int:
             "environment": environment(),
             "rows": rows,
         }
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(to_json(content) + "\n", encoding="utf-8")
+        results.parent.mkdir(exist_ok=True)
+        results.write_text(to_json(content) + "\n", encoding="utf-8")
     sys.stdout.write(table(rows) + "\n")
     return 0
 

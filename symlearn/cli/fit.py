@@ -116,7 +116,8 @@ def headline(prepared: Prepared, folder: Path, resumed: bool) -> list[str]:
     kind = "targets" if config.data.likelihood == "regression" else "classes"
     return [
         f"{prepared.info.data}, task {splits.task}: {len(splits.train):,} training and {len(splits.test):,} "
-        f"test images of {splits.in_channels}×{h}×{w}, {splits.classes} {kind}",
+        f"test images of {splits.in_channels}×{h}×{w}, {splits.classes} {kind}"
+        f"{'' if prepared.train.held else '; images are read as they are needed'}",
         f"network {network}, paths {config.model.paths}: {parameters:,} parameters; "
         f"selection {config.evidence.selection}, {config.training.epochs} epochs, "
         f"seed {config.training.seed}",

@@ -64,7 +64,7 @@ class Stream:
         return self.plain if self.steps is None else self.steps
 
 
-Data = Dataset[Any] | Pairs | DataLoader[Any] | Stream
+Data = Dataset[Any] | Pairs | DataLoader[Any] | Stream | Samples
 
 
 def in_memory(data: object) -> bool:

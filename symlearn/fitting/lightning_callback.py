@@ -55,7 +55,7 @@ class EvidenceCallback(lightning.Callback):
         self._saved: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Read the training set into memory.
+        """Look at the training set.
 
         Raises:
             ValueError: several processes, each of which would end at precisions of its own.

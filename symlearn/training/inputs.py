@@ -183,11 +183,14 @@ def samples_from(
     Returns:
         Samples, images and real targets in the given dtype.
 
-    Tensors, arrays and lists are held; data sets and loaders are read as their images are needed.
+    Tensors, arrays and lists are held; data sets and loaders are read as their images are needed. `Samples`
+    stay as they are.
 
     Raises:
         ValueError: see `as_tensors` and `streamed`.
     """
+    if isinstance(data, Samples):
+        return data
     if in_memory(data):
         tensors: Any = data.dataset if isinstance(data, DataLoader) else data
         return Held(*as_tensors(tensors, device, dtype))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from oracles import assert_refused
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -18,6 +19,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from streamed_sets import Listed
+from tiny_fits import differences, noisy_map
 
 import symlearn
 from symlearn import SymmetryClassifier, SymmetryRegressor
@@ -155,6 +158,37 @@ class TestRegressor:
     def test_several_outputs(self) -> None:
         X, y = np.random.default_rng(0).random((20, 8, 8)), np.random.default_rng(1).random((20, 2))
         assert SymmetryRegressor("conv", **QUICK).fit(X, y).predict(X).shape == (20, 2)
+
+
+class TestDataSets:
+    """Read as they are needed, with the numbers of arrays."""
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_classifier(self, workers: int) -> None:
+        bunch = load_digits()
+        x, y = torch.from_numpy(bunch.images[:80]).float()[:, None], torch.from_numpy(bunch.target[:80]) + 3
+        given = symlearn.Stream(Listed(x, y), workers=workers)
+        read = SymmetryClassifier("f-fc", **QUICK).fit(given)
+        held = SymmetryClassifier("f-fc", **QUICK).fit(x.numpy(), y.numpy())
+        assert read.preprocessing_ == held.preprocessing_ and read.image_shape_ == held.image_shape_
+        assert not differences(read.model_.state_dict(), held.model_.state_dict())
+        assert np.array_equal(read.predict(x.numpy()), held.predict(x.numpy()))
+        assert read.predict(x.numpy()).min() >= 3 and read.result_.train is not None
+        assert not read.result_.train.held
+
+    def test_regressor(self) -> None:
+        x, y = noisy_map(50, 0.3)
+        read = SymmetryRegressor("conv", **QUICK).fit(Listed(x, 100 * y))
+        held = SymmetryRegressor("conv", **QUICK).fit(x.numpy(), 100 * y.numpy())
+        assert not differences(read.model_.state_dict(), held.model_.state_dict())
+        assert np.array_equal(read.predict(x.numpy()), held.predict(x.numpy()))
+
+    def test_refusals(self) -> None:
+        x, y = noisy_map(10, 0.3)
+        quick = SymmetryClassifier("f-fc", **QUICK)
+        assert_refused(lambda: quick.fit(Listed(x, y), y), "a data set has its own targets; leave y out")
+        assert_refused(lambda: quick.fit(Listed(x[:, 0], y)), "expected items ([c, h, w], target)")
+        assert_refused(lambda: quick.fit(Listed(x, y[:, 0])), "Unknown label type: continuous")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import symlearn
 from symlearn.config import Config, ModelConfig, read_config
 from symlearn.networks import build_model, expect_used
 from symlearn.run_folder import CONFIG, MODEL, PAGE, REPORT
-from symlearn.runs.reproduce import known_experiments, read_experiment
+from symlearn.runs.tables import known_experiments, read_experiment
 
 EXPERIMENTS = Path(__file__).resolve().parents[3] / "experiments"
 UNREAD = {  # paths and keys: what the message says
