@@ -145,6 +145,13 @@ def test_memory(script: Run, tmp_path: Path) -> None:
     assert row["predicted"] > 0 and row["measured"] > 0 and "predicted" in said
 
 
+@pytest.mark.slow
+def test_streaming(script: Run, tmp_path: Path) -> None:
+    script("benchmarks/streaming.py", "--images", 200, "--results", tmp_path)
+    found = content(tmp_path / "streaming.json")
+    assert len(found["rows"]) == 2 and found["same_weights"]
+
+
 def test_search(script: Run, tmp_path: Path) -> None:
     file = tmp_path / "search.json"
     script("benchmarks/search.py", "--smoke", "--tasks", "quadrant-digit", "--results", file)

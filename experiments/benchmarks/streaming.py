@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timing import forget_peak, resident_mebibytes, write
+from timing import RESULTS, forget_peak, resident_mebibytes, write
 from torch import nn
 
 import symlearn
@@ -111,6 +111,7 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=20_000, help="of the fits side by side")
     parser.add_argument("--more", type=int, help="images of a further streamed fit, such as 200000")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON")
     parser.add_argument(
         "--measure", nargs=2, metavar=("FOLDER", "HOW"), help="print one fit's numbers, and stop"
     )
@@ -129,4 +130,4 @@ if __name__ == "__main__":
             rows.append(in_a_process_of_its_own(folders[images], hold, chosen.workers))
             print(rows[-1], flush=True)
     same = rows[0]["weights"] == rows[1]["weights"]
-    write("streaming", {"options": OPTIONS, "rows": rows, "same_weights": same})
+    write("streaming", {"options": OPTIONS, "rows": rows, "same_weights": same}, chosen.results)

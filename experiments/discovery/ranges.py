@@ -112,7 +112,7 @@ def planted(half: RawSplit, count: int, plant: Plant, seed: int) -> Pairs:
     chosen = torch.randperm(len(half), generator=generator)[:count]
     images = to_float(half.images[chosen])
     images = deskewed(images) if plant.deskewed else images
-    u = plant.low + (plant.high - plant.low) * torch.rand(2, count, generator=generator)
+    u = plant.low + (plant.high - plant.low) * torch.rand(2, len(images), generator=generator)
     moved = {
         "rotation": lambda: warps.rotate(images, torch.deg2rad(u[0])),
         "translation": lambda: shifted(images, u),

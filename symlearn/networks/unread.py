@@ -53,7 +53,12 @@ def expect_read(chosen: ModelConfig, paths: Sequence[str], who: str) -> None:
                 f"{key} is {value!r}, but the prior is put on the weights; leave it out, or set sparse_prior "
                 "to 'lengthscale'"
             )
-    if chosen.learn == ModelConfig.model_fields["learn"].default:
+    if chosen.transforms is None and chosen.copies != ModelConfig.model_fields["copies"].default:
+        raise ValueError(
+            f"copies is {chosen.copies}, but outputs are averaged over no transforms; leave it out, or name "
+            "some, such as transforms = 'rotation'"
+        )
+    if chosen.learn in (ModelConfig.model_fields["learn"].default, "invariances"):
         return
     for what in chosen.path_options["learn"]:
         if not any(what in kind.learns for kind in kinds):

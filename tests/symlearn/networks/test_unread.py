@@ -40,6 +40,7 @@ UNREAD = {  # paths and keys: what the message says
         "the prior is put on the weights",
         "sparse_prior to 'lengthscale'",
     ),
+    "copies": ({"copies": 4}, "copies is 4", "averaged over no transforms"),
     "network on one group": (
         {"anchors": 0.3, "paths": "gconv-p4", "network": "p4cnn"},
         "nothing in the network p4cnn",
@@ -53,6 +54,7 @@ READ: tuple[dict[str, Any], ...] = (
     {"sparse_prior": "lengthscale", "lengthscale_precision": 2.0, "paths": "s-fc"},
     {"learn": "generator", "generator_offset": 5.0, "paths": "free+cyclic-60", "network": "unfolded"},
     {"alpha": 3, "paths": "gconv-p4", "network": "p4cnn"},
+    {"learn": "invariances", "transforms": "rotation", "copies": 4},
     {"alpha": 12, "paths": "free", "network": "unfolded-dense-published"},
 )
 
@@ -76,7 +78,8 @@ def test_every_option_of_paths_has_its_key() -> None:
 
     told = set(ModelConfig().path_options) - {"learn"}
     assert told == set(OPTIONS.values())
-    assert set(OPTIONS) | {"network", "model", "paths", "alpha", "learn"} == set(ModelConfig.model_fields)
+    others = {"network", "model", "paths", "alpha", "learn", "transforms", "copies"}
+    assert set(OPTIONS) | others == set(ModelConfig.model_fields)
 
 
 @pytest.mark.parametrize("name", known_experiments(EXPERIMENTS))
