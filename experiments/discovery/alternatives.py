@@ -46,7 +46,7 @@ import symlearn.training.phases as phases
 import symlearn.training.updates as updates
 from symlearn.config import Config
 from symlearn.data import load_data
-from symlearn.data.pairs import Pairs
+from symlearn.data.samples import Pairs, SamplesLike, samples_of
 from symlearn.fitting.fit import fit
 from symlearn.fitting.result import FitResult
 from symlearn.layers.registry import path_kind
@@ -134,16 +134,16 @@ def counted(images: int) -> Iterator[list[float]]:
     total = [0.0]
     honest = (phases.train_epoch, updates.curvature_of, search.training_factors)
 
-    def epoch(state: FitState, data: Pairs, *rest: Any) -> tuple[float, float | None]:
-        total[0] += len(data[0]) / images
+    def epoch(state: FitState, data: SamplesLike, *rest: Any) -> tuple[float, float | None]:
+        total[0] += len(samples_of(data)) / images
         return honest[0](state, data, *rest)
 
-    def curvature(model: nn.Module, config: Config, data: Pairs) -> Any:
-        total[0] += len(data[0]) / images
+    def curvature(model: nn.Module, config: Config, data: SamplesLike) -> Any:
+        total[0] += len(samples_of(data)) / images
         return honest[1](model, config, data)
 
-    def screening(model: nn.Module, config: Config, data: Pairs) -> Any:
-        total[0] += 2 * len(data[0]) / images  # curvature and gradients
+    def screening(model: nn.Module, config: Config, data: SamplesLike) -> Any:
+        total[0] += 2 * len(samples_of(data)) / images  # curvature and gradients
         return honest[2](model, config, data)
 
     phases.train_epoch = cast(Any, epoch)
