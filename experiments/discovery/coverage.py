@@ -38,7 +38,7 @@ from typing import Any
 import torch
 
 from symlearn.config import read_config
-from symlearn.data.pairs import Pairs
+from symlearn.data.samples import Pairs
 from symlearn.run_folder import CHECKPOINT, CONFIG, RunFolder, environment
 from symlearn.runs.experiment import load, network_of
 from symlearn.runs.provenance import commit

@@ -23,7 +23,7 @@ import torch
 
 from symlearn.config import Config, read_config
 from symlearn.data import DataSplits
-from symlearn.data.pairs import Pairs
+from symlearn.data.samples import Pairs
 from symlearn.fitting.fit import run_fit
 from symlearn.layers.structure import relaxed_layers
 from symlearn.runs.experiment import load, network_of

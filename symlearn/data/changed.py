@@ -67,3 +67,7 @@ class Changed(Samples):
     def load(self, saved: dict[str, Any]) -> None:
         """To those that are read."""
         self._samples.load(saved)
+
+    def close(self) -> None:
+        """Of those that are read."""
+        self._samples.close()

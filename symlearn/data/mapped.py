@@ -142,6 +142,10 @@ class Mapped(Samples):
         known = self.targets[index.to(self.device)], self.shape
         return Mapped(self._reading, self._items[index], self._device, self._dtype, known)
 
+    def close(self) -> None:
+        """End the loader's workers."""
+        self._reading.close()
+
     def whole(self) -> Pairs:
         """All that were asked for, read into memory."""
         x, y = (torch.cat(found) for found in zip(*self.batches(LOOK), strict=True))

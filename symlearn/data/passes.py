@@ -84,13 +84,13 @@ class Passes(Samples):
 
     def _batches(self, loader: Iterable[Any], seed: int) -> Iterator[Pairs]:
         """A loader's batches, without empty ones, under randomness of their own."""
-        randomness = Randomness(seed)
+        randomness, workers = Randomness(seed), getattr(loader, "num_workers", 0)
         with randomness.entered():
             seed_own(loader, seed)
-            found = self._told(lambda: iter(loader), "the data")
+            found = self._told(lambda: iter(loader), "the data", workers)
         for number in itertools.count():
             with randomness.entered():
-                batch = self._told(lambda: next(found, None), f"batch {number}")
+                batch = self._told(lambda: next(found, None), f"batch {number}", workers)
             if batch is None:
                 return
             x, y = parts(batch, f"batch {number}")
@@ -100,11 +100,11 @@ class Passes(Samples):
                 yield brought((x, y), self._device, self._dtype)
 
     @staticmethod
-    def _told(read: Any, what: str) -> Any:
+    def _told(read: Any, what: str, workers: int) -> Any:
         try:
             return read()
         except Exception as error:  # whatever a user's code raises
-            words = death_in(error) or f"{what} cannot be read ({last_line(error)})"
+            words = death_in(error, workers > 0) or f"{what} cannot be read ({last_line(error)})"
             raise ValueError(words) from error
 
     def _pass(self, loader: Iterable[Any], seed: int, sizes: Sequence[int]) -> Iterator[Pairs]:

@@ -11,8 +11,9 @@ Axes: batch, c, h, w.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ from symlearn.data.pairs import joined, parts
 from symlearn.data.randomness import left_as_it_was, seed_globally
 from symlearn.data.samples import Pairs
 
+DIED = "DataLoader worker"  # what torch's errors of a dead worker begin with
+PATIENCE = 0.5  # seconds that a dead worker's signal may take
 AHEAD = 2  # batches that every worker reads ahead, torch's own default
 
 
@@ -162,8 +165,11 @@ class Reading:
 
     def __post_init__(self) -> None:
         self._requests = Requests()
+        self._loader: DataLoader[Any] | None = None
+
+    def _opened(self) -> DataLoader[Any]:
         stay: dict[str, Any] = {"persistent_workers": True} if self.workers else {}
-        self._loader: DataLoader[Any] = DataLoader(
+        return DataLoader(
             self.reader,
             batch_size=None,
             sampler=self._requests,
@@ -179,6 +185,10 @@ class Reading:
         """Batches that may be in memory besides the one that is used."""
         return (self.options.get("prefetch_factor") or AHEAD) * self.workers
 
+    def close(self) -> None:
+        """End the workers, if there are any."""
+        self._loader = None
+
     def batches(self, requests: Sequence[Request]) -> Iterator[Pairs]:
         """Answer requests.
 
@@ -190,9 +200,10 @@ class Reading:
         """
         self._requests.now = requests
         with deaths_told():
+            self._loader = self._loader or self._opened()
             found = iter(self._loader)
         while True:
-            with deaths_told():
+            with deaths_told(self.workers > 0):
                 batch = next(found, None)
             if batch is None:
                 return
@@ -201,18 +212,29 @@ class Reading:
             yield batch
 
 
-def death_in(error: BaseException) -> str | None:
-    """What to say of an error by which torch tells that a worker died; None for other errors."""
-    if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+def death_in(error: BaseException, handing_over: bool = False) -> str | None:
+    """What to say of an error by which torch tells that a worker died; None for other errors.
+
+    Args:
+        error: as it was raised; one that a worker caught and sent says so.
+        handing_over: whether a worker may have been about to hand a batch over, whose loss is a broken pipe.
+    """
+    said = str(error)
+    lost = handing_over and isinstance(error, ConnectionError | EOFError)
+    if said.startswith("Caught ") or not (lost or (isinstance(error, RuntimeError) and DIED in said)):
         return None
+    if lost:  # torch's signal of the same death follows, and would be met anywhere
+        with suppress(RuntimeError):
+            time.sleep(PATIENCE)
+    why = last_line(error) if lost else said.splitlines()[0]
     return (
-        f"a process that reads images died ({str(error).splitlines()[0]}); it may have run out of memory: "
-        "take fewer workers, or workers 0 to see its own message"
+        f"a process that reads images died ({why}); it may have run out of memory: take fewer workers, or "
+        "workers 0 to see its own message"
     )
 
 
 @contextmanager
-def deaths_told() -> Iterator[None]:
+def deaths_told(handing_over: bool = False) -> Iterator[None]:
     """One line about a worker that died: torch says it by a signal, wherever the program is.
 
     Raises:
@@ -221,7 +243,7 @@ def deaths_told() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if words := death_in(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if words := death_in(error, handing_over):
             raise ValueError(words) from error
         raise

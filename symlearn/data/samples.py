@@ -106,6 +106,10 @@ class Samples(ABC):
         """Restore what `state` gave."""
         assert not saved
 
+    def close(self) -> None:
+        """End the processes that read, if there are any; the next pass starts them again."""
+        return
+
 
 class Held(Samples):
     """Images and targets as tensors.

@@ -101,7 +101,8 @@ class Fit:
         return lambda images, generator: augment(images, generator, fill=black)
 
     @property
-    def _data(self) -> dict[str, Samples]:
+    def data(self) -> dict[str, Samples]:
+        """The sets by name."""
         return {"train": self.train} if self.test is None else {"train": self.train, "test": self.test}
 
     @property
@@ -314,7 +315,7 @@ class Fit:
                 "removals": [asdict(r) for r in self.removals],
                 "controls": self.controls,
                 "search_controls": self.search_controls,
-                "data": {name: data.state() for name, data in self._data.items()},
+                "data": {name: data.state() for name, data in self.data.items()},
                 "lines": len(self.metrics),
                 "seconds": self.seconds,
             },
@@ -334,7 +335,7 @@ class Fit:
         if saved["config"] != self.config.to_toml():
             raise ValueError(f"{self.folder.file(CHECKPOINT)} belongs to another {CONFIG}; restore that file")
         self.state.load(saved["state"])
-        for name, data in self._data.items():
+        for name, data in self.data.items():
             data.load(saved.get("data", {}).get(name, {}))
         self.stage, self.search_over = saved["stage"], saved["search_over"]
         self.removals_over, self.controls = saved["removals_over"], saved["controls"]
@@ -483,5 +484,7 @@ def run_fit(
         with subnormals_flushed():
             return running.run()
     finally:
+        for data in running.data.values():
+            data.close()
         if board is not None:
             board.close()

@@ -21,6 +21,7 @@ import symlearn.data.passes
 from symlearn.data import Held, Samples, Stream
 from symlearn.data.mapped import Mapped
 from symlearn.data.passes import Passes
+from symlearn.data.reading import death_in
 from symlearn.training.inputs import samples_from
 
 CPU = torch.device("cpu")
@@ -205,6 +206,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: Stream(Bad(X, Y, KeyError("a\nb")), workers=1),
         "item 5 of the data set cannot be read (KeyError",
     ),
+    "unreadable in passes by a worker": (
+        lambda: DataLoader(Bad(X, Y, RuntimeError("torn")), 9, sampler=Subset(Listed(X, Y)), num_workers=1),
+        "batch 0 cannot be read (RuntimeError: torn)",
+    ),
     "not finite": (
         lambda: Bad(X, Y, (X[0] * torch.nan, 1)),
         "64 pixels are NaN or infinite among images 0 to",
@@ -274,10 +279,27 @@ def test_a_worker_that_dies(tmp_path: Path) -> None:
     command = [sys.executable, "-c", DEATH, str(tests), str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
-    assert len(lines) == 2 and all(
-        "a process that reads images died (DataLoader worker" in one for one in lines
-    )
+    assert len(lines) == 2 and all("a process that reads images died (" in one for one in lines)
     assert not (tmp_path / "run").exists(), "nothing was written"
+
+
+@pytest.mark.parametrize(
+    ("error", "handing_over", "death"),
+    [
+        (RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), False, True),
+        (
+            RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: mine"),
+            True,
+            False,
+        ),
+        (ConnectionResetError("by peer"), True, True),
+        (ConnectionResetError("by a server of images"), False, False),
+        (RuntimeError("the network's own"), True, False),
+    ],
+    ids=["killed", "sent by a worker", "broken pipe", "no worker", "other"],
+)
+def test_what_counts_as_a_death(error: Exception, handing_over: bool, death: bool) -> None:
+    assert (death_in(error, handing_over) is not None) == death
 
 
 def test_what_is_in_memory_stays_there() -> None:

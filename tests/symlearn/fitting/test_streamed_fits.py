@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -83,6 +85,17 @@ def test_workers_and_loaders_change_nothing(batch: int) -> None:
     loader = DataLoader(Listed(X, Y), 11, shuffle=True, num_workers=1)
     found = symlearn.fit(one_layer(classes=3), loader, Stream(Listed(*TEST), workers=1), config)
     assert not differences(said(found), held)
+
+
+def test_no_process_stays_and_the_result_can_be_pickled() -> None:
+    data = Stream(Listed(X, Y), workers=1)
+    result = symlearn.fit(one_layer(classes=3), data, None, options(epochs=1, selection="none"))
+    assert not multiprocessing.active_children()
+    assert result.train is not None
+    again = pickle.loads(pickle.dumps(result.train))
+    assert not differences(again.whole(), (X, Y))
+    again.close()
+    assert not multiprocessing.active_children()
 
 
 def test_augmentation_is_seen_by_the_weights_alone() -> None:
