@@ -106,6 +106,8 @@ class RunFolder:
     Use `create` for a new fit, `open` for one that exists.
     """
 
+    writes = True  # whether this process may
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock = FileLock(self.path / LOCK, timeout=0)
@@ -331,6 +333,34 @@ class RunFolder:
                 f"could not write {self.file(METRICS)}: {error.strerror or error}; "
                 f"{disk_advice(error, self.file(METRICS))}"
             ) from None
+
+
+class ReadOnlyFolder(RunFolder):
+    """A folder that another process writes: what is written here is left to it."""
+
+    writes = False
+
+    def acquire(self) -> None:
+        """The other process holds it."""
+
+    def release(self) -> None:
+        """The other process holds it."""
+
+    def subfolder(self, name: str) -> Path:
+        """Its path, whether it is there yet or not."""
+        return self.file(name)
+
+    def write_text(self, name: str, text: str) -> None:
+        """The other process does."""
+
+    def save_tensors(self, name: str, content: dict[str, Any]) -> None:
+        """The other process does."""
+
+    def keep_metrics(self, count: int) -> None:
+        """The other process does."""
+
+    def append_metrics(self, lines: list[dict[str, Any]]) -> None:
+        """The other process does."""
 
 
 def environment() -> dict[str, Any]:

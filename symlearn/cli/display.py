@@ -87,16 +87,17 @@ class Status:
 
 
 @contextmanager
-def display(images: Callable[[], int]) -> Iterator[Callable[[Progress], None]]:
+def display(images: Callable[[], int], shown: bool = True) -> Iterator[Callable[[Progress], None]]:
     """Show a fit's progress on stdout while the context is open.
 
     Args:
         images: says the number of training images, once the fit has begun.
+        shown: whether this process is the one to speak.
 
     Yields:
         What to call with the progress after every epoch: a live display on a terminal, plain lines elsewhere.
     """
-    if sys.stdout.isatty():
+    if shown and sys.stdout.isatty():
         with live_display(images) as show:
             yield show
     else:

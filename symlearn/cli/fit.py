@@ -42,6 +42,7 @@ def fit(
     """Fit a network and let the evidence choose the paths of its layers.
 
     Options stand above the file's keys. Interrupted, a fit goes on with: symlearn fit --resume --out DIR
+    Several processes share one: torchrun --nproc-per-node 2 -m symlearn fit ...
     """  # noqa: DOC501, the help says what a command does
     if resume:
         if config is not None:
@@ -62,6 +63,7 @@ def _fit(config: Config | None, folder: Path, tensorboard: Path | None, network:
     """Run or resume (no configuration), with progress; then print the results."""
     from symlearn.cli.display import display
     from symlearn.extras import need
+    from symlearn.ranks import launched
     from symlearn.runs.experiment import resume_experiment, run_experiment
     from symlearn.training.state import TrainingStoppedError
     from symlearn.training.subnormals import subnormals_flushed
@@ -78,9 +80,14 @@ def _fit(config: Config | None, folder: Path, tensorboard: Path | None, network:
             typer.echo(line)
 
     finished = config is None and (folder / REPORT).is_file()
+    device = (read_config(folder / CONFIG) if config is None else config).training.device
     try:
         # entered before torch starts its threads, which take the setting over
-        with subnormals_flushed(), display(lambda: images) as progress:
+        with (
+            subnormals_flushed(),
+            launched(device) as ranks,
+            display(lambda: images, ranks.first) as progress,
+        ):
             if config is None:
                 result = resume_experiment(folder, progress=progress, announce=announce, **where)
             else:
@@ -93,6 +100,8 @@ def _fit(config: Config | None, folder: Path, tensorboard: Path | None, network:
         begun = (folder / CONFIG).is_file()
         then = f"continue with: symlearn fit --resume --out {folder}" if begun else "nothing was written"
         raise typer.Exit(complain(f"interrupted; {then}", INTERRUPTED)) from None
+    if not ranks.first:
+        return
     if finished:
         typer.echo(f"The fit of {folder} is finished; its report:")
     show_results(result.report, folder)

@@ -25,11 +25,12 @@ from torch import nn
 from kfac import KroneckerFactors, compute_factors
 from symlearn.config import ALL_UP_TO, AUTO_IMAGES, Config
 from symlearn.curvature.coverage import seen
-from symlearn.curvature.training_set import curvature_options
+from symlearn.curvature.training_set import curvature_options, own_batches
 from symlearn.data.samples import SamplesLike, samples_of, seeded_order
 from symlearn.evidence.jackknife import CHUNKS
 from symlearn.evidence.laplace import EvidenceModel, squared_norms
 from symlearn.evidence.sampled import Precisions, SampledEvidence
+from symlearn.ranks import ALONE, Ranks
 
 
 def images_used(config: Config, n_data: int) -> int:
@@ -70,13 +71,22 @@ class ChunkSums:
         data: all N images.
         images: M, rounded down to whole chunks; all from N on.
         seed: of the order.
+        ranks: who share the passes.
 
     Raises:
         ValueError: less than one image a chunk.
     """
 
-    def __init__(self, model: nn.Module, config: Config, data: SamplesLike, images: int, seed: int) -> None:
-        self.model, self.config, self.data = model, config, samples_of(data)
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Config,
+        data: SamplesLike,
+        images: int,
+        seed: int,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.model, self.config, self.data, self.ranks = model, config, samples_of(data), ranks
         self.of = len(self.data)
         self.order = seeded_order(self.of, seed)
         self.size = min(images, self.of) // CHUNKS
@@ -102,9 +112,9 @@ class ChunkSums:
         config = self.config
         options = curvature_options(self.model, config)
         options["seed"] = config.training.seed + start
-        loader = self.data.subset(self.order[start:stop]).batches(config.curvature.batch_size)
+        options |= own_batches(config, self.data.subset(self.order[start:stop]), self.ranks)
         with seen(self.model, config.curvature):
-            return compute_factors(self.model, loader, config.data.likelihood, **options)
+            return compute_factors(self.model, likelihood=config.data.likelihood, **options)
 
     def _complete(self) -> None:
         if not self.complete:
@@ -129,7 +139,8 @@ class ChunkSums:
 
     def _scaled(self, factors: KroneckerFactors, images: int) -> EvidenceModel:
         stands_for = factors if images == self.of else factors.scaled(self.of / images)
-        return EvidenceModel(stands_for, squared_norms(self.model), self.config.data.likelihood)
+        eigen = stands_for.eigendecompose(process_group=self.ranks.group)
+        return EvidenceModel(stands_for, squared_norms(self.model), self.config.data.likelihood, eigen)
 
     def evidence(
         self, prior_precision: Precisions, sigma_noise: float = 1.0, whole: EvidenceModel | None = None

@@ -3,6 +3,9 @@
 Kronecker factors always; their eigenvalues as they are, or corrected (EKFAC) in the factors' own basis or in
 that of the exact blocks' partial traces, for a sharper evidence at the price of one or two more passes.
 
+Where several processes share a pass, each looks at its part of the images, and sums and spectra are those of
+one process; but for the drawn columns of a `sketch` or `mc` Fisher, which every process draws for itself.
+
 Axes: batch, c, h, w, params.
 """
 
@@ -18,6 +21,7 @@ from symlearn.config import Config
 from symlearn.curvature.coverage import diagonal_blocks, seen
 from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.evidence.laplace import EvidenceModel, squared_norms
+from symlearn.ranks import ALONE, Ranks
 
 
 def column_options(config: Config) -> dict[str, Any]:
@@ -41,44 +45,62 @@ def curvature_options(model: nn.Module, config: Config) -> dict[str, Any]:
     }
 
 
-def training_factors(model: nn.Module, config: Config, data: SamplesLike) -> KroneckerFactors:
-    """Kronecker factors over `data` at the present weights."""
-    loader = samples_of(data).batches(config.curvature.batch_size)
+def own_batches(config: Config, data: SamplesLike, ranks: Ranks) -> dict[str, Any]:
+    """This process' part of the images as batches, and whom a pass is shared with: arguments of passes."""
+    samples = samples_of(data)
+    shared = ranks.over(len(samples))
+    loader = samples.batches(config.curvature.batch_size, shared.share)
+    return {"loader": loader, "process_group": shared.group}
+
+
+def training_factors(
+    model: nn.Module, config: Config, data: SamplesLike, ranks: Ranks = ALONE
+) -> KroneckerFactors:
+    """Kronecker factors over `data` at the present weights; `ranks` share the pass."""
+    given = {**curvature_options(model, config), **own_batches(config, data, ranks)}
     with seen(model, config.curvature):
-        return compute_factors(model, loader, config.data.likelihood, **curvature_options(model, config))
+        return compute_factors(model, likelihood=config.data.likelihood, **given)
 
 
-def corrected(model: nn.Module, config: Config, data: SamplesLike, basis: EigenFactors) -> EigenFactors:
+def corrected(
+    model: nn.Module, config: Config, data: SamplesLike, basis: EigenFactors, ranks: Ranks
+) -> EigenFactors:
     """Eigenvalues corrected in a basis."""
-    loader = samples_of(data).batches(config.curvature.batch_size)
-    return correct_eigenvalues(model, loader, config.data.likelihood, basis, **column_options(config))
+    given = {**column_options(config), **own_batches(config, data, ranks)}
+    return correct_eigenvalues(model, likelihood=config.data.likelihood, eigen=basis, **given)
 
 
 def in_own_basis(
-    model: nn.Module, config: Config, data: SamplesLike, factors: KroneckerFactors
+    model: nn.Module, config: Config, data: SamplesLike, factors: KroneckerFactors, ranks: Ranks
 ) -> EigenFactors:
     """EKFAC: corrected in the factors' basis."""
-    return corrected(model, config, data, factors.eigendecompose(vectors=True))
+    basis = factors.eigendecompose(vectors=True, process_group=ranks.group)
+    return corrected(model, config, data, basis, ranks)
 
 
 def in_partial_traces(
-    model: nn.Module, config: Config, data: SamplesLike, factors: KroneckerFactors
+    model: nn.Module, config: Config, data: SamplesLike, factors: KroneckerFactors, ranks: Ranks
 ) -> EigenFactors:
     """Corrected in the basis of the exact blocks' partial traces."""
-    loader = samples_of(data).batches(config.curvature.batch_size)
     options = {**column_options(config), "fallback": diagonal_blocks(model, config.curvature)}
-    basis = partial_trace_basis(model, loader, config.data.likelihood, **options)
-    return corrected(model, config, data, basis)
+    options |= own_batches(config, data, ranks)
+    basis = partial_trace_basis(model, likelihood=config.data.likelihood, **options)
+    return corrected(model, config, data, basis, ranks)
 
 
-CORRECTIONS: dict[str, Callable[[nn.Module, Config, SamplesLike, KroneckerFactors], EigenFactors]] = {
+CORRECTIONS: dict[str, Callable[[nn.Module, Config, SamplesLike, KroneckerFactors, Ranks], EigenFactors]] = {
     "corrected": in_own_basis,
     "partial-traces": in_partial_traces,
 }
 
 
 def spectra(
-    model: nn.Module, config: Config, data: SamplesLike, factors: KroneckerFactors, vectors: bool = False
+    model: nn.Module,
+    config: Config,
+    data: SamplesLike,
+    factors: KroneckerFactors,
+    vectors: bool = False,
+    ranks: Ranks = ALONE,
 ) -> EigenFactors:
     """Eigenvalues as the configuration asks for them; corrected ones always with their vectors.
 
@@ -90,13 +112,19 @@ def spectra(
     """
     choice = config.curvature.eigenvalues
     if choice == "kronecker":
-        return factors.eigendecompose(vectors)
+        return factors.eigendecompose(vectors, ranks.group)
     with seen(model, config.curvature):
-        return CORRECTIONS[choice](model, config, data, factors)
+        return CORRECTIONS[choice](model, config, data, factors, ranks)
 
 
-def curvature_of(model: nn.Module, config: Config, data: SamplesLike) -> EvidenceModel:
+def curvature_of(model: nn.Module, config: Config, data: SamplesLike, ranks: Ranks = ALONE) -> EvidenceModel:
     """Curvature over the training set at the present weights.
+
+    Args:
+        model: the network.
+        config: says how the curvature is computed.
+        data: the training set.
+        ranks: who share the passes and the eigendecompositions, all with the same network and data.
 
     Returns:
         The evidence as a function of precisions and noise, the weights fixed.
@@ -104,6 +132,6 @@ def curvature_of(model: nn.Module, config: Config, data: SamplesLike) -> Evidenc
     Raises:
         ValueError: as `spectra`.
     """
-    factors = training_factors(model, config, data)
-    eigen = spectra(model, config, data, factors)
+    factors = training_factors(model, config, data, ranks)
+    eigen = spectra(model, config, data, factors, ranks=ranks)
     return EvidenceModel(factors, squared_norms(model), config.data.likelihood, eigen)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from symlearn.data.reading import Reading, Request
-from symlearn.data.samples import Pairs, Samples
+from symlearn.data.samples import WHOLE, Pairs, Samples, Share, pieces
 
 LOOK = 256  # images of a batch where nothing else asks for a size
 
@@ -130,11 +130,19 @@ class Mapped(Samples):
         ends = [0, *itertools.accumulate(sizes)]
         return self._checked(self._read(self._items[a:b] for a, b in itertools.pairwise(ends)))
 
-    def epoch(self, size: int, generator: torch.Generator) -> Iterator[Pairs]:
+    def batches(self, size: int, share: Share = WHOLE) -> Iterator[Pairs]:
+        """See `Samples`; no more than the share is read."""
+        if share == WHOLE:
+            return self.cut(pieces(len(self), size))
+        start, stop = share.of(len(self))
+        return self.subset(torch.arange(start, stop)).cut(pieces(stop - start, size))
+
+    def epoch(self, size: int, generator: torch.Generator, share: Share = WHOLE) -> Iterator[Pairs]:
         """By the permutation that tensors in memory would get; what items draw is seeded by the generator."""
         order = torch.randperm(len(self), generator=generator)
         seed = int(torch.randint(2**62, (1,), generator=generator.clone_state()))
-        picks = order[: len(self) // size * size].split(size)
+        start, stop = share.of(size)
+        picks = [pick[start:stop] for pick in order[: len(self) // size * size].split(size)]
         return self._checked(self._read([self._items[pick] for pick in picks], seed, augmented=True))
 
     def subset(self, index: Tensor) -> Mapped:

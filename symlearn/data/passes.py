@@ -4,7 +4,8 @@ A pass is cut anew into batches of the sizes that are asked for. Every pass must
 first did, or at least `limit`. Before a pass the global generators, the loader's and its sampler's are seeded
 by the fit, so that orders that come from them are drawn again after a resumption; a data set that has
 `state_dict` and `load_state_dict` travels in the checkpoint. What draws from a generator of another kind, or
-does not end where it began, is not ours to repeat.
+does not end where it began, is not ours to repeat. A process that asks for its share of a pass reads all of
+it.
 
 Axes: n, batch, c, h, w.
 """
@@ -23,7 +24,7 @@ from symlearn.data.mapped import brought, check_shape, looked_at
 from symlearn.data.pairs import EXPECTED, parts
 from symlearn.data.randomness import Randomness
 from symlearn.data.reading import death_in, last_line
-from symlearn.data.samples import Held, Pairs, Samples
+from symlearn.data.samples import WHOLE, Held, Pairs, Samples, Share
 
 MOST = 4_000_000  # images after which a pass without a limit counts as endless
 
@@ -150,12 +151,13 @@ class Passes(Samples):
         """A pass from its beginning, under the same seed every time."""
         return self._pass(self._plain, 0, sizes)
 
-    def epoch(self, size: int, generator: torch.Generator) -> Iterator[Pairs]:
+    def epoch(self, size: int, generator: torch.Generator, share: Share = WHOLE) -> Iterator[Pairs]:
         """A pass in the loader's own order, under a seed drawn from the generator."""
         seed = int(torch.randint(2**62, (1,), generator=generator))
         count, rest = divmod(len(self), size)
         cut = self._pass(self._steps, seed, [size] * count + [rest] * (rest > 0))
-        return (batch for batch in cut if len(batch[0]) == size)
+        start, stop = share.of(size)
+        return ((x[start:stop], y[start:stop]) for x, y in cut if len(x) == size)
 
     def subset(self, index: Tensor) -> Held:
         """Found in a pass, and held in memory."""

@@ -10,6 +10,9 @@ Besides these it needs the targets (8 bytes an image, always held), the number o
 `Held` has both tensors; `mapped.py` reads a data set as its images are needed and draws the same orders, so
 that the same images give the same fit; `passes.py` takes what only comes in passes of its own.
 
+Where several processes divide a pass up, each asks for its `Share`: of `batches` a run of neighbouring
+images, of `epoch` a run of every batch.
+
 Axes: n, batch, c, h, w, outputs.
 """
 
@@ -18,13 +21,32 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 Pairs = tuple[Tensor, Tensor]
 FIRST = 1000  # images whose scale stands for all
+
+
+class Share(NamedTuple):
+    """The part of n things that is one process', `size` processes having a part each.
+
+    Attributes:
+        rank: the number of the process, from 0.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, n: int) -> tuple[int, int]:
+        """Where the part of n things begins and ends: neighbours, and as many as others have, or one less."""
+        return self.rank * n // self.size, (self.rank + 1) * n // self.size
+
+
+WHOLE = Share()
 
 
 def seeded_order(n: int, seed: int) -> Tensor:
@@ -67,8 +89,11 @@ class Samples(ABC):
         """The first `sum(sizes)` images in their fixed order, as batches of these sizes."""
 
     @abstractmethod
-    def epoch(self, size: int, generator: torch.Generator) -> Iterator[Pairs]:
-        """`n // size` batches in an order drawn from the generator at once; the rest is left out."""
+    def epoch(self, size: int, generator: torch.Generator, share: Share = WHOLE) -> Iterator[Pairs]:
+        """`n // size` batches in an order drawn from the generator at once; the rest is left out.
+
+        Of every batch the share is given: the generator moves on alike in all processes.
+        """
 
     @abstractmethod
     def subset(self, index: Tensor) -> Samples:
@@ -78,10 +103,12 @@ class Samples(ABC):
     def whole(self) -> Pairs:
         """All images and targets in memory."""
 
-    def batches(self, size: int) -> Iterator[Pairs]:
-        """All in their fixed order, `size` at a time; the last batch has what is left."""
-        n = len(self)
-        return self.cut([min(size, n - start) for start in range(0, n, size)])
+    def batches(self, size: int, share: Share = WHOLE) -> Iterator[Pairs]:
+        """The share in the fixed order, `size` at a time; the last batch has what is left."""
+        start, stop = share.of(len(self))
+        before, own, after = (pieces(n, size) for n in (start, stop - start, len(self) - stop))
+        cut = self.cut([*before, *own, *after])
+        return (batch for k, batch in enumerate(cut) if 0 <= k - len(before) < len(own))
 
     def even_batches(self, size: int) -> Iterator[Pairs]:
         """All in their fixed order, in as few batches of at most `size` as can be, as equal as can be."""
@@ -111,6 +138,11 @@ class Samples(ABC):
         return
 
 
+def pieces(n: int, size: int) -> list[int]:
+    """Sizes of batches of n images, `size` each; the last has what is left."""
+    return [min(size, n - start) for start in range(0, n, size)]
+
+
 class Held(Samples):
     """Images and targets as tensors.
 
@@ -136,10 +168,12 @@ class Held(Samples):
             yield self.images[start : start + size], self.targets[start : start + size]
             start += size
 
-    def epoch(self, size: int, generator: torch.Generator) -> Iterator[Pairs]:
+    def epoch(self, size: int, generator: torch.Generator, share: Share = WHOLE) -> Iterator[Pairs]:
         """By a permutation."""
         order = torch.randperm(len(self), generator=generator)
-        picks = (order[k * size : (k + 1) * size].to(self.device) for k in range(len(self) // size))
+        start, stop = share.of(size)
+        firsts = range(0, len(self) // size * size, size)
+        picks = (order[first + start : first + stop].to(self.device) for first in firsts)
         return ((self.images[pick], self.targets[pick]) for pick in picks)
 
     def subset(self, index: Tensor) -> Held:

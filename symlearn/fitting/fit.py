@@ -1,7 +1,8 @@
 """A whole fit: the stages of `training/schedule.py`, an epoch at a time, with exact checkpoints.
 
 Everything that decides the result is in the checkpoint: a fit that is killed at any moment and resumed takes
-the same steps, bit for bit on a CPU with the same number of threads.
+the same steps, bit for bit on a CPU with the same number of threads. Of a fit that several processes share
+(`ranks.py`) the checkpoint does not know how many they were.
 
 Axes: batch, c, h, w, classes.
 """
@@ -27,11 +28,13 @@ from symlearn.data import augment
 from symlearn.data.reading import deaths_told
 from symlearn.data.samples import Samples, SamplesLike, samples_of
 from symlearn.data.streams import Data
+from symlearn.fitting.agreement import expect_agreement, held_folder
 from symlearn.fitting.beginning import Beginning, plan_for
 from symlearn.fitting.board import Board
 from symlearn.fitting.inputs import expect_own_options, ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.structure import tensor_places
+from symlearn.ranks import ALONE, Ranks, losses_told, present_ranks
 from symlearn.report.notebook import ReportDict
 from symlearn.report.numbers import Tried, build_report, calibration, sample_report, training_report
 from symlearn.run_folder import CHECKPOINT, CONFIG, MODEL, RunFolder
@@ -61,6 +64,7 @@ class Fit:
         progress: told after every epoch.
         info: what the report says about the data.
         board: for TensorBoard, or None.
+        ranks: the processes that share the fit.
     """
 
     model: nn.Module
@@ -71,11 +75,13 @@ class Fit:
     progress: Callable[[Progress], None] | None = None
     info: DataInfo = field(default_factory=DataInfo)
     board: Board | None = None
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         self.given = self.model
         self.places = tensor_places(self.model)
         self.state = FitState(self.model, self.config, len(self.train), input_scale=self.train.input_scale())
+        self.state.ranks = self.ranks
         self.beginning = Beginning()
         self.best: dict[str, Any] | None = None
         self.proposals: list[Proposal] = []
@@ -226,7 +232,7 @@ class Fit:
             return float(saved["evidence"])
         twin = self.state.clone()
         twin.load(saved)
-        twin.sample = self.state.sample
+        twin.sample, twin.ranks = self.state.sample, self.ranks
         update_evidence(twin, self.train, step_hyperparameters=False)
         assert twin.evidence is not None
         return twin.evidence
@@ -239,14 +245,19 @@ class Fit:
             )
         assert isinstance(self.round_, SearchRound)
         self._through(self.round_)
-        self.state, records, proposals, accepted = self.round_.outcome()
-        self.model = self.state.model
+        state, records, proposals, accepted = self.round_.outcome()
+        self._go_on_with(state)
         self.record(records)
         self.proposals += proposals
         self.search_controls = [*self.search_controls, self.round_.ended]
         for proposal in proposals:
             self.tell(records[-1] if records else {}, describe(proposal))
         self.search_over = not accepted
+
+    def _go_on_with(self, state: FitState) -> None:
+        """The state that a round ended with."""
+        self.state, self.model = state, state.model
+        state.ranks = self.ranks
 
     def _through(self, round_: SearchRound | RemovalRound) -> None:
         while not round_.over:
@@ -267,8 +278,8 @@ class Fit:
             )
         assert isinstance(self.round_, RemovalRound)
         self._through(self.round_)
-        self.state, records, removals, removed = self.round_.outcome()
-        self.model = self.state.model
+        state, records, removals, removed = self.round_.outcome()
+        self._go_on_with(state)
         self.removals += removals
         self.controls = [*self.controls, self.round_.outcomes.ended]
         self.removals_over = not removed
@@ -296,7 +307,8 @@ class Fit:
     def save(self, force: bool = False) -> None:
         """Write a checkpoint, at most every few seconds unless forced."""
         now = time.monotonic()
-        if self.folder is None or not (force or now - self.saved_at > SAVE_EVERY):
+        due = force or now - self.saved_at > SAVE_EVERY
+        if self.folder is None or not self.folder.writes or not due:
             return
         self.saved_at = now
         self.folder.save_tensors(
@@ -343,7 +355,7 @@ class Fit:
         self.proposals = [Proposal(**p) for p in saved["proposals"]]
         self.removals = [Removal(**r) for r in saved["removals"]]
         self.folder.keep_metrics(saved["lines"])
-        self.metrics = self.folder.metrics()
+        self.metrics = self.folder.metrics()[: saved["lines"]]
         self.seconds_before = saved["seconds"]
         self.beginning, self.best = Beginning(**saved["beginning"]), saved["best"]
         if saved["run"] is not None:
@@ -407,6 +419,7 @@ class Fit:
         )
 
 
+@losses_told()
 @deaths_told()
 def fit(
     model: nn.Module,
@@ -422,6 +435,9 @@ def fit(
 ) -> FitResult:
     """Fit a network and the precisions of its paths; see `training/schedule.py` for its stages.
 
+    Where `torch.distributed` is initialised every process calls this, with the same network, data and
+    configuration: they share the work, hold the same state and return the same result, and rank 0 writes.
+
     Args:
         model: a network of relaxed layers (`build_model`), or any network with rules in kfac. It becomes
             the learned network: the result's `model` is this very object, at the state of best evidence.
@@ -431,7 +447,7 @@ def fit(
         config: a `Config`, or tables as in config.toml; None takes the defaults.
         out: a folder to keep config, metrics, checkpoints and the model in.
         resume: continue what lies in `out`.
-        progress: called after every epoch.
+        progress: called after every epoch, on rank 0.
         info: what the report says about the data.
         tensorboard: a folder for TensorBoard's event files, or None.
 
@@ -442,26 +458,27 @@ def fit(
     Raises:
         MissingExtraError: event files are asked for, and tensorboard is not installed.
         ValueError: data that do not fit the network, a key of `[model]` that the network does not read, a fit
-            that does not fit into memory, an unusable folder.
+            that does not fit into memory, an unusable folder; ranks that differ, or one that is gone.
         TrainingStoppedError: a value is not finite whatever start was tried; the last checkpoint is kept.
     """
-    chosen, samples, test_samples = ready_inputs(model, train, test, config, out is not None)
+    ranks = present_ranks()
+    chosen, samples, test_samples = ranks.together(
+        lambda: ready_inputs(model, train, test, config, out is not None)
+    )
     if not resume:
         expect_own_options(model, chosen)
+    expect_agreement(ranks, model, samples, test_samples, chosen, resume)
     if out is None:
         return run_fit(
             model, samples, test_samples, chosen, progress=progress, info=info, tensorboard=tensorboard
         )
-    folder = RunFolder.open(out) if resume else RunFolder.create(out)
-    folder.acquire()
-    try:
+    with held_folder(ranks, out, resume) as folder:
         if not resume:
             folder.write_text(CONFIG, chosen.to_toml())
         return run_fit(model, samples, test_samples, chosen, folder, resume, progress, info, tensorboard)
-    finally:
-        folder.release()
 
 
+@losses_told()
 @deaths_told()
 def run_fit(
     model: nn.Module,
@@ -475,11 +492,13 @@ def run_fit(
     tensorboard: str | Path | None = None,
 ) -> FitResult:
     """Fit what has been checked: network and data on one device, a folder that is held; see `fit`."""
-    board = None if tensorboard is None else Board(tensorboard)
+    ranks = present_ranks()
+    board = Board(tensorboard) if tensorboard is not None and ranks.first else None
     held_out = None if test is None else samples_of(test)
-    running = Fit(model, samples_of(train), held_out, config, folder, progress, info or DataInfo(), board)
+    told = progress if ranks.first else None
+    running = Fit(model, samples_of(train), held_out, config, folder, told, info or DataInfo(), board, ranks)
     if resume:
-        running.resume()
+        ranks.together(running.resume)
     try:
         with subnormals_flushed():
             return running.run()

@@ -25,12 +25,14 @@ from symlearn.analysis.filters import filters_of
 from symlearn.config import Config, read_config
 from symlearn.data import SOURCES, TASKS, DataSplits, load_data
 from symlearn.data.samples import Samples
+from symlearn.fitting.agreement import expect_agreement, held_folder
 from symlearn.fitting.fit import run_fit
 from symlearn.fitting.inputs import ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.registry import parse_paths
 from symlearn.layers.transforms import parse_transforms
 from symlearn.networks import NETWORKS, averaged, configured_model, default_network, expect_used
+from symlearn.ranks import losses_told, present_ranks
 from symlearn.report.notebook import ReportDict
 from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
 from symlearn.runs.results import expect_builder, read_learned, read_report, write_results
@@ -191,6 +193,7 @@ def check_new(config: Config) -> None:
     expect_used(config.model)
 
 
+@losses_told()
 def run_experiment(
     config: Config,
     out: str | Path,
@@ -219,16 +222,15 @@ def run_experiment(
         TrainingStoppedError: the fit cannot go on; what it has so far is in the folder.
     """
     check_new(config)
-    prepared = prepare(config, network)
-    folder = RunFolder.create(out)
-    folder.acquire()
-    try:
+    ranks = present_ranks()
+    prepared = ranks.together(lambda: prepare(config, network))
+    _agree(prepared, resume=False)
+    with held_folder(ranks, out, resume=False) as folder:
         folder.write_text(CONFIG, prepared.config.to_toml())
         return _fit(prepared, folder, False, progress, announce, tensorboard)
-    finally:
-        folder.release()
 
 
+@losses_told()
 def resume_experiment(
     out: str | Path,
     *,
@@ -248,15 +250,19 @@ def resume_experiment(
         ValueError: no run folder, damaged files, data that have changed, a folder in use, a full disk.
         TrainingStoppedError: the fit cannot go on.
     """
-    folder = RunFolder.open(out)
-    if folder.file(REPORT).is_file():
-        return read_result(folder, network)
-    folder.acquire()
-    try:
-        prepared = prepare(read_config(folder.file(CONFIG)), network)
+    found, ranks = RunFolder.open(out), present_ranks()
+    if found.file(REPORT).is_file():
+        return read_result(found, network)
+    with held_folder(ranks, out, resume=True) as folder:
+        prepared = ranks.together(lambda: prepare(read_config(folder.file(CONFIG)), network))
+        _agree(prepared, resume=True)
         return _fit(prepared, folder, True, progress, announce, tensorboard)
-    finally:
-        folder.release()
+
+
+def _agree(prepared: Prepared, resume: bool) -> None:
+    """Refuse ranks that are about to fit different things."""
+    p = prepared
+    expect_agreement(present_ranks(), p.model, p.train, p.test, p.config, resume)
 
 
 def read_result(out: str | Path | RunFolder, network: Build | None = None) -> FitResult:
@@ -289,13 +295,18 @@ def _fit(
     tensorboard: str | Path | None,
 ) -> FitResult:
     """Fit in a folder that is ours, and write the results."""
-    _note_environment(folder)
-    folder.write_text(PREPROCESSING, to_json(prepared.splits.preprocessing.to_dict()))
-    if announce is not None:
-        announce(prepared)
-    p = prepared
+    ranks, p = present_ranks(), prepared
+    if folder.writes:
+        _note_environment(folder)
+    folder.write_text(PREPROCESSING, to_json(p.splits.preprocessing.to_dict()))
+    if announce is not None and ranks.first:
+        announce(p)
     result = run_fit(p.model, p.train, p.test, p.config, folder, resume, progress, p.info, tensorboard)
-    write_results(folder, result.report, result.metrics, filters_of(result.model), result.config)
+
+    def written() -> None:
+        write_results(folder, result.report, result.metrics, filters_of(result.model), result.config)
+
+    ranks.from_first(written)
     return result
 
 

@@ -57,7 +57,8 @@ class EndState:
             state = self.state
             if self._sums is None:
                 images = grown(self.found[0].images, len(samples_of(data)))
-                self._sums = ChunkSums(state.model, state.config, data, images, state.sample_seed)
+                given = (state.model, state.config, data, images, state.sample_seed, state.ranks)
+                self._sums = ChunkSums(*given)
             else:
                 self._sums.grow()
             sampled = self._sums.evidence(state.prior.by_tensor(), state.sigma_noise)

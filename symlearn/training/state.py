@@ -25,6 +25,7 @@ from symlearn.evidence.hyperparameters import Hyperparameters
 from symlearn.evidence.likelihood import Likelihood, likelihood_of
 from symlearn.evidence.prior import PriorPrecision, widest_priors
 from symlearn.evidence.sampled import Noted
+from symlearn.ranks import ALONE, Ranks
 from symlearn.training.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
 from symlearn.training.rates import rate_scales
 
@@ -86,6 +87,7 @@ class FitState:
         caution: a further factor, halved by every setback; evidence updates bring it back.
         trust: part of `STRIDE` that precisions may move by in one update, halved by every setback.
         warm_up: the prior's growth.
+        ranks: the processes that share its steps and passes and hold the same state; in no checkpoint.
     """
 
     model: nn.Module
@@ -108,6 +110,7 @@ class FitState:
     begun: int = 0
     input_scale: float = 1.0
     warm_up: WarmUp = field(default_factory=WarmUp)
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         evidence, training = self.config.evidence, self.config.training
@@ -145,7 +148,7 @@ class FitState:
         return self.hyper.sigma_noise
 
     def clone(self) -> FitState:
-        """An independent copy that would continue exactly as this one."""
+        """An independent copy that would continue exactly as this one, in this process alone."""
         twin = FitState(copy.deepcopy(self.model), self.config, self.n_data, input_scale=self.input_scale)
         twin.load(self.saved())
         return twin

@@ -1,5 +1,9 @@
 """Steps on the weights, an epoch at a time, and what held-out data say of them.
 
+Where several processes share a state, each looks at its part of a batch. The gradient is that of the whole
+batch; batch normalisation alone is by part, as in `DistributedDataParallel`, and its running statistics are
+those of rank 0.
+
 Axes: batch, c, h, w, classes.
 """
 
@@ -12,7 +16,7 @@ from typing import cast
 import torch
 
 from kfac import explained_backward
-from symlearn.data.samples import SamplesLike, samples_of
+from symlearn.data.samples import WHOLE, SamplesLike, samples_of
 from symlearn.training.state import Augment, FitState, TrainingStoppedError
 
 
@@ -40,27 +44,33 @@ def train_epoch(
     """
     samples = samples_of(data)
     size = min(cast(int, state.config.training.batch_size), len(samples))
-    steps = len(samples) // size
-    epoch = samples.epoch(size, state.generator)
+    steps, shared = len(samples) // size, state.ranks.over(size)
+    start, stop = shared.share.of(size)
+    weight = (stop - start) / size
+    # augmentation draws for whole batches, so that images are those of one process
+    epoch = samples.epoch(size, state.generator, shared.share if augment is None else WHOLE)
     state.model.train()
     strength = state.warm_up.strength(state.step, state.config.training.prior_warmup)
     state.optimizer.decay = {name: strength * delta for name, delta in state.prior.floats().items()}
     total, correct = torch.zeros((), device=samples.device), 0
     for k, (xb, yb) in enumerate(epoch):
         if augment is not None:
-            xb = augment(xb, state.generator)
+            xb, yb = augment(xb, state.generator)[start:stop], yb[start:stop]
         state.optimizer.set_rate(rates(k / steps) * state.lr_scale * state.caution)
         f = state.model(xb)
-        loss = state.likelihood.loss(f, yb, state.sigma_noise)
+        loss = weight * state.likelihood.loss(f, yb, state.sigma_noise)
         state.optimizer.zero_grad(set_to_none=True)
         with explained_backward():
             loss.backward()
+        shared.add_gradients(state.model.parameters())
         state.optimizer.step()
         total += loss.detach()
         correct += state.likelihood.correct(f.detach(), yb) or 0
     state.epoch += 1
     state.step += steps
-    mean = float(total) / steps
+    shared.spread(state.model.buffers())
+    whole, right = shared.totals(float(total), correct)
+    mean = whole / steps
     if not math.isfinite(mean) or not all(torch.isfinite(p).all() for p in state.model.parameters()):
         what = (
             "a weight became infinite or NaN" if math.isfinite(mean) else f"the training loss became {mean}"
@@ -71,7 +81,7 @@ def train_epoch(
     state.losses = [*state.losses, mean][-10:]
     chance = state.likelihood.constant_loss(samples.targets, state.sigma_noise)
     state.warm_up.after_epoch(state.step, state.begun, state.config.training.prior_warmup, mean, chance)
-    return mean, correct / (steps * size) if state.likelihood.classes else None
+    return mean, right / (steps * size) if state.likelihood.classes else None
 
 
 def evaluate(state: FitState, data: SamplesLike, size: int = 500) -> tuple[float | None, float]:
@@ -84,11 +94,13 @@ def evaluate(state: FitState, data: SamplesLike, size: int = 500) -> tuple[float
     likelihood, samples = state.likelihood, samples_of(data)
     state.model.eval()
     correct, total, targets = 0, 0.0, 0
+    shared = state.ranks.over(len(samples))
     with torch.no_grad():
-        for x, y in samples.batches(size):
+        for x, y in samples.batches(size, shared.share):
             f = state.model(x)
             total += float(likelihood.loss(f.double(), y, state.sigma_noise)) * len(x)
             targets += f.numel()
             correct += likelihood.correct(f, y) or 0
-    nll = total / len(samples) + likelihood.constants(targets / len(samples), state.sigma_noise)
-    return (correct / len(samples) if likelihood.classes else None), nll
+    loss, count, right = shared.totals(total, targets, correct)
+    nll = loss / len(samples) + likelihood.constants(count / len(samples), state.sigma_noise)
+    return (right / len(samples) if likelihood.classes else None), nll

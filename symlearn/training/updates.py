@@ -6,6 +6,9 @@ Axes: batch, c, h, w, params.
 from __future__ import annotations
 
 import math
+from functools import partial
+
+from torch import Tensor
 
 from kfac import NonFiniteError
 from symlearn.curvature.coverage import seen
@@ -33,6 +36,13 @@ def objective_on_subset(state: FitState, data: SamplesLike, step: int = 0) -> Hy
     )
 
 
+def gradients_on_subset(state: FitState, data: SamplesLike, step: int) -> dict[str, Tensor]:
+    """Gradients of the evidence by what the layers declare; their graph needs the subset in one place."""
+    objective = objective_on_subset(state, data, step)
+    with seen(state.model, state.config.curvature):
+        return evidence_gradients(objective, state.hyper.declared, state.config.evidence.gradient)
+
+
 def step_declared(state: FitState, data: SamplesLike) -> None:
     """Step what the layers declare up the evidence, on a seeded subset of the data.
 
@@ -43,12 +53,11 @@ def step_declared(state: FitState, data: SamplesLike) -> None:
     if not declared:
         return
     for step in range(settings.gradient_steps):
-        objective = objective_on_subset(state, data, step)
         try:
-            with seen(state.model, state.config.curvature):
-                gradients = evidence_gradients(objective, declared, settings.gradient)
+            found = state.ranks.from_first(partial(gradients_on_subset, state, data, step))
         except (NonFiniteError, NonFiniteGradientError) as error:
             raise TrainingStoppedError(f"in epoch {state.epoch} {error}") from None
+        gradients = {name: gradient.to(declared[name].value.device) for name, gradient in found.items()}
         state.hyper.step(gradients, settings.hyper_lr)
 
 
@@ -71,16 +80,17 @@ def update_evidence(state: FitState, data: SamplesLike, step_hyperparameters: bo
     """
     settings, hyper = state.config.evidence, state.hyper
     settle_batch_statistics(state.model, data, state.config.curvature.batch_size)
+    state.ranks.spread(state.model.buffers())
     if step_hyperparameters:
         step_declared(state, data)
     images, sums = len(samples_of(data)), None
     used = images_used(state.config, images)
     try:
         if used < images:
-            sums = ChunkSums(state.model, state.config, data, used, state.sample_seed)
+            sums = ChunkSums(state.model, state.config, data, used, state.sample_seed, state.ranks)
             model = sums.whole()
         else:
-            model = curvature_of(state.model, state.config, data)
+            model = curvature_of(state.model, state.config, data, state.ranks)
     except NonFiniteError as error:
         raise TrainingStoppedError(f"in epoch {state.epoch} {error}; lower lr or check the data") from None
     before = model.terms(state.prior.by_tensor(), state.sigma_noise).total

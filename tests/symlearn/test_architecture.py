@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "symlearn.extras",
     ),
     ("symlearn.data",),
+    ("symlearn.ranks",),
     ("symlearn.layers",),
     ("symlearn.networks", "symlearn.evidence"),
     ("symlearn.curvature",),
