@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from symlearn.data.samples import Pairs, Samples
+from symlearn.data.samples import WHOLE, Pairs, Samples, Share
 
 Change = Callable[[Tensor], Tensor]
 
@@ -47,9 +47,9 @@ class Changed(Samples):
         """Read and changed."""
         return self._changed(self._samples.cut(sizes))
 
-    def epoch(self, size: int, generator: torch.Generator) -> Iterator[Pairs]:
+    def epoch(self, size: int, generator: torch.Generator, share: Share = WHOLE) -> Iterator[Pairs]:
         """Read and changed."""
-        return self._changed(self._samples.epoch(size, generator))
+        return self._changed(self._samples.epoch(size, generator, share))
 
     def subset(self, index: Tensor) -> Changed:
         """Of those that are read."""

@@ -213,11 +213,14 @@ class Reading:
 
 
 def death_in(error: BaseException, handing_over: bool = False) -> str | None:
-    """What to say of an error by which torch tells that a worker died; None for other errors.
+    """Recognise an error by which torch tells that a worker died.
 
     Args:
         error: as it was raised; one that a worker caught and sent says so.
         handing_over: whether a worker may have been about to hand a batch over, whose loss is a broken pipe.
+
+    Returns:
+        What to say of it; None for other errors.
     """
     said = str(error)
     lost = handing_over and isinstance(error, ConnectionError | EOFError)
@@ -240,6 +243,8 @@ def deaths_told(handing_over: bool = False) -> Iterator[None]:
     Raises:
         ValueError: a worker died.
         RuntimeError: any other failure, passed on as it is.
+        ConnectionError: a connection that broke for another reason.
+        EOFError: a file that ended for another reason.
     """
     try:
         yield
