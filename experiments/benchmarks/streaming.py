@@ -128,5 +128,5 @@ if __name__ == "__main__":
                 folders[images] = make_folder(Path(place) / str(images), images)
             rows.append(in_a_process_of_its_own(folders[images], hold, chosen.workers))
             print(rows[-1], flush=True)
-    same = rows[0]["weights"] == rows[1]["weights"]
-    write("streaming", {"options": OPTIONS, "rows": rows, "same_weights": same})
+        same = rows[0]["weights"] == rows[1]["weights"]
+        write("streaming", {"options": OPTIONS, "rows": rows, "same_weights": same})
