@@ -92,6 +92,12 @@ class LazySplit(Dataset[Pairs]):
     def __init__(self, making: Making, targets: Tensor, preprocessing: Preprocessing | None = None) -> None:
         self.making, self.targets, self.preprocessing = making, targets, preprocessing
 
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of the source's images, where they are in memory."""
+        images = self.making.half.images
+        return images.numel() * images.element_size() if isinstance(images, Tensor) else 0
+
     def __len__(self) -> int:
         return len(self.targets)
 

@@ -106,14 +106,11 @@ class Mapped(Samples):
         self.targets, self.shape = known or looked_at(self._read(items.split(LOOK)))
 
     def bytes_held(self, batch: int) -> int:
-        """Of the targets, a batch, and what workers read ahead."""
-        image = self.shape_numel * torch.empty((), dtype=self._dtype).element_size()
-        return self.targets.numel() * self.targets.element_size() + (1 + self._reading.ahead) * batch * image
-
-    @property
-    def shape_numel(self) -> int:
-        """Numbers of an image."""
-        return torch.Size(self.shape).numel()
+        """Of the targets, a batch, what workers read ahead, and what the data set says that it holds."""
+        image = torch.Size(self.shape).numel() * torch.empty((), dtype=self._dtype).element_size()
+        own = getattr(self._reading.reader.plain.dataset, "bytes_held", 0)
+        targets = self.targets.numel() * self.targets.element_size()
+        return own + targets + (1 + self._reading.ahead) * batch * image
 
     def _read(self, parts: Iterable[Tensor], seed: int = 0, augmented: bool = False) -> Iterator[Pairs]:
         requests = [Request(part.tolist(), seed, augmented) for part in parts if len(part)]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -127,7 +127,6 @@ class Passes(Samples):
                 batch = next(batches, None)
                 if batch is None:
                     self._miscounted(got)
-                assert batch is not None
                 check_shape(batch[0], self.shape)
                 got += len(batch[0])
                 left.append(batch)
@@ -139,7 +138,7 @@ class Passes(Samples):
             if extra:
                 self._miscounted(len(self) + extra)
 
-    def _miscounted(self, got: int) -> None:
+    def _miscounted(self, got: int) -> NoReturn:
         more = "or more " if got > len(self) else ""
         raise ValueError(
             f"a pass gave {got} {more}images, but the first one gave {len(self)}; expected the same "

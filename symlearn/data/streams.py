@@ -21,6 +21,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    TensorDataset,
     default_collate,
 )
 
@@ -70,10 +71,15 @@ Data = Dataset[Any] | Pairs | DataLoader[Any] | Stream | Samples
 def in_memory(data: object) -> bool:
     """Whether data are tensors, arrays or lists already, so that they need not be read in parts."""
     if isinstance(data, DataLoader) and data.collate_fn is default_collate and order_is_ours(data):
-        return hasattr(data.dataset, "tensors")
+        return gives_tensors(data.dataset)
     if isinstance(data, Dataset | DataLoader | Stream):
-        return hasattr(data, "tensors")
+        return gives_tensors(data)
     return isinstance(data, list) or is_pair(data) or not readable(data)
+
+
+def gives_tensors(data: object) -> bool:
+    """Whether a data set is a pair of tensors and nothing is done to its items."""
+    return isinstance(data, TensorDataset) and type(data).__getitem__ is TensorDataset.__getitem__
 
 
 def readable(data: object) -> bool:

@@ -130,6 +130,8 @@ def test_nothing_is_read_whole(tmp_path: Path) -> None:
 def test_by_the_share_of_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("symlearn.data.free_memory.free_bytes", lambda: 1000)
     assert may_be_held(int(1000 * SHARE)) and not may_be_held(int(1000 * SHARE) + 1)
+    lazy = samples_from(load_data("digits", limit=10).train, CPU)
+    assert lazy.bytes_held(5) == 1400 * 64 * 4 + 10 * 8 + 5 * 256 * 4, "the source, its labels, a batch"
     assert may_be_held(10**9, hold=True) and not may_be_held(0, hold=False)
     assert isinstance(load_data("digits", limit=10).train, LazySplit)
     config = symlearn.Config().with_options(limit=60, test_limit=20, epochs=2, selection="none", alpha=1)

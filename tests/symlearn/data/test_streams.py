@@ -19,6 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 import symlearn.data.passes
 from symlearn.data import Held, Samples, Stream
+from symlearn.data.changed import Changed
 from symlearn.data.mapped import Mapped
 from symlearn.data.passes import Passes
 from symlearn.data.reading import death_in
@@ -127,6 +128,33 @@ class TestMapped:
         assert (x.dtype, y.dtype, found.targets.dtype) == (torch.float64, torch.int64, torch.int64)
         real = opened(Listed(X, Y.float()[:, None]), dtype=torch.float64)
         assert real.targets.dtype == torch.float64 and real.targets.shape == (53, 1)
+
+
+def test_changed_samples_are_those_of_changed_tensors() -> None:
+    """Read through functions, and of what is held."""
+    truth = Held(2 * X[:, :, ::2], Y + 1)
+    for samples in (opened(Listed(X, Y)), HELD):
+        found = Changed(samples, lambda x: 2 * x[:, :, ::2], lambda y: y + 1)
+        assert found.shape == (1, 4, 8) and found.held == samples.held and len(found) == 53
+        assert torch.equal(found.targets, truth.targets)
+        index = torch.tensor([7, 3])
+        assert not differences(list(found.batches(10)), list(truth.batches(10)))
+        assert not differences(list(found.epoch(9, generator())), list(truth.epoch(9, generator())))
+        assert not differences(found.subset(index).whole(), truth.subset(index).whole())
+
+
+def test_a_tensor_data_set_that_does_something_is_read() -> None:
+    found = opened(Halved(X, Y))
+    assert isinstance(found, Mapped) and torch.equal(found.first(4)[0], X[:4] / 2)
+    assert isinstance(opened(DataLoader(Halved(X, Y), 5)), Mapped)
+
+
+class Halved(TensorDataset):
+    """Tensors with a transform."""
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        return x / 2, y
 
 
 class Subset(SequentialSampler):
