@@ -6,7 +6,7 @@ same decisions. What they divide up is work:
 - a step on the weights: every rank takes its slice of the batch, and gradients, weighted by the number of
   images in the slice, are added up;
 - a pass for the curvature: every rank takes its slice of the images, raw sums are added (`kfac` does it);
-- the refits of a round: every rank trains some of them alone, and ends are exchanged (`selection/search.py`).
+- the refits of a round: every rank trains some of them alone, and ends are exchanged (`selection/turns.py`).
 
 `Ranks` is one process by itself, to whom none of this costs anything: nothing is sent, nothing is rounded.
 Code asks `ranks` and does not ask how many there are.
@@ -148,7 +148,7 @@ class GroupRanks(Ranks):
             result = own()
         except Exception as error:  # noqa: BLE001, whatever it is, the others must hear of it
             failure = error
-        told = self.gather(None if failure is None else (kfac.one_line(failure), told_as(failure)))
+        told = self.gather(None if failure is None else (line_of(failure), told_as(failure)))
         if failure is not None:
             raise failure
         for rank, line in enumerate(told):
@@ -213,6 +213,11 @@ class GroupRanks(Ranks):
             sent = tensor.detach().contiguous()
             dist.broadcast(sent, source, group=self.group)
             tensor.detach().copy_(sent)
+
+
+def line_of(failure: Exception) -> str:
+    """What an error says, on one line; the kind of one that says nothing, or is none of ours."""
+    return " ".join(str(failure).split()) if isinstance(failure, ValueError) else kfac.one_line(failure)
 
 
 def told_as(failure: Exception) -> type[ValueError]:

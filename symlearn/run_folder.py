@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 CONFIG, METRICS, CHECKPOINT, MODEL = "config.toml", "metrics.jsonl", "checkpoint.pt", "model.pt"
-SCHEMAS = {CHECKPOINT: 2, MODEL: 1}  # of files of tensors
+SCHEMAS = {CHECKPOINT: 3, MODEL: 1}  # of files of tensors
 REPORT, PAGE, ENVIRONMENT, PREPROCESSING = (
     "report.json",
     "report.html",

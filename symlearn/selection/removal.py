@@ -30,6 +30,7 @@ from symlearn.layers.structure import layer_paths, relaxed_layers
 from symlearn.selection.differences import CONTROLS, difference, within
 from symlearn.selection.growth import EndState, Paired, paired
 from symlearn.selection.search import Candidate, Observe, Proposal, apply
+from symlearn.selection.turns import take_turn
 from symlearn.training.phases import Phase, PhaseRun
 from symlearn.training.state import Augment, FitState
 
@@ -169,7 +170,8 @@ class Outcomes:
 class RemovalRound:
     """One round of removals, an epoch at a time; see the module's notation.
 
-    Only the refit under way, the best single removal and the joint one are held.
+    Only the refits under way, the best single removal and the joint one are held: one refit under way in one
+    process, some for every rank where several share the fit (`turns.py`). Refits are judged in their order.
 
     Args:
         start: where the round starts; left as it is.
@@ -206,13 +208,12 @@ class RemovalRound:
         )
         self.kept: dict[str, dict[str, Any]] = {}  # "single" and "together": state, records, paths, evidence
         self.joined = not singles
-        self.current: Candidate | None = None
+        self.running: dict[int, Candidate] = {}  # refits under way, or waiting for earlier ones, by number
         if saved is not None:
             self._load(saved)
 
     def saved(self) -> dict[str, Any]:
         """The round as plain values, for checkpoints."""
-        current = self.current
         return copy.deepcopy(
             {
                 "queue": self.queue,
@@ -222,7 +223,7 @@ class RemovalRound:
                 "outcomes": asdict(self.outcomes),
                 "kept": self.kept,
                 "joined": self.joined,
-                "current": None if current is None else current.saved(),
+                "running": {at: candidate.saved() for at, candidate in self.running.items()},
             }
         )
 
@@ -233,9 +234,9 @@ class RemovalRound:
         self.parts = [None if part is None else Paired(**part) for part in saved["parts"]]
         self.ends = [EndState.restored(self.start.clone(), end) for end in saved["ends"]]
         self.outcomes = Outcomes(**saved["outcomes"])
-        if (kept := saved["current"]) is not None:
-            self.current = Candidate(None, self.start.clone(), PhaseRun(self.phase))
-            self.current.load(kept)
+        for at, kept in saved["running"].items():
+            self.running[at] = Candidate(None, self.start.clone(), PhaseRun(self.phase))
+            self.running[at].load(kept)
 
     @property
     def over(self) -> bool:
@@ -245,7 +246,7 @@ class RemovalRound:
     @property
     def progress(self) -> int:
         """Epochs of all refits so far."""
-        return len(self.evidences) * self.phase.epochs + (self.current.run.done if self.current else 0)
+        return len(self.evidences) * self.phase.epochs + sum(c.run.done for c in self.running.values())
 
     def candidate(self, at: int) -> Candidate:
         """A copy of the start without the paths of the queue's entry."""
@@ -256,26 +257,49 @@ class RemovalRound:
             apply(twin, Proposal(self.round, layer, path, "remove"))
         return Candidate(None, twin, PhaseRun(self.phase))
 
+    def waiting(self) -> dict[int, int]:
+        """Epochs that refits have left, by number; next is who comes first."""
+        left = {}
+        for at in range(len(self.evidences), len(self.queue)):
+            begun = self.running.get(at)
+            if begun is None or not (begun.run.over or begun.failed):
+                left[at] = self.phase.epochs - (0 if begun is None else begun.run.done)
+        return left
+
     def next_epoch(self) -> Candidate:
-        """One epoch of the refit under way."""
-        if self.current is None:
-            self.current = self.candidate(len(self.evidences))
-        candidate = self.current
-        candidate.next_epoch(self.data, self.observe, self.augment)
-        if candidate.run.over or candidate.failed:
-            self._close(candidate)
+        """One epoch of the refit under way, or a turn of all ranks.
+
+        Returns:
+            One that was trained.
+        """
+        trained = take_turn(
+            self.start.ranks,
+            self.waiting(),
+            self._begun,
+            lambda candidate: candidate.next_epoch(self.data, self.observe, self.augment),
+        )
+        candidate = self.running[trained[0]]
+        while (first := self.running.get(len(self.evidences))) and (first.run.over or first.failed):
+            del self.running[len(self.evidences)]
+            self._close(first)
         return candidate
+
+    def _begun(self, at: int) -> Candidate:
+        """The refit of a number, begun if need be."""
+        if at not in self.running:
+            self.running[at] = self.candidate(at)
+        return self.running[at]
 
     def _close(self, candidate: Candidate) -> None:
         paths, evidence = self.queue[len(self.evidences)], candidate.evidence
         ended = evidence if math.isfinite(evidence) else None
         part, end = None, candidate.end
         if paths and end is not None and self.ends:
-            part = paired(end, self.ends, partial(self.outcomes.undecided, len(paths)), self.data)
+            undecided = partial(self.outcomes.undecided, len(paths))
+            part = self.start.ranks.from_first(partial(paired, end, self.ends, undecided, self.data))
             ended = statistics.mean(self.outcomes.ended) + part.value
         self.evidences.append(ended)
         self.parts.append(part)
-        self.current = None
         if not paths:
             self.outcomes.controls.append(ended)
             self.ends += [] if end is None else [end]

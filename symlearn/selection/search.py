@@ -19,6 +19,9 @@ that is absent or to remove one that is present:
    is kept if it beats the best control by more than that. A round without such a proposal ends the search,
    with the best of the controls.
 
+Where several processes share the fit, candidates are spread over them (`turns.py`); each trains as it would
+in one process.
+
 A network of single paths goes through the same stages with nothing to propose, and paths draw their initial
 values independently of each other; so a search that keeps nothing ends exactly where the strictest network
 alone ends, and evidences can be compared.
@@ -43,6 +46,7 @@ from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.layers.structure import layer_paths, relaxed_layers
 from symlearn.selection.differences import CONTROLS, control_spread, difference, within
 from symlearn.selection.growth import EndState, Paired, open_at, paired
+from symlearn.selection.turns import take_turn
 from symlearn.training.phases import Phase, PhaseRun
 from symlearn.training.start_scale import settle_scale
 from symlearn.training.state import (
@@ -205,7 +209,7 @@ def log_likelihood_gradients(state: FitState, data: SamplesLike) -> dict[str, to
 Observe = Callable[[FitState, Phase, dict[str, Any]], dict[str, Any]]
 
 
-@dataclass
+@dataclass(eq=False)
 class Candidate:
     """A state on trial, with its refit's progress and metrics."""
 
@@ -285,7 +289,8 @@ class SearchRound:
         lr = start.config.training.lr
         self.phase = Phase(f"round {round_}", int(self.settings.refit_epochs or 1), lr, 0.03 * lr)
         if saved is None:
-            ranked = screen(start, possible_changes(start, round_), data)[: self.settings.proposals]
+            changes = possible_changes(start, round_)
+            ranked = start.ranks.from_first(lambda: screen(start, changes, data))[: self.settings.proposals]
             self.candidates = [self.candidate(p) for p in [*[None] * CONTROLS, *ranked]]
             for at, repeat in enumerate(self.controls[1:]):
                 seed = start.config.training.seed + 7919 * ((CONTROLS - 1) * round_ + at + 1)
@@ -354,27 +359,40 @@ class SearchRound:
         """Epochs after which half of the trials are dropped."""
         return max(self.phase.epochs // 2, 1)
 
-    def next_candidate(self) -> Candidate | None:
-        """Who trains next: the controls, then every trial's first half, then the survivors' second."""
-        for candidate in self.controls:
-            if not candidate.run.over and not candidate.failed:
-                return candidate
-        for candidate in self.trials:
-            if candidate.run.done < self.half and not candidate.failed:
-                return candidate
-        return next((c for c in self.survivors() if not c.run.over and not c.failed), None)
+    def waiting(self) -> dict[int, int]:
+        """Epochs that candidates may train now, by number; next is who comes first.
+
+        Returns:
+            The controls' and those of every trial's first half; then those of the survivors' second.
+        """
+        epochs = self.phase.epochs
+        found = self._left({c: epochs if c.proposal is None else self.half for c in self.candidates})
+        return found or self._left(dict.fromkeys(self.survivors(), epochs))
+
+    def _left(self, last: dict[Candidate, int]) -> dict[int, int]:
+        """Epochs that candidates have left up to a last one each, by number; none of those that failed."""
+        numbers = {candidate: at for at, candidate in enumerate(self.candidates)}
+        left = {numbers[c]: epochs - c.run.done for c, epochs in last.items() if not c.failed}
+        return {at: epochs for at, epochs in left.items() if epochs > 0}
 
     @property
     def over(self) -> bool:
         """Whether nobody has anything left to train."""
-        return self.next_candidate() is None
+        return not self.waiting()
 
     def next_epoch(self) -> Candidate:
-        """One epoch of whoever is next."""
-        candidate = self.next_candidate()
-        assert candidate is not None
-        candidate.next_epoch(self.data, self.observe, self.augment)
-        return candidate
+        """One epoch of whoever is next, or a turn of all ranks.
+
+        Returns:
+            One that was trained.
+        """
+        trained = take_turn(
+            self.start.ranks,
+            self.waiting(),
+            self.candidates.__getitem__,
+            lambda candidate: candidate.next_epoch(self.data, self.observe, self.augment),
+        )
+        return self.candidates[trained[0]]
 
     def judged(self, gain: float) -> dict[Proposal | None, Paired]:
         """Compare survivors whose evidence is from a part of the images with the controls.
@@ -400,7 +418,7 @@ class SearchRound:
         noise, _ = control_spread(self.ended, self.earlier)
         least = max(self.settings.min_gain * self.start.n_data, noise or 0.0)
         mean = statistics.mean(self.ended or [before])
-        sampled = self.judged(bar - mean + least)
+        sampled = self.start.ranks.from_first(lambda: self.judged(bar - mean + least))
 
         def evidence(candidate: Candidate) -> float:
             found = sampled.get(candidate.proposal)

@@ -23,12 +23,15 @@ from torch import Tensor, nn
 
 import symlearn
 import symlearn.fitting.fit as fitting
+import symlearn.selection.turns as turns
 import symlearn.training.phases as phases
 from symlearn.cli import run
 from symlearn.data.samples import samples_of
 from symlearn.data.streams import Stream
 from symlearn.fitting.agreement import expect_agreement
 from symlearn.ranks import ALONE, Ranks, present_ranks
+from symlearn.selection.removal import RemovalRound
+from symlearn.selection.search import SearchRound, strictest_start
 from symlearn.training.inputs import samples_from
 from symlearn.training.state import FitState
 from symlearn.training.steps import evaluate, train_epoch
@@ -106,6 +109,32 @@ def evidence(ranks: Ranks = ALONE, **changes: Any) -> tuple[float | None, dict[s
     found = one.evidence, one.effective_parameters
     update_evidence(one, data())
     return *found, one.prior.floats()
+
+
+ROUNDS: dict[str, dict[str, Any]] = {
+    "whole turns": {},
+    "turns of one epoch, evidence of a part": {"seconds": 0.0, "evidence_images": 64, "proposals": 2},
+}
+
+
+def rounds(ranks: Ranks = ALONE, seconds: float = turns.SECONDS, **changes: Any) -> dict[str, Any]:
+    """What a round of the search and one of removals come to, their states half-way included."""
+    turns.SECONDS, pairs, found = seconds, tiny_fits.directions(91), {}
+    short = {"refit_epochs": 4, "frequency": 1, "proposals": 3, "batch_size": 30, **changes}
+    for name, kind in (("search", SearchRound), ("removals", RemovalRound)):
+        start = state_of(one_layer("f-fc+conv+fc", classes=3), pairs, **short)
+        if name == "search":
+            strictest_start(start)
+        train_epoch(start, pairs, lambda _: 0.02)
+        update_evidence(start, pairs)
+        start.ranks = ranks
+        round_ = kind(start, 0, pairs, lambda _, __, record: record)
+        while not round_.over:
+            round_.next_epoch()
+        ended, records, tried, changed = round_.outcome()
+        found[name] = (ended.saved(), records, [vars(one) for one in tried], changed, round_.progress)
+    turns.SECONDS = 5.0
+    return found
 
 
 def tiny_fit(out: Path | None, resume: bool = False) -> symlearn.FitResult:
@@ -188,6 +217,7 @@ def numbers(folder: Path, ranks: Ranks) -> dict[str, Any]:
     return {
         "epochs": {name: epochs(ranks, **given) for name, given in EPOCHS.items()},
         "evidence": {name: evidence(ranks, **given) for name, given in CURVATURES.items()},
+        "rounds": {name: rounds(ranks, **given) for name, given in ROUNDS.items()},
         "fit": plain(result),
         "refusals": refusals(ranks),
         "command line": command_line(folder, ranks.rank),

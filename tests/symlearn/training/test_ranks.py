@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from ranks_worker import CURVATURES, EPOCHS, epochs, evidence, tiny_fit
+from ranks_worker import CURVATURES, EPOCHS, ROUNDS, epochs, evidence, rounds, tiny_fit
 from tiny_fits import differences
 
 import symlearn
@@ -22,6 +22,7 @@ from symlearn.data.samples import WHOLE, Held, Share
 from symlearn.ranks import ALONE, code_digest, launched, losses_told, present_ranks
 from symlearn.report.sentence import verdict
 from symlearn.run_folder import CHECKPOINT, REPORT
+from symlearn.selection.turns import dealt
 
 WORKER = Path(__file__).parent / "ranks_worker.py"
 ROOT = Path(__file__).resolve().parents[3]
@@ -87,6 +88,13 @@ class TestTwoProcesses:
             assert found["evidence"][kind][0] == pytest.approx(total, rel=1e-6)
             assert found["evidence"][kind][1] == pytest.approx(gamma, rel=1e-6)
             assert found["evidence"][kind][2] == pytest.approx(precisions, rel=1e-6)
+
+    @pytest.mark.parametrize("kind", list(ROUNDS))
+    def test_rounds_are_those_of_one_process_bit_for_bit(self, two: list[dict[str, Any]], kind: str) -> None:
+        alone = rounds(**ROUNDS[kind])
+        assert all(len(tried) > 1 for _, _, tried, _, _ in alone.values())
+        for found in two:
+            assert not differences(found["rounds"][kind], alone)
 
     def test_all_ranks_hold_the_same_state(self, two: list[dict[str, Any]]) -> None:
         for key in ("epochs", "evidence"):
@@ -197,3 +205,8 @@ def test_shares_make_the_whole(n: int, size: int) -> None:
         for rank in range(size)
     ]
     assert [torch.cat(batch).tolist() for batch in zip(*parts, strict=True)] == [y.tolist() for y in whole]
+
+
+def test_refits_are_dealt_out_by_what_they_have_left() -> None:
+    assert dealt({0: 4, 1: 4, 2: 4, 3: 2, 4: 2, 5: 2, 6: 2}, 2) == {0: 0, 1: 1, 2: 0, 3: 1, 4: 1, 5: 0, 6: 1}
+    assert dealt({3: 1, 5: 1}, 1) == {3: 0, 5: 0}
