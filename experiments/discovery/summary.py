@@ -114,7 +114,7 @@ def summary(content: dict[str, Any]) -> dict[str, Any]:
     ranks = screening(content)
     return {
         "scale": content["scale"],
-        "commit": content["commit"],
+        "commits": sorted({made["commit"] for row in content["rows"] for made in row["made"]}),
         "tasks": tasks,
         "layers_where_something_is_true": total,
         "screening_rank_correlation": {

@@ -18,10 +18,12 @@ def commit(folder: Path) -> str:
 
     Returns:
         Its short hash, with "-changed" where files under version control differ from it; "unknown" outside a
-        checkout.
+        checkout, and in one that this file is no part of, such as a project that the package is installed in.
     """
     code = ["--", ":/symlearn", ":/kfac", ":(top,glob)experiments/**/*.toml"]
     try:
+        if not _git(folder, "ls-files", "--", str(Path(__file__).resolve())):
+            return "unknown"
         head = _git(folder, "rev-parse", "--short", "HEAD")
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no", *code)
     except OSError:  # no git

@@ -98,7 +98,7 @@ def plan_table(
     if rows.isdecimal():
         left = left[: int(rows)]
     place = runs / f"{experiment.name}-{scale}"
-    stands = commit(experiment.path.parent)
+    stands = commit(Path(__file__).resolve().parent)
     jobs = [_job(run, place, extra or {}, stands) for run in left]
     return Plan(experiment, scale, path, wanted, known, jobs)
 
