@@ -152,6 +152,12 @@ def test_streaming(script: Run, tmp_path: Path) -> None:
     assert len(found["rows"]) == 2 and found["same_weights"]
 
 
+@pytest.mark.slow
+def test_torchrun(script: Run, tmp_path: Path) -> None:
+    script("benchmarks/torchrun.py", "--smoke", "--results", tmp_path)
+    assert len(list(tmp_path.glob("*.json"))) == 1
+
+
 def test_search(script: Run, tmp_path: Path) -> None:
     file = tmp_path / "search.json"
     script("benchmarks/search.py", "--smoke", "--tasks", "quadrant-digit", "--results", file)

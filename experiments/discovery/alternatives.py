@@ -159,13 +159,13 @@ def counted(images: int) -> Iterator[list[float]]:
         total[0] += len(samples_of(data)) / images
         return honest[0](state, data, *rest)
 
-    def curvature(model: nn.Module, config: Config, data: SamplesLike) -> Any:
+    def curvature(model: nn.Module, config: Config, data: SamplesLike, *rest: Any) -> Any:
         total[0] += len(samples_of(data)) / images
-        return honest[1](model, config, data)
+        return honest[1](model, config, data, *rest)
 
-    def screening(model: nn.Module, config: Config, data: SamplesLike) -> Any:
+    def screening(model: nn.Module, config: Config, data: SamplesLike, *rest: Any) -> Any:
         total[0] += 2 * len(samples_of(data)) / images  # curvature and gradients
-        return honest[2](model, config, data)
+        return honest[2](model, config, data, *rest)
 
     phases.train_epoch = cast(Any, epoch)
     updates.curvature_of, search.training_factors = curvature, screening

@@ -202,8 +202,9 @@ def register_path(name: str, kind: PathKind) -> None:
     Raises:
         ValueError: a name that is taken or cannot be written in a sum.
     """
-    taken = name in PATHS or name in ("linear", "other") or name.startswith(FAMILY) or is_bank(name)
-    if not name or name != name.strip() or {"+", "."} & set(name) or taken:
+    if name in PATHS or name in ("linear", "other") or name.startswith(FAMILY) or is_bank(name):
+        raise ValueError(f"there is a path {name!r} already; give the new one another name")
+    if not name or name != name.strip() or {"+", "."} & set(name):
         raise ValueError(f"cannot register a path {name!r}; choose a name without '+', '.' or spaces around")
     PATHS[name] = kind
 

@@ -152,7 +152,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         "generator 0 of the action on places of path 'a' is no permutation",
     ),
     "no permutation of channels": (lambda: register_symmetry("a", channels=[[1, 2]]), "the action on channels"),
-    "a name that is taken": (lambda: register_symmetry("conv", rows_in_any_order), "cannot register a path 'conv'"),
+    "a name that is taken": (lambda: register_symmetry("conv", rows_in_any_order), "there is a path 'conv' already"),
     "a group called none": (lambda: register_symmetry("a", rows_in_any_order, group="none"), "another name"),
     "no rank": (lambda: register_symmetry("a", rows_in_any_order, symmetry=0), "at least 1"),
     "another size": (
