@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import statistics
 import sys
+from typing import Any
 
 from digit_runs import HERE, TASKS, fc_share, keep_run, run_networks, table, write_results
 
