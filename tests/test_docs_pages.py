@@ -21,6 +21,7 @@ NUMBER = re.compile(r"[-+−]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?")
 NOT_RUN = {
     "how-to/curvature.md": ["needs torchrun"],
     "how-to/gpu.md": ["needs a CUDA device"],
+    "how-to/large-data.md": ["needs torchrun"],
     "how-to/own-loop.md": ["a Lightning module of the reader's"],
 }  # every block that is not run, and why
 

@@ -55,6 +55,7 @@ def means(rows: list[dict]) -> list[dict]:
                 key: statistics.mean(row[key] for row in same)
                 for key in ("accuracy", "nll", "log_marginal_likelihood")
             },
+            "noise": statistics.mean(map(stated_noise, same)),
             "effective_parameters": {
                 path: statistics.mean(row["effective_parameters"][path] for row in same)
                 for path in same[0]["effective_parameters"]
@@ -120,7 +121,7 @@ def laws(rows: list[dict]) -> list[dict]:
                 {"nll": learned["nll"], "best_map": lowest},
             )
             evidence = max(r["log_marginal_likelihood"] for r in singles)
-            noise = stated_noise(learned)
+            noise = learned["noise"] if seed == "mean" else stated_noise(learned)
             law(
                 f"{task}: log evidence at least the best single path's, within noise",
                 seed,

@@ -82,7 +82,7 @@ def test_run_folder(searched_run: Path) -> None:
     figures = {path.name: path.read_bytes() for path in (searched_run / "figures").iterdir()}
     assert set(figures) == {f"{name}.png" for name in FIGURES}
     assert all(content.startswith(b"\x89PNG") for content in figures.values())
-    for name, schema in ((CHECKPOINT, 2), (MODEL, 1)):
+    for name, schema in ((CHECKPOINT, 3), (MODEL, 1)):
         assert torch.load(searched_run / name, weights_only=True)["schema"] == schema
     environment = json.loads((searched_run / ENVIRONMENT).read_text())
     assert environment["threads"] == 1 and environment["versions"]["torch"]
