@@ -26,6 +26,24 @@ def wrap(x: Tensor, before: int, after: int, dim: int) -> Tensor:
     return torch.cat([x.narrow(dim, size - before, before), x, x.narrow(dim, 0, after)], dim)
 
 
+def circular_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve a map that wraps around, by strides of 1.
+
+    Two concatenations do the padding, in place of many small copies.
+
+    Args:
+        x: the map `[batch, c_in, h, w]`.
+        weight: `[c_out, c_in, k_h, k_w]`; even k is padded more at the far side.
+        bias: `[c_out]`, or None.
+
+    Returns:
+        A map `[batch, c_out, h, w]`.
+    """
+    k_h, k_w = weight.shape[-2:]
+    padded = wrap(x, (k_h - 1) // 2, k_h // 2, 2)
+    return F.conv2d(wrap(padded, (k_w - 1) // 2, k_w // 2, 3), weight, bias)
+
+
 class CircularConv2d(nn.Conv2d):
     """CONV, `[batch, c_in, h, w] -> [batch, c_out, h, w]`, weight `[c_out, c_in, k, k]`.
 
@@ -47,11 +65,8 @@ class CircularConv2d(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """As `nn.Conv2d`, with two concatenations for the padding in place of many small copies."""
-        k_h, k_w = self.kernel_size
-        padded = wrap(input, (k_h - 1) // 2, k_h // 2, 2)
-        padded = wrap(padded, (k_w - 1) // 2, k_w // 2, 3)
-        return F.conv2d(padded, weight, bias)
+        """As `nn.Conv2d`; see `circular_conv2d`."""
+        return circular_conv2d(input, weight, bias)
 
     def plane_filters(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias as they are; see `merged.py`."""

@@ -15,11 +15,8 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
-
-from symlearn.layers.conv import wrap
 
 PlaneFilters = tuple[Tensor, Tensor | None]  # [c_out, c_in, k_h, k_w] and a bias [c_out]
 
@@ -80,11 +77,3 @@ def merged(paths: Mapping[str, nn.Module]) -> tuple[list[str], list[PlaneFilters
         there = [bias for bias in biases if bias is not None]
         together.append((sum(weights[1:], weights[0]), sum(there[1:], there[0]) if there else None))
     return alone, together
-
-
-def convolved(x: Tensor, filters: PlaneFilters) -> Tensor:
-    """The circular convolution, `[batch, c_in, h, w] -> [batch, c_out, h, w]`."""
-    weight, bias = filters
-    k_h, k_w = weight.shape[-2:]
-    padded = wrap(x, (k_h - 1) // 2, k_h // 2, 2)
-    return F.conv2d(wrap(padded, (k_w - 1) // 2, k_w // 2, 3), weight, bias)

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symlearn.layers.merged import convolved, merged
+from symlearn.layers.conv import circular_conv2d
+from symlearn.layers.merged import merged
 from symlearn.layers.path_sum import Change, PathSum, seeded
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PathOptions, PathShape, group_of_paths, parse_paths, path_kind
@@ -111,7 +112,7 @@ class RelaxedLayer2d(PathSum):
         names = [name for name in self.active if path_kind(name).full_resolution is full_resolution]
         alone, together = merged({name: self.paths[name] for name in names})
         outputs = [self.through(name, x) for name in alone]
-        outputs += [self.on_group(convolved(self.on_plane(x), filters)) for filters in together]
+        outputs += [self.on_group(circular_conv2d(self.on_plane(x), *filters)) for filters in together]
         return sum(outputs[1:], outputs[0]) if outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
