@@ -21,6 +21,7 @@ Axes: none.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -56,29 +57,51 @@ def together(verdicts: Sequence[str]) -> str:
     return FAILED if FAILED in verdicts else CLOSE if CLOSE in verdicts else HELD
 
 
-def _without(cells: Cells, name: str) -> Judged:
-    return Judged(OPEN, tuple(f"{label} has no {name}" for label in cells.missing))
+class OfMetric(ABC):
+    """A rule about the metric of several rows; open where a row has no such number."""
+
+    metric: str
+
+    @property
+    @abstractmethod
+    def labels(self) -> tuple[str, ...]:
+        """See `Rule`."""
+
+    def judge(self, runs: Mapping[str, Sequence[Run]]) -> Judged:
+        """See `Rule`."""
+        cells = Cells(self.metric, runs)
+        if cells.missing:
+            return Judged(OPEN, tuple(f"{label} has no {self.metric}" for label in cells.missing))
+        verdict, because = self.decided(cells)
+        return Judged(verdict, (*because, f"noise: {cells.noise.words}"))
+
+    @abstractmethod
+    def decided(self, cells: Cells) -> tuple[str, list[str]]:
+        """The verdict where every row has the number, and what decided it, a line each."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """Better first, each better than the next by at least `gap`."""
+class OfRows(OfMetric):
+    """One that names its rows in order."""
 
     rows: tuple[str, ...]
-    metric: str = "accuracy"
-    gap: float = 0.0
-    kind: ClassVar[str] = "order"
 
     @property
     def labels(self) -> tuple[str, ...]:
         """See `Rule`."""
         return self.rows
 
-    def judge(self, runs: Mapping[str, Sequence[Run]]) -> Judged:
-        """See `Rule`."""
-        cells = Cells(self.metric, runs)
-        if cells.missing:
-            return _without(cells, self.metric)
+
+@dataclass(frozen=True)
+class Order(OfRows):
+    """Better first, each better than the next by at least `gap`."""
+
+    metric: str = "accuracy"
+    gap: float = 0.0
+    kind: ClassVar[str] = "order"
+
+    def decided(self, cells: Cells) -> tuple[str, list[str]]:
+        """See `OfMetric`."""
         verdicts, because = [], []
         for first, second in zip(self.rows, self.rows[1:], strict=False):
             ahead = cells.metric.better * (cells.mean(first) - cells.mean(second))
@@ -86,27 +109,18 @@ class Order:
             because.append(
                 f"{cells.said(first)}, {cells.said(second)}: ahead by {cells.told(ahead, (first, second))}"
             )
-        return Judged(together(verdicts), (*because, f"noise: {cells.noise.words}"))
+        return together(verdicts), because
 
 
 @dataclass(frozen=True)
-class Monotone:
+class Monotone(OfRows):
     """The metric rises along the rows: from the first to the last, and nowhere back."""
 
-    rows: tuple[str, ...]
     metric: str
     kind: ClassVar[str] = "monotone"
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """See `Rule`."""
-        return self.rows
-
-    def judge(self, runs: Mapping[str, Sequence[Run]]) -> Judged:
-        """See `Rule`; steps in between may be too close, the whole way may not."""
-        cells = Cells(self.metric, runs)
-        if cells.missing:
-            return _without(cells, self.metric)
+    def decided(self, cells: Cells) -> tuple[str, list[str]]:
+        """See `OfMetric`; steps in between may be too close, the whole way may not."""
         ends = (self.rows[0], self.rows[-1])
         rise = cells.mean(ends[1]) - cells.mean(ends[0])
         back = [
@@ -117,11 +131,11 @@ class Monotone:
         values = ", ".join(cells.said(label) for label in self.rows)
         verdict = FAILED if back else cells.decide(rise, ends)
         whole = f"{values}: rises by {cells.told(rise, ends)}"
-        return Judged(verdict, (whole, *back, f"noise: {cells.noise.words}"))
+        return verdict, [whole, *back]
 
 
 @dataclass(frozen=True)
-class Within:
+class Within(OfMetric):
     """`row` is worse than `of` by `points` at most."""
 
     row: str
@@ -136,42 +150,30 @@ class Within:
         """See `Rule`."""
         return (self.row, self.of)
 
-    def judge(self, runs: Mapping[str, Sequence[Run]]) -> Judged:
-        """See `Rule`."""
-        cells = Cells(self.metric, runs)
-        if cells.missing:
-            return _without(cells, self.metric)
+    def decided(self, cells: Cells) -> tuple[str, list[str]]:
+        """See `OfMetric`."""
         ahead = cells.metric.better * (cells.mean(self.row) - cells.mean(self.of))
         verdict = cells.decide(ahead + self.points, self.labels)
         margin = cells.told(ahead, self.labels)
         because = [f"{cells.said(self.row)}, {cells.said(self.of)}: ahead by {margin}"]
         if self.parameters is not None:
-            size, whole = (runs[label][0]["parameters"] for label in self.labels)
+            size, whole = (cells.runs[label][0]["parameters"] for label in self.labels)
             verdict = verdict if size <= self.parameters * whole else FAILED
             because.append(f"{size / whole:.0%} of the parameters")
-        return Judged(verdict, (*because, f"noise: {cells.noise.words}"))
+        return verdict, because
 
 
 @dataclass(frozen=True)
-class Bound:
+class Bound(OfRows):
     """Every row's metric lies above, below, or between."""
 
-    rows: tuple[str, ...]
     metric: str
     above: float = -math.inf
     below: float = math.inf
     kind: ClassVar[str] = "bound"
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """See `Rule`."""
-        return self.rows
-
-    def judge(self, runs: Mapping[str, Sequence[Run]]) -> Judged:
-        """See `Rule`."""
-        cells = Cells(self.metric, runs)
-        if cells.missing:
-            return _without(cells, self.metric)
+    def decided(self, cells: Cells) -> tuple[str, list[str]]:
+        """See `OfMetric`."""
         verdicts, because = [], []
         for label in self.rows:
             mean = cells.mean(label)
@@ -179,7 +181,7 @@ class Bound:
             verdicts.append(cells.decide(margin, (label,)))
             half = f"{cells.half_width((label,)):,.{cells.metric.digits}f}"
             because.append(f"{cells.said(label)} ± {half} {cells.metric.unit}")
-        return Judged(together(verdicts), (*because, f"noise: {cells.noise.words}"))
+        return together(verdicts), because
 
 
 @dataclass(frozen=True)
