@@ -1,7 +1,5 @@
 """The figures: what is written and drawn in them, and that they become PNGs without a warning."""
 
-import io
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from pictures import rendered
 
 from symlearn.report import plots
 
@@ -31,15 +30,6 @@ def xs(line: Line2D) -> np.ndarray:
 def ys(line: Line2D) -> np.ndarray:
     """A line's values, `[points]`."""
     return np.atleast_1d(np.asarray(line.get_ydata(), dtype=float))
-
-
-def rendered(figure: Figure) -> bytes:
-    """The figure as PNG; any warning is an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=50)
-    return buffer.getvalue()
 
 
 @pytest.mark.slow

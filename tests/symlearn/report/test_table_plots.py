@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from pictures import rendered
 
 from symlearn.report import plots
 from symlearn.report.plots.evidence_accuracy import rank_correlation
@@ -20,15 +19,6 @@ from symlearn.report.plots.evidence_accuracy import rank_correlation
 def texts(figure: Figure) -> list[str]:
     """Every text of a figure."""
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
-
-
-def rendered(figure: Figure) -> bytes:
-    """The figure as PNG; any warning is an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=50)
-    return buffer.getvalue()
 
 
 def row(label: str, accuracy: float | None, evidence: float | None, **more: Any) -> dict[str, Any]:
