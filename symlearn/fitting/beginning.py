@@ -18,6 +18,7 @@ from symlearn.training.start_scale import PROBE, Start, planned_starts, redraw
 from symlearn.training.state import FitState
 
 SETTLED_FROM, SETTLED_TO = 0.3, 0.01  # parts of the learning rate
+LEAST = 1.0  # effective parameters below which a network that has learned is saturated
 
 
 def plan_for(state: FitState) -> list[Start]:
@@ -72,13 +73,17 @@ class Beginning:
             data.targets
         )
         fallen = state.warm_up.fallen and loss < chance and fault is None
+        effective = sum(state.effective_parameters.values())
+        saturated = fallen and state.evidence is not None and effective < LEAST
         short = state.step - state.begun < PROBE
-        if fallen and not beaten and not short and not self.settling:
+        if fallen and not beaten and not short and not saturated and not self.settling:
             self.settling = True
             return f"start {self.at}: the loss fell; its evidence is given time, at a falling rate"
         self.settling = False
         if fault is not None:
             outcome = fault
+        elif saturated:
+            outcome = f"saturated: it learned, yet its evidence is of {effective:.2g} effective parameters"
         elif short or (fallen and beaten):
             outcome = "too short to be judged" if short else "learned"
         elif fallen:
@@ -95,7 +100,7 @@ class Beginning:
                 "outcome": outcome,
             }
         )
-        self.learned = fault is None and (short or (fallen and beaten))
+        self.learned = fault is None and not saturated and (short or (fallen and beaten))
         self.fallen = self.learned or fallen
         if self.learned:
             self.initial = self.best = None

@@ -4,11 +4,14 @@ Weights and precisions are stepped in turn, and neither turn sees what it does t
 that suited the start may throw away a network whose gradients have become small (on separable data all of
 them do); precisions that follow such a state, or outrun it, switch off what was needed. What all of this has
 in common is that the training loss rises by more than anybody promised. So a state is kept where precisions
-are about to move (or every so often, while they wait), and a later epoch is at fault when
+are about to move (and, while they wait, where it is the best so far), and a later epoch is at fault when
 
 - its loss is not finite, or
 - it is back at the constant predictor's although the kept state was well below (a collapse), or
 - it lies above the kept state's by more than the evidence gained when the precisions moved, and `SLACK`.
+
+While precisions wait, a later state is kept in place of an earlier one only if its loss, or its MAP
+objective, is lower: else an explosion, which takes some epochs, would be kept on its way.
 
 Axes: none.
 """
@@ -35,18 +38,25 @@ class Guard:
     Attributes:
         safe: the state, saved, or None: nothing is kept yet.
         loss: its mean training loss.
+        objective: the same with the prior's term, in nats an image.
         promise: rise of the loss, in nats an image, that the last step of the precisions announced.
         setbacks: how often it was needed.
     """
 
     safe: dict[str, Any] | None = None
     loss: float = 0.0
+    objective: float = 0.0
     promise: float = 0.0
     setbacks: int = 0
 
     def renew(self, state: FitState, loss: float) -> None:
         """Keep a state."""
         self.safe, self.loss, self.promise = state.saved(), loss, 0.0
+        self.objective = loss + state.prior_loss()
+
+    def improved(self, state: FitState, loss: float) -> bool:
+        """Whether a state is no worse than the kept one, by its loss or with the prior's term."""
+        return self.safe is None or loss <= self.loss or loss + state.prior_loss() <= self.objective
 
     def fault(self, loss: float, chance: float) -> str | None:
         """What is wrong with an epoch of this loss, in words, or None; `chance`: the constant predictor's."""

@@ -134,7 +134,7 @@ class PhaseRun:
         frequency = state.config.evidence.frequency or 1
         since = self.done - (self.started or 0)
         if self.started is None:
-            if since % frequency == 0 and state.warm_up.fallen:
+            if state.warm_up.fallen and self.guard.improved(state, loss):
                 self.guard.renew(state, loss)
         elif since % frequency == 0 or self.over:
             self.guard.renew(state, loss)

@@ -147,6 +147,13 @@ class FitState:
         """Standard deviation of the observation noise (regression)."""
         return self.hyper.sigma_noise
 
+    @torch.no_grad()
+    def prior_loss(self) -> float:
+        """The prior's term of the MAP objective at full strength: sum delta ||theta||^2 / 2N, in nats an image."""
+        precision = self.prior.floats()
+        squares = {n: float(p.double().square().sum()) for n, p in self.model.named_parameters()}
+        return sum(precision[n] * square for n, square in squares.items()) / (2 * self.n_data)
+
     def clone(self) -> FitState:
         """An independent copy that would continue exactly as this one, in this process alone."""
         twin = FitState(copy.deepcopy(self.model), self.config, self.n_data, input_scale=self.input_scale)

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import symlearn
 import symlearn.training.phases as phases
 from kfac import compute_factors
+from symlearn.fitting.beginning import Beginning
 from symlearn.fitting.fit import fit
 from symlearn.fitting.result import Progress
 from symlearn.report.sentence import verdict
@@ -31,7 +32,7 @@ from symlearn.report.table import layer_table_text
 from symlearn.run_folder import RunFolder
 from symlearn.training.inputs import as_tensors
 from symlearn.training.start_scale import redraw
-from symlearn.training.state import TrainingStoppedError
+from symlearn.training.state import FitState, TrainingStoppedError
 
 CPU = torch.device("cpu")
 
@@ -561,6 +562,23 @@ class TestStarts:
             fit(one_layer(classes=3), data, config=config, out=tmp_path / "run", progress=interrupt)
         resumed = fit(one_layer(classes=3), data, config=config, out=tmp_path / "run", resume=True)
         assert not differences(resumed.model.state_dict(), alone.model.state_dict())
+
+    def test_a_saturated_start_is_not_believed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It has learned, and its evidence is no evidence: there is no curvature. The next start is taken."""
+        monkeypatch.setattr("symlearn.fitting.beginning.PROBE", 120)
+        honest, first = Beginning.next, []
+
+        def saturated(beginning: Beginning, state: FitState, *given: Any) -> str | None:
+            if not first:
+                first.append(state.evidence)
+                state.effective_parameters = dict.fromkeys(state.effective_parameters, 0.0)
+            return honest(beginning, state, *given)
+
+        monkeypatch.setattr(Beginning, "next", saturated)
+        training = fit(one_layer(classes=3), bars(300, "direction"), config=self.config()).report["training"]
+        assert first[0] is not None
+        assert training["starts"][0]["outcome"].startswith("saturated: it learned"), training["starts"]
+        assert training["learned"] and training["starts"][-1]["outcome"] == "learned"
 
     def test_nothing_to_learn(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Labels drawn at random: every start is tried, no round is searched, no layer has a verdict."""

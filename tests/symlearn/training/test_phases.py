@@ -160,6 +160,39 @@ class TestGuard:
         assert used == pytest.approx(0.5 * one.rate(7 / 8 - 1), rel=1e-6), "half of the schedule's rate"
         assert state.trust == 1.0 and state.caution == pytest.approx(0.5**0.5), "updates bring them back"
 
+    def test_an_explosion_is_not_kept_on_its_way(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """While precisions wait, only a better state takes the kept one's place, by loss or with the prior."""
+        data = directions()
+        state = state_of(one_layer(classes=3), data, frequency=1, lr=0.03)
+        one = PhaseRun(phase(30, lr=0.03, burn_in=10**6))
+        planned = iter([0.5, 0.1, 0.3, 0.5, 0.2, 0.7])
+
+        def explosion(state: FitState, *_: object) -> tuple[float, float]:
+            state.warm_up.fallen = True
+            return next(planned), 0.9
+
+        monkeypatch.setattr(phases, "train_epoch", explosion)
+        kept = []
+        for _ in range(3):
+            one.next_epoch(state, data)
+            kept.append(one.guard.loss)
+        assert kept == [0.5, 0.1, 0.1]
+        assert "rose from 0.1 to 0.5" in one.next_epoch(state, data)["taken_back"]
+        with torch.no_grad():
+            for parameter in state.model.parameters():
+                parameter.mul_(0.1)
+        one.next_epoch(state, data)
+        assert one.guard.loss == 0.2, "the loss rose, as the prior asked for"
+        assert state.prior_loss() < one.guard.objective
+        one.next_epoch(state, data)
+        assert len(state.setbacks) == 2
+
+    def test_the_prior_term_is_that_of_the_objective(self) -> None:
+        data = directions(100)
+        state = state_of(one_layer(classes=3), data, prior_precision=3.0)
+        squares = sum(float(p.detach().double().square().sum()) for p in state.model.parameters())
+        assert state.prior_loss() == pytest.approx(3.0 * squares / (2 * len(data[0])), rel=1e-12)
+
     def test_too_many_end_the_phase(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data = directions()
         state = state_of(one_layer(classes=3), data, frequency=1, lr=0.03)
