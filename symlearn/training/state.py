@@ -149,7 +149,7 @@ class FitState:
 
     @torch.no_grad()
     def prior_loss(self) -> float:
-        """The prior's term of the MAP objective at full strength: sum delta ||theta||^2 / 2N, in nats an image."""
+        """The prior's term of the MAP objective at full strength: sum delta ||theta||^2 / 2N, in nats."""
         precision = self.prior.floats()
         squares = {n: float(p.double().square().sum()) for n, p in self.model.named_parameters()}
         return sum(precision[n] * square for n, square in squares.items()) / (2 * self.n_data)
