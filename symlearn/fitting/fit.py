@@ -177,18 +177,16 @@ class Fit:
     def _phase(self, phase: Phase) -> None:
         while True:
             fault = self._epochs(self.beginning.phase(phase))
-            if self.beginning.learned is not None:
-                break
             assert self.run_ is not None
             self.go_back(self.run_.best)
+            if self.beginning.learned is not None:
+                return
             note = self.beginning.next(self.state, self.train, fault)
             if note is None:
-                break
+                return
             self.run_ = None
             self.tell({}, note)
             self.save(force=True)
-        assert self.run_ is not None
-        self.go_back(self.run_.best)
 
     def _epochs(self, phase: Phase) -> str | None:
         """Run a phase to its end, or a start until it is hopeless.

@@ -25,7 +25,7 @@ import symlearn
 import symlearn.training.phases as phases
 from kfac import compute_factors
 from symlearn.fitting.beginning import Beginning
-from symlearn.fitting.fit import fit
+from symlearn.fitting.fit import Fit, fit
 from symlearn.fitting.result import Progress
 from symlearn.report.sentence import verdict
 from symlearn.report.table import layer_table_text
@@ -579,6 +579,25 @@ class TestStarts:
         assert first[0] is not None
         assert training["starts"][0]["outcome"].startswith("saturated: it learned"), training["starts"]
         assert training["learned"] and training["starts"][-1]["outcome"] == "learned"
+
+    @pytest.mark.slow
+    def test_of_starts_that_all_fail_the_best_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Their losses fell, no evidence was enough: the last start's state does not take the best one's place."""
+        monkeypatch.setattr("symlearn.fitting.beginning.PROBE", 120)
+        monkeypatch.setattr(
+            "symlearn.evidence.likelihood.Classification.constant_log_evidence", lambda *_: math.inf
+        )
+        gone_on: list[float | None] = []
+        honest = Fit.keep_best
+
+        def keep_best(self: Fit) -> None:
+            gone_on.append(self.state.evidence)
+            honest(self)
+
+        monkeypatch.setattr(Fit, "keep_best", keep_best)
+        training = fit(one_layer(classes=3), bars(300, "direction"), config=self.config()).report["training"]
+        tried = [start["log_marginal_likelihood"] for start in training["starts"]]
+        assert len(tried) == 4 and gone_on[0] == max(tried) != tried[-1], (tried, gone_on)
 
     def test_nothing_to_learn(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Labels drawn at random: every start is tried, no round is searched, no layer has a verdict."""
