@@ -35,7 +35,8 @@ from timing import RESULTS, Spread, write
 import symlearn
 from symlearn.config import Config
 from symlearn.ranks import present_ranks
-from symlearn.selection.search import SearchRound, strictest_start
+from symlearn.selection.changes import strictest_start
+from symlearn.selection.search import SearchRound
 from symlearn.training.state import FitState
 from symlearn.training.steps import train_epoch
 from symlearn.training.updates import update_evidence

@@ -41,7 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import symlearn.selection.search as search
+import symlearn.selection.screening as screening_of
 import symlearn.training.phases as phases
 import symlearn.training.updates as updates
 from symlearn.config import Config
@@ -55,7 +55,7 @@ from symlearn.networks import build_model
 from symlearn.run_folder import environment
 from symlearn.runs.provenance import commit
 from symlearn.runs.truth import scores
-from symlearn.selection.search import Proposal, apply, strictest_start
+from symlearn.selection.changes import Proposal, apply, strictest_start
 from symlearn.training.phases import Phase, PhaseRun
 from symlearn.training.state import FitState
 from symlearn.training.steps import evaluate
@@ -153,7 +153,7 @@ class Task:
 def counted(images: int) -> Iterator[list[float]]:
     """Count passes over `images`, forward and backward: epochs of steps and sweeps of the curvature."""
     total = [0.0]
-    honest = (phases.train_epoch, updates.curvature_of, search.training_factors)
+    honest = (phases.train_epoch, updates.curvature_of, screening_of.training_factors)
 
     def epoch(state: FitState, data: SamplesLike, *rest: Any) -> tuple[float, float | None]:
         total[0] += len(samples_of(data)) / images
@@ -168,11 +168,11 @@ def counted(images: int) -> Iterator[list[float]]:
         return honest[2](model, config, data, *rest)
 
     phases.train_epoch = cast(Any, epoch)
-    updates.curvature_of, search.training_factors = curvature, screening
+    updates.curvature_of, screening_of.training_factors = curvature, screening
     try:
         yield total
     finally:
-        phases.train_epoch, updates.curvature_of, search.training_factors = honest
+        phases.train_epoch, updates.curvature_of, screening_of.training_factors = honest
 
 
 def by_map(state: FitState, data: Pairs, epochs: int | None = None, lr: float | None = None) -> FitState:

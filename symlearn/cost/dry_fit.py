@@ -50,7 +50,7 @@ from symlearn.training.schedule import plan
 
 FLOAT64 = 8
 EVALUATED = 500  # images a pass of an evaluation
-SCREENED = 2 * 37  # float64 values an eigenvalue while precisions are tried; see `search.best_gain`
+SCREENED = 2 * 37  # float64 values an eigenvalue while precisions are tried; see `screening.best_gain`
 PASSES = 64  # batches of a curvature pass that are run at most, until rows of inputs are summed
 
 

@@ -26,9 +26,9 @@ from symlearn.curvature.training_set import curvature_of, training_factors
 from symlearn.data.samples import Held, Samples
 from symlearn.data.streams import Data
 from symlearn.evidence.jackknife import CHUNKS
+from symlearn.selection.changes import possible_changes, strictest_start
 from symlearn.selection.differences import CONTROLS
 from symlearn.selection.removal import removable
-from symlearn.selection.search import possible_changes, strictest_start
 from symlearn.training.inputs import check_fits, inputs_of, usable_device
 from symlearn.training.phases import Phase
 from symlearn.training.schedule import plan

@@ -12,7 +12,7 @@ from typing import Any
 
 from symlearn.data.samples import Samples
 from symlearn.layers.structure import relaxed_layers
-from symlearn.selection.search import strictest_start
+from symlearn.selection.changes import strictest_start
 from symlearn.training.phases import Phase
 from symlearn.training.start_scale import PROBE, Start, planned_starts, redraw
 from symlearn.training.state import FitState

@@ -38,10 +38,12 @@ from symlearn.ranks import ALONE, Ranks, losses_told, present_ranks
 from symlearn.report.notebook import ReportDict
 from symlearn.report.numbers import Tried, build_report, calibration, sample_report, training_report
 from symlearn.run_folder import CHECKPOINT, CONFIG, MODEL, RunFolder
+from symlearn.selection.changes import Proposal, describe
+from symlearn.selection.refits import Round
 from symlearn.selection.removal import Removal, RemovalRound, told
-from symlearn.selection.search import Proposal, SearchRound, describe
+from symlearn.selection.search import SearchRound
 from symlearn.training.phases import Phase, PhaseRun
-from symlearn.training.schedule import plan
+from symlearn.training.schedule import Stage, plan
 from symlearn.training.state import Augment, FitState, TrainingStoppedError
 from symlearn.training.steps import evaluate
 from symlearn.training.subnormals import subnormals_flushed
@@ -167,7 +169,7 @@ class Fit:
                 if not self.removals_over and self.beginning.learned and self.best is not None:
                     self._removals(stage.number)
             elif not self.search_over and self.beginning.learned:
-                self._round(stage.number)
+                self._round()
                 self.keep_best()
             self.stage += 1
             self.run_ = self.round_ = None
@@ -235,12 +237,10 @@ class Fit:
         assert twin.evidence is not None
         return twin.evidence
 
-    def _round(self, number: int) -> None:
+    def _round(self) -> None:
         if self.round_ is None:
             self.state.sample = self.stage  # another subset for every round
-            self.round_ = SearchRound(
-                self.state, number, self.train, self.observe, self.augment, self.search_controls
-            )
+            self.round_ = self._round_of(self.stages[self.stage])
         assert isinstance(self.round_, SearchRound)
         self._through(self.round_)
         state, records, proposals, accepted = self.round_.outcome()
@@ -257,7 +257,14 @@ class Fit:
         self.state, self.model = state, state.model
         state.ranks = self.ranks
 
-    def _through(self, round_: SearchRound | RemovalRound) -> None:
+    def _round_of(self, stage: Stage, saved: dict[str, Any] | None = None) -> SearchRound | RemovalRound:
+        """A stage's round, new or as `saved`."""
+        given = (self.state, stage.number, self.train, self.observe, self.augment)
+        if stage.kind == "removals":
+            return RemovalRound(*given, earlier=self.controls, saved=saved)
+        return SearchRound(*given, earlier=self.search_controls, saved=saved)
+
+    def _through(self, round_: Round) -> None:
         while not round_.over:
             candidate = round_.next_epoch()
             self.tell(candidate.records[-1] if candidate.records else {})
@@ -271,9 +278,7 @@ class Fit:
                 self.go_back(self.best)
                 self.state.epoch, self.state.step = epoch, step
             self.state.sample = self.stage
-            self.round_ = RemovalRound(
-                self.state, number, self.train, self.observe, self.augment, self.controls
-            )
+            self.round_ = self._round_of(self.stages[self.stage])
         assert isinstance(self.round_, RemovalRound)
         self._through(self.round_)
         state, records, removals, removed = self.round_.outcome()
@@ -362,15 +367,7 @@ class Fit:
             self.run_ = PhaseRun(self.beginning.phase(phase))
             self.run_.load(saved["run"])
         if saved["round"] is not None:
-            stage, given = self.stages[self.stage], (self.train, self.observe, self.augment)
-            if stage.kind == "removals":
-                self.round_ = RemovalRound(
-                    self.state, stage.number, *given, earlier=self.controls, saved=saved["round"]
-                )
-            else:
-                self.round_ = SearchRound(
-                    self.state, stage.number, *given, earlier=self.search_controls, saved=saved["round"]
-                )
+            self.round_ = self._round_of(self.stages[self.stage], saved["round"])
 
     def _finish(self) -> FitResult:
         state = self.state

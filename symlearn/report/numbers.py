@@ -29,7 +29,7 @@ from symlearn.training.steps import evaluate
 from symlearn.training.updates import objective_on_subset
 
 if TYPE_CHECKING:
-    from symlearn.selection.search import Proposal
+    from symlearn.selection.changes import Proposal
 
 SCHEMA = 2  # 1: no verdicts by evidence
 

@@ -27,11 +27,11 @@ from symlearn.config import Config
 from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.layers.registry import path_kind
 from symlearn.layers.structure import layer_paths, relaxed_layers
+from symlearn.selection.changes import Proposal, apply
 from symlearn.selection.differences import CONTROLS, difference, within
 from symlearn.selection.growth import EndState, Paired, paired
-from symlearn.selection.search import Candidate, Observe, Proposal, apply
-from symlearn.selection.turns import take_turn
-from symlearn.training.phases import Phase, PhaseRun
+from symlearn.selection.refits import Candidate, Observe, Round
+from symlearn.training.phases import PhaseRun
 from symlearn.training.state import Augment, FitState
 
 REWARM = 0.3  # part of the learning rate that a refit starts with
@@ -167,7 +167,7 @@ class Outcomes:
         )
 
 
-class RemovalRound:
+class RemovalRound(Round):
     """One round of removals, an epoch at a time; see the module's notation.
 
     Only the refits under way, the best single removal and the joint one are held: one refit under way in one
@@ -175,7 +175,7 @@ class RemovalRound:
 
     Args:
         start: where the round starts; left as it is.
-        round_: counted from 0.
+        number: counted from 0.
         data: the training set.
         observe: completes an epoch's metrics.
         augment: augmentation of the weights' steps.
@@ -183,20 +183,20 @@ class RemovalRound:
         saved: what `saved` gave, to go on with an interrupted round.
     """
 
+    kind = "removals"
+
     def __init__(
         self,
         start: FitState,
-        round_: int,
+        number: int,
         data: SamplesLike,
         observe: Observe,
         augment: Augment | None = None,
         earlier: list[list[float]] | None = None,
         saved: dict[str, Any] | None = None,
     ) -> None:
-        self.start, self.round, self.data, self.observe, self.augment = start, round_, data, observe, augment
-        training, evidence = start.config.training, start.config.evidence
-        refit = int(evidence.refit_epochs or 1)
-        self.phase = Phase(f"removals {round_}", refit, REWARM * training.lr, training.lr_end)
+        training = start.config.training
+        super().__init__(start, number, data, observe, augment, REWARM * training.lr, training.lr_end)
         singles = [(path,) for path in removable(start)]
         self.queue: list[tuple[LayerPath, ...]] = [*[()] * CONTROLS, *singles] if singles else []
         self.evidences: list[float | None] = []
@@ -252,9 +252,9 @@ class RemovalRound:
         """A copy of the start without the paths of the queue's entry."""
         twin = self.start.clone()
         if 0 < at < CONTROLS:
-            twin.generator.manual_seed(twin.config.training.seed + 6151 * (CONTROLS * self.round + at))
+            twin.generator.manual_seed(twin.config.training.seed + 6151 * (CONTROLS * self.number + at))
         for layer, path in self.queue[at]:
-            apply(twin, Proposal(self.round, layer, path, "remove"))
+            apply(twin, Proposal(self.number, layer, path, "remove"))
         return Candidate(None, twin, PhaseRun(self.phase))
 
     def waiting(self) -> dict[int, int]:
@@ -267,24 +267,18 @@ class RemovalRound:
         return left
 
     def next_epoch(self) -> Candidate:
-        """One epoch of the refit under way, or a turn of all ranks.
+        """One epoch of the refit under way, or a turn of all ranks; refits that are over are judged in order.
 
         Returns:
             One that was trained.
         """
-        trained = take_turn(
-            self.start.ranks,
-            self.waiting(),
-            self._begun,
-            lambda candidate: candidate.next_epoch(self.data, self.observe, self.augment),
-        )
-        candidate = self.running[trained[0]]
+        candidate = super().next_epoch()
         while (first := self.running.get(len(self.evidences))) and (first.run.over or first.failed):
             del self.running[len(self.evidences)]
             self._close(first)
         return candidate
 
-    def _begun(self, at: int) -> Candidate:
+    def refit(self, at: int) -> Candidate:
         """The refit of a number, begun if need be."""
         if at not in self.running:
             self.running[at] = self.candidate(at)
@@ -324,7 +318,7 @@ class RemovalRound:
         """What was tried so far and what the evidence said of it."""
         tried = zip(self.queue[CONTROLS:], self.evidences[CONTROLS:], self.parts[CONTROLS:], strict=False)
         return [
-            self.outcomes.judged(Removal(self.round, paths), evidence, part)
+            self.outcomes.judged(Removal(self.number, paths), evidence, part)
             for paths, evidence, part in tried
         ]
 

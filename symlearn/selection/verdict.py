@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from symlearn.layers.registry import path_kind
+from symlearn.selection.changes import Proposal
 from symlearn.selection.removal import Removal
-from symlearn.selection.search import Proposal
 
 NEEDED, UNNEEDED, UNDECIDED = "needed", "unneeded", "undecided"
 SHARED = " ∩ "

@@ -21,7 +21,8 @@ from symlearn.evidence.gradient import HyperObjective, evidence_gradients
 from symlearn.fitting.fit import Fit, fit
 from symlearn.layers.declared import Hyperparameter
 from symlearn.report.table import layer_table_text
-from symlearn.selection.search import possible_changes, screen, strictest_start
+from symlearn.selection.changes import possible_changes, strictest_start
+from symlearn.selection.screening import screen
 from symlearn.training.guard import quiet_layers
 from symlearn.training.state import FitState
 from symlearn.training.updates import update_evidence
@@ -225,7 +226,7 @@ def test_regression_predicts_with_both() -> None:
 
 def test_a_diagonal_path_is_screened(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    monkeypatch.setattr("symlearn.selection.search.best_gain", lambda u, _: sizes.append(u.numel()) or 1.0)
+    monkeypatch.setattr("symlearn.selection.screening.best_gain", lambda u, _: sizes.append(u.numel()) or 1.0)
     config = Config().with_options(selection="search", diagonal=["conv.paths.f-fc.theta2.weight", *FREE])
     data = tiny_fits.directions(60)
     one = FitState(relaxed(), config.resolved(60), 60)

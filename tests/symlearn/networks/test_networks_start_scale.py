@@ -11,7 +11,7 @@ from torch import Tensor
 
 import symlearn
 from symlearn.networks.start_scale import power_of_two, synthetic_images
-from symlearn.selection.search import strictest_start
+from symlearn.selection.changes import strictest_start
 
 SUMS = ("conv", "f-fc", "f-fc+conv", "gconv-p4", "conv+gconv-p4", "s-fc+s-conv")
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from symlearn.selection.changes import Proposal
 from symlearn.selection.removal import Removal
-from symlearn.selection.search import Proposal
 from symlearn.selection.verdict import Asked, decision, symmetry
 
 PATHS = ("f-fc", "conv", "gconv-p4")

@@ -22,19 +22,17 @@ from symlearn.fitting.fit import fit
 from symlearn.fitting.result import FitResult
 from symlearn.layers import RelaxedLayer2d
 from symlearn.layers.structure import relaxed_layers
-from symlearn.selection.differences import CONTROLS, EXCESS, RELATIVE, difference
-from symlearn.selection.search import (
-    TRIAL,
-    Candidate,
+from symlearn.selection.changes import (
     Proposal,
-    SearchRound,
     apply,
-    best_gain,
     describe,
     possible_changes,
-    screen,
     strictest_start,
 )
+from symlearn.selection.differences import CONTROLS, EXCESS, RELATIVE, difference
+from symlearn.selection.refits import Candidate
+from symlearn.selection.screening import best_gain, screen
+from symlearn.selection.search import TRIAL, SearchRound
 from symlearn.training.phases import PhaseRun
 from symlearn.training.state import FitState
 from symlearn.training.steps import train_epoch

@@ -30,8 +30,9 @@ from symlearn.data.samples import samples_of
 from symlearn.data.streams import Stream
 from symlearn.fitting.agreement import expect_agreement
 from symlearn.ranks import ALONE, Ranks, present_ranks
+from symlearn.selection.changes import strictest_start
 from symlearn.selection.removal import RemovalRound
-from symlearn.selection.search import SearchRound, strictest_start
+from symlearn.selection.search import SearchRound
 from symlearn.training.inputs import samples_from
 from symlearn.training.state import FitState
 from symlearn.training.steps import evaluate, train_epoch
