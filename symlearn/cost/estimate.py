@@ -17,7 +17,7 @@ from torch import nn
 from kfac import evaluated
 from symlearn.config import Config
 from symlearn.cost.dry_fit import EVALUATED, FitSizes, memory_of, outputs_of, sizes_of
-from symlearn.cost.memory import Memory, available_bytes, fewer_weights, needed_and_free, paths_of
+from symlearn.cost.memory import Memory, available_bytes, fewer_weights, needed_and_free
 from symlearn.cost.room import factor_shapes
 from symlearn.cost.shapes import shadow_of
 from symlearn.curvature.coverage import has_evidence
@@ -26,6 +26,8 @@ from symlearn.curvature.training_set import curvature_of, training_factors
 from symlearn.data.samples import Held, Samples
 from symlearn.data.streams import Data
 from symlearn.evidence.jackknife import CHUNKS
+from symlearn.layers.structure import paths_of
+from symlearn.networks.unread import expect_own_options
 from symlearn.selection.changes import possible_changes, strictest_start
 from symlearn.selection.differences import CONTROLS
 from symlearn.selection.removal import removable
@@ -133,6 +135,7 @@ def estimate(
             values.
     """
     chosen, samples, test_samples = inputs_of(model, train, test, config)
+    expect_own_options(model, chosen.model)
     with evaluated(model):
         check_fits(model, samples, test_samples, chosen)
     return estimated(model, lambda: copy.deepcopy(model), samples, test_samples, chosen, seconds, held=True)

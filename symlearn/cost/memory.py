@@ -16,7 +16,7 @@ from symlearn.config import Config
 from symlearn.data.free_memory import free_bytes
 from symlearn.layers.registry import PATHS
 from symlearn.layers.relaxed_conv import CONV, RelaxedConv2d
-from symlearn.layers.structure import relaxed_layers
+from symlearn.layers.structure import paths_of, relaxed_layers
 from symlearn.units import size
 
 
@@ -165,11 +165,6 @@ def fewer_weights(model: nn.Module) -> str:
         if leaner is not None and path in paths_of(model) and not (users and path == CONV):
             return f"use {leaner} in place of {path}, or {otherwise.removeprefix('use ')}"
     return otherwise
-
-
-def paths_of(model: nn.Module) -> tuple[str, ...]:
-    """The paths of a network's layers."""
-    return tuple(dict.fromkeys(p for layer in relaxed_layers(model).values() for p in layer.path_names))
 
 
 def needed_and_free(memory: Memory, needed: int, free: int, config: Config, fewer: str) -> str:

@@ -31,9 +31,10 @@ from symlearn.data.streams import Data
 from symlearn.fitting.agreement import expect_agreement, held_folder
 from symlearn.fitting.beginning import Beginning, plan_for
 from symlearn.fitting.board import Board
-from symlearn.fitting.inputs import expect_own_options, ready_inputs
+from symlearn.fitting.inputs import ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.structure import tensor_places
+from symlearn.networks.unread import expect_own_options
 from symlearn.ranks import ALONE, Ranks, losses_told, present_ranks
 from symlearn.report.notebook import ReportDict
 from symlearn.report.numbers import Tried, build_report, calibration, sample_report, training_report
@@ -461,7 +462,7 @@ def fit(
         lambda: ready_inputs(model, train, test, config, out is not None)
     )
     if not resume:
-        expect_own_options(model, chosen)
+        expect_own_options(model, chosen.model)
     expect_agreement(ranks, model, samples, test_samples, chosen, resume)
     if out is None:
         return run_fit(

@@ -11,23 +11,10 @@ from torch import nn
 
 from symlearn.config import Config
 from symlearn.cost.dry_fit import sizes_of
-from symlearn.cost.memory import paths_of
 from symlearn.cost.room import expect_room
 from symlearn.data.samples import Samples
 from symlearn.data.streams import Data
-from symlearn.networks.unread import expect_own_width, expect_read
 from symlearn.training.inputs import check_fits, inputs_of
-
-
-def expect_own_options(model: nn.Module, config: Config) -> None:
-    """Refuse keys of `[model]` that say nothing of a network which has been built already.
-
-    Raises:
-        ValueError: `alpha` of another width, or an option that none of the network's paths reads.
-    """
-    expect_own_width(config.model, model)
-    paths = paths_of(model)
-    expect_read(config.model, paths, f"the network's {' + '.join(paths)}" if paths else "the network")
 
 
 def ready_inputs(

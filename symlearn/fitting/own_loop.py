@@ -28,6 +28,7 @@ from symlearn.config import Config
 from symlearn.data.samples import Samples
 from symlearn.data.streams import Data
 from symlearn.fitting.result import DataInfo, FitResult
+from symlearn.networks.unread import expect_own_options
 from symlearn.report.notebook import ReportDict
 from symlearn.report.numbers import Tried, build_report, calibration, sample_report, training_report
 from symlearn.training.inputs import check_fits, dtype_of, inputs_of, samples_from
@@ -60,6 +61,7 @@ class EvidenceUpdates:
     def _ready(self, train: Data) -> None:
         device = next(self.model.parameters()).device
         config, samples, _ = inputs_of(self.model, train, None, self._given, device)
+        expect_own_options(self.model, config.model)
         training = self.model.training
         check_fits(self.model, samples, None, config)
         self.model.train(training)

@@ -82,6 +82,11 @@ def relaxed_layers(model: nn.Module) -> dict[str, PathSum]:
     return {name: module for name, module in model.named_modules() if isinstance(module, PathSum)}
 
 
+def paths_of(model: nn.Module) -> tuple[str, ...]:
+    """The names of the paths that a network's layers have to choose from."""
+    return tuple(dict.fromkeys(p for layer in relaxed_layers(model).values() for p in layer.path_names))
+
+
 def tensor_places(model: nn.Module) -> dict[str, tuple[str, str]]:
     """The (layer, path) of every parameter and of every hyperparameter that a path declares."""
     places = {

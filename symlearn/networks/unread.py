@@ -15,6 +15,7 @@ from torch import nn
 
 from symlearn.config import ModelConfig
 from symlearn.layers.registry import PATHS, known_kind, path_kind
+from symlearn.layers.structure import paths_of
 
 BANK = "cyclic-90"  # stands for all cyclic banks, which are made from their names
 OPTIONS = {  # what a key of the configuration is called among the options of paths
@@ -66,6 +67,17 @@ def expect_read(chosen: ModelConfig, paths: Sequence[str], who: str) -> None:
                 f"learn is {chosen.learn!r}, but nothing in {who} has a {what} to learn; leave it out, or "
                 f"use a path that has ({readers(what)})"
             )
+
+
+def expect_own_options(model: nn.Module, chosen: ModelConfig) -> None:
+    """Refuse keys of `[model]` that say nothing of a network which has been built already.
+
+    Raises:
+        ValueError: `alpha` of another width, or an option that none of the network's paths reads.
+    """
+    expect_own_width(chosen, model)
+    paths = paths_of(model)
+    expect_read(chosen, paths, f"the network's {' + '.join(paths)}" if paths else "the network")
 
 
 def readers(what: str) -> str:

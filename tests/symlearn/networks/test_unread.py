@@ -111,6 +111,24 @@ def test_fit_refuses_them(given: dict[str, Any], words: str, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists(), "refused before anything is written"
 
 
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda model, config: symlearn.estimate(model, toy(), None, config, seconds=False),
+        lambda model, config: symlearn.EvidenceUpdates(model, config, toy()),
+        lambda model, config: symlearn.EvidenceUpdates(model, config).step(toy()),
+    ],
+    ids=["estimate", "own loop", "own loop, data later"],
+)
+def test_so_does_everything_that_takes_a_network(begin: Callable[[torch.nn.Module, Any], Any]) -> None:
+    torch.manual_seed(0)
+    model = build_model("f-fc+conv", network="small", alpha=1, size=16, classes=3)
+    with pytest.raises(
+        ValueError, match=r"anchors is 0\.3, but nothing in the network's f-fc \+ conv reads it"
+    ):
+        begin(model, {"model": {"anchors": 0.3}})
+
+
 def test_fit_refuses_a_width_of_ones_own_network() -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 3))
     with pytest.raises(ValueError, match=r"alpha is 3, but the network has no width to set"):
