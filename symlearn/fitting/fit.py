@@ -50,7 +50,8 @@ from symlearn.training.steps import evaluate
 from symlearn.training.subnormals import subnormals_flushed
 from symlearn.training.updates import update_evidence
 
-SAVE_EVERY = 5.0  # seconds between checkpoints within a stage
+SAVE_EVERY = 5.0  # seconds between checkpoints within a stage; longer where writing takes more than
+SAVE_SHARE = 0.03  # of the time
 LOOKED_AT = max(IMAGES, CODED)  # training images that equivariance and codes are measured on
 
 
@@ -98,7 +99,7 @@ class Fit:
         self.search_over = self.removals_over = False
         self.seconds_before = 0.0
         self.clock = time.monotonic()
-        self.saved_at = -float("inf")
+        self.saved_at, self.saving_took = -float("inf"), 0.0
         self.beginning.open(self.state)
         self.stages = plan(self.config)
         self.augment = self._augmentation()
@@ -311,7 +312,8 @@ class Fit:
     def save(self, force: bool = False) -> None:
         """Write a checkpoint, at most every few seconds unless forced."""
         now = time.monotonic()
-        due = force or now - self.saved_at > SAVE_EVERY
+        wait = SAVE_EVERY and max(SAVE_EVERY, self.saving_took / SAVE_SHARE)  # 0: at every chance
+        due = force or now - self.saved_at > wait
         if self.folder is None or not self.folder.writes or not due:
             return
         self.saved_at = now
@@ -336,6 +338,7 @@ class Fit:
                 "seconds": self.seconds,
             },
         )
+        self.saving_took = time.monotonic() - now
 
     def resume(self) -> None:
         """Go back to the folder's checkpoint, or to the start if there is none yet.
