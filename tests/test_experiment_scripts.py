@@ -158,6 +158,28 @@ def test_torchrun(script: Run, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.json"))) == 1
 
 
+def test_growth(script: Run, tmp_path: Path) -> None:
+    """Every size is timed, and every slope has an expected one beside it."""
+    said = script("benchmarks/growth.py", "--smoke", "--results", tmp_path)
+    found = content(tmp_path / "growth.smoke.json")
+    assert set(found["grows"]) == set(found["expected"]) and (tmp_path / "growth.smoke.png").is_file()
+    for grows, row in found["grows"].items():
+        assert grows in said and len(row["sizes"]) == len(row["seconds"]) == 2
+        assert set(row["slopes"]) == set(found["expected"][grows])
+        assert all(took > 0 for seconds in row["seconds"] for took in seconds.values())
+
+
+@pytest.mark.slow
+def test_gpu(script: Run, tmp_path: Path) -> None:
+    """All of it on the CPU; without a GPU it measures nothing, and says so."""
+    script("benchmarks/gpu.py", "--smoke", "--device", "cpu", "--results", tmp_path)
+    found = content(tmp_path / "gpu.smoke.json")
+    assert found["speed"]["small"]["cpu"]["step of 50"] > 0 and found["mebibytes"]["small"]["predicted"] > 0
+    assert 0 <= found["fit"]["accuracy"] <= 1
+    if not torch.cuda.is_available():
+        assert "nothing was measured" in script("benchmarks/gpu.py", "--results", tmp_path)
+
+
 def test_search(script: Run, tmp_path: Path) -> None:
     file = tmp_path / "search.json"
     script("benchmarks/search.py", "--smoke", "--tasks", "quadrant-digit", "--results", file)
