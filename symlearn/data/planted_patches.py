@@ -3,10 +3,10 @@
 A patch is the middle of a photograph, grey, at half its size, shifted and scaled to mean 0 and standard
 deviation 1; so no linear map of the image tells that it is there, nor where.
 
-| set          | what decides the class                                              | true of the layers        |
-|--------------|---------------------------------------------------------------------|---------------------------|
-| patches      | which of four patches, those of `CHOSEN` training photographs, anywhere | shifts in every layer |
-| patch-places | at which of four places; the patch is any photograph's, of its half | place matters, only late  |
+| set          | what decides the class                       | true of a network's layers |
+|--------------|----------------------------------------------|----------------------------|
+| patches      | which of four patches (`CHOSEN`), anywhere   | shifts in every layer      |
+| patch-places | at which of four places; the patch is any    | place matters, only late   |
 
 16 x 16 noise with one patch in it; 1,200 training images (seed 1) and 600 test images (seed 2), always the
 same ones. The photographs are those of `cifar10.npz` in the data root if it lies there, else the published
@@ -78,7 +78,10 @@ def patch_images(kind: str, patches: np.ndarray, images: int, seed: int) -> tupl
 
 
 def photographs(data_root: Path | None) -> tuple[Pixels, Pixels]:
-    """CIFAR-10's training and test images, `[photograph, 3, 32, 32]`.
+    """Find CIFAR-10.
+
+    Returns:
+        Its training and test images, `[photograph, 3, 32, 32]`, uint8 or float.
 
     Raises:
         ValueError: they are not there and cannot be downloaded, or a copy without them.
