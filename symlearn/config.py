@@ -43,7 +43,9 @@ class DataConfig(Table):
         "digits",
         description="digits, mnist, fashion-mnist, cifar10, cifar100, a .npz file, a folder of .npy files or "
         "an image folder; of known symmetry planted-texture, planted-side, planted-glyph, planted-turned, "
-        "planted-fixed, planted-codes, planted-shifted-codes, planted-mixture, planted-eighths",
+        "planted-fixed, planted-codes, planted-shifted-codes, planted-mixture, planted-eighths, "
+        "planted-cyclic-45, planted-cyclic-60, planted-cyclic-90, and of CIFAR-10's photographs "
+        "planted-patches, planted-patch-places",
     )
     task: str = Field(
         "class",
@@ -71,7 +73,8 @@ class ModelConfig(Table):
         None,
         description="ten-layer or small; by the images' size if not given. On one group (paths conv or "
         "gconv-p4, gconv-p4m, ...): p4cnn, p4cnn-rotation-pooling, all-cnn or resnet44. Of banks (paths "
-        "free, cyclic-<angle>): unfolded, unfolded-dense, unfolded-published, unfolded-dense-published",
+        "free, cyclic-<angle>): unfolded, unfolded-dense, unfolded-dense-once, unfolded-published, "
+        "unfolded-dense-published",
     )
     model: str | None = Field(
         None,

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from symlearn.layers.registry import path_kind
-from symlearn.runs.truth import RIGHT, UNDECIDED, WRONG, scores
+from symlearn.runs.truth import ANY, RIGHT, UNDECIDED, WRONG, same_everywhere, scores
 
 HERE = Path(__file__).resolve().parent
 COLOURS = {RIGHT: "#0072B2", UNDECIDED: "#BBBBBB", WRONG: "#D55E00"}
@@ -60,8 +60,7 @@ def odds(content: dict[str, Any]) -> list[float]:
     """
     found = []
     for row in (row for row in content["rows"] if "stopped" not in row):
-        truth = content["truth"].get(row["label"])
-        if truth in (None, "any", "late", "somewhere"):
+        if not same_everywhere(content["truth"].get(row["label"])):
             continue
         for removal in row["removals"]:
             if len(removal["paths"]) > 1 or removal["probability_needed"] is None:
@@ -109,7 +108,7 @@ def summary(content: dict[str, Any]) -> dict[str, Any]:
             "best_single_path": single.get(label.partition(":")[0]),
             "seconds": [run["seconds"] for run in runs if "seconds" in run],
         }
-    judged = [t["layers"] for t in tasks.values() if t["layers"] and t["truth"] != "any"]
+    judged = [t["layers"] for t in tasks.values() if t["layers"] and t["truth"] != ANY]
     total = {key: sum(one[key] for one in judged) for key in (RIGHT, WRONG, UNDECIDED)}
     ranks = screening(content)
     return {

@@ -15,6 +15,8 @@ from symlearn.data.arrays import load_array_images, load_arrays
 from symlearn.data.digits import load_digits_set
 from symlearn.data.folders import SUFFIXES, load_folder, load_folder_images, load_image
 from symlearn.data.planted import planted_sources
+from symlearn.data.planted_banks import cyclic_sources
+from symlearn.data.planted_patches import patch_sources
 from symlearn.data.raw import RawData, to_float
 from symlearn.data.torchvision_sets import (
     load_cifar10,
@@ -30,6 +32,8 @@ SOURCES: dict[str, Callable[[Path | None], RawData]] = {
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
     **planted_sources(),
+    **cyclic_sources(),
+    **patch_sources(),
 }
 
 

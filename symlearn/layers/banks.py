@@ -36,6 +36,16 @@ def bank_turns(name: str) -> int:
     return 360 // int(angle)
 
 
+def banks_within(name: str) -> tuple[str, ...]:
+    """The cyclic banks whose rotations are some of a bank's own.
+
+    Returns:
+        Their names; of cyclic-45 cyclic-180 and cyclic-90, but not cyclic-60.
+    """
+    turns = bank_turns(name)
+    return tuple(f"{FAMILY}{360 // n}" for n in range(2, turns) if turns % n == 0)
+
+
 def parse_banks(banks: str | tuple[str, ...]) -> tuple[str, ...]:
     """Split a sum such as "free+cyclic-90" into its banks.
 

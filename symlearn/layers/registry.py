@@ -14,7 +14,7 @@ from torch import nn
 
 from symlearn.groups import FiniteGroup, find_group
 from symlearn.layers.anchor_basis import Learned
-from symlearn.layers.banks import BANKS_HELP, bank_turns, is_bank
+from symlearn.layers.banks import BANKS_HELP, bank_turns, banks_within, is_bank
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.factored_fc import FactoredLinear2d
 from symlearn.layers.fc import FullyConnected2d
@@ -267,6 +267,7 @@ def bank_path(name: str) -> PathKind:
         full_resolution=True,
         symmetry=turns,
         turns=name if turns > 1 else None,
+        contains=frozenset({"shifts", *banks_within(name)}) if turns > 1 else None,
         words=f"cyclic ({name.removeprefix('cyclic-')}°)" if turns > 1 else "free of rotations",
         colour="" if turns > 1 else "#D55E00",
         family_colour="#009E73",

@@ -36,6 +36,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "unfolded": UnfoldedNetwork,
     "unfolded-published": partial(UnfoldedNetwork, published=True),
     "unfolded-dense": partial(UnfoldedNetwork, dense=True),
+    "unfolded-dense-once": partial(UnfoldedNetwork, dense=True, layers=1, step=1.0),
     "unfolded-dense-published": partial(UnfoldedNetwork, dense=True, published=True),
 }
 
@@ -63,8 +64,9 @@ def build_model(
         paths: a sum of path names such as "f-fc+conv"; the networks on one group take one, "conv" or
             "gconv-<group>"; the unfolded ones a sum of banks such as "free+cyclic-90".
         network: of relaxed layers, "ten-layer" or "small"; on one group, "p4cnn", "p4cnn-rotation-pooling",
-            "all-cnn" or "resnet44"; "unfolded", "unfolded-dense", and the authors' variants of both,
-            "unfolded-published" and "unfolded-dense-published". None chooses one of relaxed layers by size.
+            "all-cnn" or "resnet44"; "unfolded", "unfolded-dense", the authors' variants of both,
+            "unfolded-published" and "unfolded-dense-published", and "unfolded-dense-once", a single
+            iteration of step 1. None chooses one of relaxed layers by size.
         alpha: width multiplier (None: 10 for ten-layer, 4 for small); of the networks on one group, the
             channels of the first layer (None: as published for the group); of unfolded ones, filters a bank
             (None: 60).

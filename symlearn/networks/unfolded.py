@@ -9,13 +9,17 @@ channels, 32 x 32 and 10 classes:
     cyclic-90               21,730                          21,280
     cyclic-60               17,890                          17,390
 
-`dense` networks have filters as large as the image and a code of one place. The authors' variant
-(`cyclic_unfolded.authors`) is not equivariant: normalisation and thresholds tell a filter's rotations apart.
+`dense` networks have filters as large as the image and a code of one place; with a single iteration of step 1
+(`unfolded-dense-once`) the code is S_lambda(W^T x), and one dictionary is all that there is to choose. The
+authors' variant (`cyclic_unfolded.authors`) is not equivariant: normalisation and thresholds tell a filter's
+rotations apart.
 
 Axes: batch, c, h, w, filter, turn, classes.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -92,6 +96,7 @@ class UnfoldedNetwork(CyclicUnfolded2d):
         published: whether to build the authors' variant.
         layers: iterations of FISTA.
         tied: whether all iterations share one dictionary.
+        step: alpha; None takes 0.01. Of a single iteration 1 is the natural one: z = S_lambda(W^T x).
 
     Raises:
         ValueError: as `CyclicUnfolded2d`, or dense filters on images that are not square.
@@ -110,8 +115,10 @@ class UnfoldedNetwork(CyclicUnfolded2d):
         published: bool = False,
         layers: int = LAYERS,
         tied: bool = False,
+        step: float | None = None,
     ) -> None:
         chosen = unfolding_options(pair(size), alpha, options or PathOptions(), dense, published)
+        chosen = chosen if step is None else replace(chosen, step=step)
         super().__init__(in_channels, size, parse_banks(paths), layers, tied, chosen)
         if classes < 1:
             raise ValueError(f"classes must be a positive integer, got {classes}")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from symlearn.data import SOURCES, Dataset, load_data, load_images
 from symlearn.data.planted import KINDS
+from symlearn.data.planted_banks import ANGLES
 from symlearn.data.splits import mixed_order
 
 # forty classes and few images
@@ -259,7 +260,9 @@ def test_importing_the_data_package_is_light():
 
 def test_registry_holds_the_contracts_names():
     named = ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100"]
-    assert list(SOURCES) == [*named, *(f"planted-{kind}" for kind in KINDS)]
+    banks = [f"planted-cyclic-{angle}" for angle in ANGLES]
+    patches = ["planted-patches", "planted-patch-places"]
+    assert list(SOURCES) == [*named, *(f"planted-{kind}" for kind in KINDS), *banks, *patches]
 
 
 def test_path_objects_and_strings_are_the_same(tmp_path):

@@ -47,6 +47,19 @@ def test_dense_networks_have_one_place() -> None:
         build_model("free", network="unfolded-dense", size=(28, 30))
 
 
+def test_a_single_iteration_is_one_thresholded_dictionary() -> None:
+    model = build_model("free+cyclic-60", network="unfolded-dense-once", size=16, alpha=12, classes=4)
+    assert [layer.name for layer in layer_paths(model) if layer.relaxed] == ["layers.0"]
+    x = torch.randn(3, 1, 16, 16)
+    for name, code in model.codes(x).items():
+        filters = model.layer(0).bank(name).analysis.filters()
+        seen = torch.einsum("bchw,fchw->bf", x, filters)
+        threshold = 0.5  # lambda at the start; its step is 1
+        expected = seen.sign() * (seen.abs() - threshold).clamp_min(0)
+        torch.testing.assert_close(code.flatten(1), expected, msg=lambda said, name=name: f"{name}: {said}")
+    assert sum(p.numel() for p in model.head.parameters()) == 24 * 4 + 4
+
+
 def test_banks_belong_to_unfolded_networks() -> None:
     with pytest.raises(ValueError, match="network='unfolded'"):
         build_model("free+conv", network="small", size=16)
