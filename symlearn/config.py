@@ -151,6 +151,11 @@ class TrainingConfig(Table):
     )
     prior_warmup: PositiveInt = Field(300, description="steps until the prior has its full strength")
     augment: bool = Field(False, description="random flips and shifts, for the weights' steps only")
+    compile: bool = Field(
+        False,
+        description="the weights' steps through torch.compile, which compiles every network that a search "
+        "tries; for long fits on GPUs, on a CPU it is slower",
+    )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of weights, batches and drawn columns")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the network lives")
 

@@ -4,8 +4,9 @@
 
 In this order, in less than eight minutes:
 
-1. Seconds of a step on the weights and of a curvature pass over 1,000 images, of the networks `small` and
-   `ten-layer` (F-FC + CONV), on both sides, with what the GPU is faster by.
+1. Seconds of a step on the weights (on the GPU also through `torch.compile`, after its compilation) and of a
+   curvature pass over 1,000 images, of the networks `small` and `ten-layer` (F-FC + CONV), on both sides, and
+   how much faster the GPU is.
 2. Bytes that `symlearn.estimate` predicts for the GPU, and torch's own peak over a short fit.
 3. The main job on MNIST (which digit, in which quadrant): defaults, one seed, seconds and what was learned.
 
@@ -76,15 +77,16 @@ def speed(name: str, given: dict[str, int], device: str, count: int) -> dict[str
     """Seconds of steps and of a curvature pass on one device."""
     model = network(name, given).to(device)
     data = tuple(t.to(device) for t in images(given, count))
-    found = {}
-    for batch in BATCHES:
-        config = Config().with_options(batch_size=min(batch, count), epochs=1).resolved(count)
+    found, ways = {}, [(batch, False) for batch in BATCHES] + [(BATCHES[0], True)] * (device == "cuda")
+    for batch, compiled in ways:
+        config = (
+            Config().with_options(batch_size=min(batch, count), epochs=1, compile=compiled).resolved(count)
+        )
         state = FitState(model, config, count)
         few = (data[0][: 2 * batch], data[1][: 2 * batch])
         steps = max(len(few[0]) // batch, 1)
-        found[f"step of {batch}"] = (
-            seconds(lambda s=state, d=few: train_epoch(s, d, lambda _: 1e-5), device) / steps
-        )
+        took = seconds(lambda s=state, d=few: train_epoch(s, d, lambda _: 1e-5), device)
+        found[f"step of {batch}{', compiled' * compiled}"] = took / steps
     found[f"pass over {count:,}"] = seconds(lambda: curvature_of(model, state.config, data), device)
     return found
 
@@ -155,10 +157,10 @@ def main() -> int:
     for net, given in (SMOKE if chosen.smoke else NETWORKS).items():
         sides = {side: speed(net, given, side, count) for side in dict.fromkeys(("cpu", chosen.device))}
         found["speed"][net] = sides
-        for what, slow in sides["cpu"].items():
-            fast = sides[chosen.device][what]
+        for what, fast in sides[chosen.device].items():
+            slow = sides["cpu"][what.removesuffix(", compiled")]
             print(
-                f"{net:10} {what:16} {slow:9.4f} s  {fast:9.4f} s  {slow / fast:6.1f} times as fast",
+                f"{net:10} {what:20} {slow:9.4f} s  {fast:9.4f} s  {slow / fast:6.1f} times as fast",
                 flush=True,
             )
         found["mebibytes"][net] = memory(net, given, chosen.device, count)

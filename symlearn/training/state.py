@@ -87,6 +87,7 @@ class FitState:
         caution: a further factor, halved by every setback; evidence updates bring it back.
         trust: part of `STRIDE` that precisions may move by in one update, halved by every setback.
         warm_up: the prior's growth.
+        compiled: the network as torch.compile gave it, once it was needed.
         ranks: the processes that share its steps and passes and hold the same state; in no checkpoint.
     """
 
@@ -111,6 +112,7 @@ class FitState:
     input_scale: float = 1.0
     warm_up: WarmUp = field(default_factory=WarmUp)
     ranks: Ranks = ALONE
+    compiled: Callable[[Tensor], Tensor] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         evidence, training = self.config.evidence, self.config.training
@@ -126,6 +128,15 @@ class FitState:
             named, self.n_data, training.lr, rate_scales(self.model)
         )
         self.generator = torch.Generator().manual_seed(training.seed)
+
+    @property
+    def forward(self) -> Callable[[Tensor], Tensor]:
+        """The network as the weights' steps call it: compiled where the configuration says so."""
+        if not self.config.training.compile:
+            return self.model
+        if self.compiled is None:
+            self.compiled = torch.compile(self.model)
+        return self.compiled
 
     @property
     def sample_seed(self) -> int:

@@ -10,7 +10,8 @@ Axes: batch, c, h, w, classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -18,6 +19,20 @@ import torch
 from kfac import explained_backward
 from symlearn.data.samples import WHOLE, SamplesLike, samples_of
 from symlearn.training.state import Augment, FitState, TrainingStoppedError
+
+
+@contextmanager
+def explained_compilation() -> Iterator[None]:
+    """Say what to do where torch cannot compile a network here.
+
+    Raises:
+        TrainingStoppedError: no compiler, or an operation that it does not take.
+    """
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        said = str(error).strip().partition("\n")[0]
+        raise TrainingStoppedError(f"torch.compile failed here ({said}); set compile to false") from error
 
 
 def train_epoch(
@@ -57,7 +72,8 @@ def train_epoch(
         if augment is not None:
             xb, yb = augment(xb, state.generator)[start:stop], yb[start:stop]
         state.optimizer.set_rate(rates(k / steps) * state.lr_scale * state.caution)
-        f = state.model(xb)
+        with explained_compilation():
+            f = state.forward(xb)
         loss = weight * state.likelihood.loss(f, yb, state.sigma_noise)
         state.optimizer.zero_grad(set_to_none=True)
         with explained_backward():

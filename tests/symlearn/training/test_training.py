@@ -33,6 +33,33 @@ from symlearn.training.steps import evaluate, train_epoch
 from symlearn.training.updates import update_evidence
 
 
+class TestCompiled:
+    """The weights' steps through torch.compile."""
+
+    @pytest.mark.slow
+    def test_takes_the_same_steps(self) -> None:
+        data = directions(60)
+        weights = []
+        for compiled in (False, True):
+            state = state_of(one_layer(classes=3), data, compile=compiled)
+            loss, _ = train_epoch(state, data, lambda _: 0.01)
+            assert (state.compiled is not None) is compiled
+            weights.append(torch.cat([p.detach().flatten() for p in state.model.parameters()]))
+        assert float((weights[0] - weights[1]).abs().max()) < 1e-4, loss
+
+    def test_where_torch_cannot(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One line, with what to do."""
+
+        def refused(_: Tensor) -> Tensor:
+            raise torch._dynamo.exc.TorchDynamoException("no compiler\nand a long story")
+
+        monkeypatch.setattr(torch, "compile", lambda _: refused)
+        data = directions(60)
+        state = state_of(one_layer(classes=3), data, compile=True)
+        with pytest.raises(TrainingStoppedError, match=r"failed here \(no compiler\); set compile to false"):
+            train_epoch(state, data, lambda _: 0.01)
+
+
 class TestAugmentation:
     def test_in_weight_steps_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The curvature sees the images as they are, in order and whole."""
