@@ -14,8 +14,8 @@ on a signal of the same size (He et al. 2015). Where classes can be separated no
 the softmax saturates, the GGN and with it gamma go to zero, and delta = gamma / ||theta||^2 follows its own
 effect down, to an evidence of zero nats with no effective parameters. No Gaussian is meant by that: the true
 evidence tends to the log of the volume of weights that separate the data. The bound keeps the evidence from
-running away; weights that have saturated before the first update it does not bring back. Precisions of
-networks that do not saturate stay at about half of this width or below, so that the bound is not felt there.
+running away; that weights do not saturate before the first update is the guard's work (`training/guard.py`).
+Precisions of networks that do not saturate stay at about half of this width or below: they do not feel it.
 
 Axes: group (of tensors that share a precision).
 """
