@@ -47,7 +47,7 @@ def on_places(size: tuple[int, int], frequencies: int) -> Tensor:
     def waves(length: int) -> Tensor:
         places = (torch.arange(length, dtype=torch.float64) + 0.5) * math.pi / length
         i = torch.arange(min(frequencies, length), dtype=torch.float64).unsqueeze(1)
-        return torch.where(i == 0, 1.0, math.sqrt(2)) * torch.cos(i * places)
+        return (1 + (i > 0).double()).sqrt() * torch.cos(i * places)
 
     rows, columns = (waves(length) for length in size)
     return (rows[:, None, :, None] * columns[None, :, None, :]).flatten(0, 1)[1:]
