@@ -18,6 +18,7 @@ from symlearn.layers.shift_deviation import ShiftDeviation2d
 
 DEVIATION = "dev-"
 DEVIATION_HELP = "dev-<group>[:pointwise] beside gconv-<group>, dev-shifts[:rank] beside conv"
+OLIVES = {"dev-p4": "#999933", "dev-p4m": "#5F5F1E"}  # between group convolutions' green and what is free
 FORMS = {"": GroupDeviation2d, "pointwise": PointwiseGroupDeviation2d}
 
 
@@ -54,7 +55,8 @@ def deviation_by_turn(name: str, of: str, form: str) -> PathKind:
         symmetry=1,
         group=group,
         words=f"free of {of}{', ' + form if form else ''}",
-        family_colour="#B3A100",
+        colour=OLIVES.get(name, ""),
+        family_colour="#999933",
         leaner=None if form else f"{name}:pointwise",
         deviates_from=group.name,
         options=KERNEL,
@@ -76,7 +78,8 @@ def deviation_by_place(name: str, form: str) -> PathKind:
         full_resolution=True,
         symmetry=0,
         words="varying by place",
-        family_colour="#A6761D",
+        colour="" if form else "#8C564B",
+        family_colour="#8C564B",
         leaner="dev-shifts" if rank > 1 else None,
         deviates_from=SHIFTS,
         options=KERNEL,
