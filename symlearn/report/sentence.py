@@ -131,9 +131,17 @@ def _became(layer: Layer, paths: list[str]) -> str:
         return f"undecided{between.rstrip()}{surely}"
     if entry.get("nearly"):
         return _nearly(entry, needed, paths)
-    first, *others = (_adjective(path, paths) for path in needed)
+    exactly = "exactly " if _exact(entry) else ""
+    first, *others = (exactly + _adjective(path, paths) for path in needed)
     all_ = "both" if len(others) == 1 else "all"
     return f"{first} beside {_and(others)}, {all_} needed" if others else first
+
+
+def _exact(entry: Mapping[str, Any]) -> bool:
+    """Whether the layer might have deviated from what it commutes with, and need not."""
+    kinds = {answer: [known_kind(path) for path in entry[answer]] for answer in ("needed", "unneeded")}
+    refused = {kind.deviates_from for kind in kinds["unneeded"] if kind and kind.deviates_from}
+    return entry["symmetry"] in refused and not any(kind and kind.deviates_from for kind in kinds["needed"])
 
 
 def _nearly(entry: Mapping[str, Any], needed: list[str], paths: list[str]) -> str:

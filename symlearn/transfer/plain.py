@@ -179,16 +179,13 @@ class SummedLayer(nn.Module):
 class Varying(nn.Module):
     """A convolution whose output is multiplied by place, summed over the rank, and shifted by place."""
 
-    amplitudes: Tensor
-    offsets: Tensor
-
     def __init__(self, path: ShiftDeviation2d, scale: float) -> None:
         super().__init__()
         factor = path.amplitudes
         self.rank, self.convolution = path.rank, plain_form(path.filters)
-        self.register_buffer("amplitudes", factor.at_places(factor.weight).detach() * scale)
-        offsets = self.amplitudes.new_zeros(path.c_out, 1, 1) if factor.bias is None else factor.offsets()
-        self.register_buffer("offsets", offsets.detach() * scale)
+        amplitudes = factor.at_places(factor.weight).detach()
+        offsets = amplitudes.new_zeros(path.c_out, 1, 1) if factor.bias is None else factor.offsets().detach()
+        self.amplitudes, self.offsets = nn.Parameter(amplitudes * scale), nn.Parameter(offsets * scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, c_in, h, w] -> [batch, c_out, h, w]`."""

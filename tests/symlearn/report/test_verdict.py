@@ -171,7 +171,20 @@ RELAXED = {
         "free of p4 beside group-convolutional (p4), both needed",
         "shifts",
     ),
-    "exactly p4": ("p4", "gconv-p4", {"nearly": None, "deviation": 0.0}, "group-convolutional (p4)", "p4"),
+    "exactly p4": (
+        "p4",
+        "gconv-p4",
+        {"nearly": None, "deviation": 0.0, "unneeded": ["dev-p4"]},
+        "exactly group-convolutional (p4)",
+        "p4",
+    ),
+    "exactly shifts": (
+        "shifts",
+        "conv",
+        {"nearly": None, "deviation": 0.0, "unneeded": ["dev-shifts"]},
+        "exactly convolutional",
+        "shifts",
+    ),
     "nearly shifts": (
         "none",
         "conv dev-shifts",
