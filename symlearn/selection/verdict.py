@@ -29,7 +29,7 @@ from symlearn.selection.removal import Removal
 from symlearn.selection.search import Proposal
 
 NEEDED, UNNEEDED, UNDECIDED = "needed", "unneeded", "undecided"
-NEARLY = 0.25  # of the mean square of what a layer puts out: deviations of half the root mean square
+NEARLY = 0.1  # of the mean square of what a layer puts out: nine tenths are shared
 NOTHING = "none"
 SHARED = " ∩ "
 

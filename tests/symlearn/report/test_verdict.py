@@ -188,8 +188,8 @@ RELAXED = {
     "nearly shifts": (
         "none",
         "conv dev-shifts",
-        {"nearly": "shifts", "deviation": 0.2},
-        "nearly convolutional (20 % of the map varying by place)",
+        {"nearly": "shifts", "deviation": 0.02},
+        "nearly convolutional (2 % of the map varying by place)",
         "nearly shifts",
     ),
 }
