@@ -85,6 +85,18 @@ def test_a_search_starts_strict_and_tries_deviations(paths: str) -> None:
 
 
 @pytest.mark.parametrize("paths", TASKS)
+def test_the_evidence_prefers_a_deviation_where_it_must(paths: str) -> None:
+    """Labels that the shared path alone cannot tell apart."""
+    config = options(epochs=30, selection="gradient", removal_rounds=0)
+    with_it, without = (
+        symlearn.fit(network(names), TASKS[paths](200), None, config).report
+        for names in (paths, paths.split("+")[0])
+    )
+    assert with_it["log_marginal_likelihood"] > without["log_marginal_likelihood"] + 5
+    assert with_it["training"]["train_loss"] < 0.8 * without["training"]["train_loss"]
+
+
+@pytest.mark.parametrize("paths", TASKS)
 def test_screening_sees_a_silent_deviation(paths: str) -> None:
     """Switched on with an output of zero: the gradient says what it is worth, of amplitudes as of filters."""
     data = TASKS[paths](200)
