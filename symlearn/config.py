@@ -84,8 +84,9 @@ class ModelConfig(Table):
     paths: str = Field(
         "f-fc+conv",
         description="what layers may be made of, a sum of fc, f-fc, s-fc, conv, s-conv and "
-        "gconv-<group>[:variant] such as gconv-p4 or gconv-p4m:pointwise; of unfolded networks a sum of "
-        "free and cyclic-<angle> such as cyclic-60",
+        "gconv-<group>[:variant] such as gconv-p4 or gconv-p4m:pointwise; dev-<group>[:pointwise] and "
+        "dev-shifts[:rank], deviations beside gconv-<group> and conv; of unfolded networks a sum of free and "
+        "cyclic-<angle> such as cyclic-60",
     )
     alpha: PositiveInt | None = Field(None, description="width multiplier; the network's own if not given")
     anchors: PositiveFloat = Field(

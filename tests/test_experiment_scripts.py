@@ -36,6 +36,7 @@ ELSEWHERE = {  # tried by another file, or run by a neighbour
     "robustness/summary.py": "robustness/matrix.py",
     "robustness/tasks.py": "robustness/matrix.py",
     "benchmarks/classes.py": "kfac/test_kfac_classes.py",
+    "discovery/deviations.py": "test_deviations_experiment.py",
     "discovery/own_groups.py": "test_own_groups_experiment.py",
     "gcnn/fine_rotations.py": "test_fine_rotations_experiment.py",
     "laplace/minibatch_evidence.py": "test_minibatch_experiment.py",

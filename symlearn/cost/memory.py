@@ -14,7 +14,7 @@ from torch import nn
 
 from symlearn.config import Config
 from symlearn.data.free_memory import free_bytes
-from symlearn.layers.registry import PATHS
+from symlearn.layers.registry import PATHS, path_kind
 from symlearn.layers.relaxed_conv import CONV, RelaxedConv2d
 from symlearn.layers.structure import paths_of, relaxed_layers
 from symlearn.units import size
@@ -160,9 +160,10 @@ def fewer_weights(model: nn.Module) -> str:
     alpha = layers or isinstance(getattr(model, "alpha", None), int)
     narrower = "use a narrower network" + (" (a smaller alpha)" if alpha else "")
     otherwise = "relax fewer layers (only=[...])" if users else narrower
-    for path in PATHS:
-        leaner = PATHS[path].leaner
-        if leaner is not None and path in paths_of(model) and not (users and path == CONV):
+    there = paths_of(model)
+    for path in (*PATHS, *there):
+        leaner = path_kind(path).leaner
+        if leaner is not None and path in there and not (users and path == CONV):
             return f"use {leaner} in place of {path}, or {otherwise.removeprefix('use ')}"
     return otherwise
 

@@ -6,6 +6,7 @@ And equivarification: actions of groups, networks made equivariant, readings of 
 from symlearn.layers.conv import CircularConv2d
 from symlearn.layers.coset_pool import CosetPool2d, GroupBatchNorm2d
 from symlearn.layers.cyclic_unfolded import CyclicUnfolded2d, UnfoldingOptions
+from symlearn.layers.deviations import deviation_path
 from symlearn.layers.equivarify import ByElement, Equivarified, EquivarifiedLayers
 from symlearn.layers.exchanges import (
     any_order,
@@ -21,6 +22,7 @@ from symlearn.layers.factored_fc import FactoredLinear2d
 from symlearn.layers.fc import FullyConnected2d
 from symlearn.layers.group_action import GroupAction, group_map_action, image_action, matrix_action
 from symlearn.layers.group_conv import GroupConv2d, LiftingConv2d
+from symlearn.layers.group_deviation import GroupDeviation2d, PointwiseGroupDeviation2d
 from symlearn.layers.group_reading import (
     AtIdentity,
     InvariantReading,
@@ -32,6 +34,7 @@ from symlearn.layers.own_symmetry import register_symmetry
 from symlearn.layers.polyphase import PolyphaseSubsample2d
 from symlearn.layers.registry import PATHS, PathKind, PathOptions, PathShape, parse_paths, register_path
 from symlearn.layers.relaxed import RelaxedLayer2d
+from symlearn.layers.shift_deviation import ShiftDeviation2d
 from symlearn.layers.sparse_conv import SparseConv2d
 from symlearn.layers.sparse_fc import SparseLinear2d
 from symlearn.layers.symmetric_linear import SymmetricLinear, SymmetricLinear2d
@@ -51,14 +54,17 @@ __all__ = [
     "GroupAction",
     "GroupBatchNorm2d",
     "GroupConv2d",
+    "GroupDeviation2d",
     "InvariantReading",
     "LiftingConv2d",
     "OrbitAverage",
     "PathKind",
     "PathOptions",
     "PathShape",
+    "PointwiseGroupDeviation2d",
     "PolyphaseSubsample2d",
     "RelaxedLayer2d",
+    "ShiftDeviation2d",
     "SparseConv2d",
     "SparseLinear2d",
     "SymmetricLinear",
@@ -69,6 +75,7 @@ __all__ = [
     "circular_shifts",
     "class_and_element",
     "columns_in_any_order",
+    "deviation_path",
     "group_map_action",
     "image_action",
     "joint_cross_entropy",

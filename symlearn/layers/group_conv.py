@@ -93,15 +93,21 @@ class GroupStage(nn.Module):
         self.c_in, self.c_out, self.kernel_size = c_in, c_out, kernel_size
         self.group, self.padding_mode = group_of(group), padding_mode
         self.bank = filter_bank(self.group, kernel_size, self.regular)
-        shape = (c_out, *(() if self.per_channel else (c_in,)))
-        self.weight = nn.Parameter(torch.empty(*shape, *self.bank.axes))
-        self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
+        self.weight = nn.Parameter(torch.empty(*self.filter_axes(), *self.bank.axes))
+        self.bias = nn.Parameter(torch.zeros(self.biases())) if bias else None
         self.reset_parameters()
+
+    def filter_axes(self) -> tuple[int, ...]:
+        """Axes of the weight before those of one filter, the output channels first."""
+        return (self.c_out,) if self.per_channel else (self.c_out, self.c_in)
+
+    def biases(self) -> int:
+        """Number of biases."""
+        return self.c_out
 
     def reset_parameters(self) -> None:
         """Kaiming-uniform for ReLU by the number of summands; biases zero."""
-        fan_in = self.bank.size * (1 if self.per_channel else self.c_in)
-        bound = math.sqrt(6 / fan_in)
+        bound = math.sqrt(6 / self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -266,7 +272,10 @@ class PointwiseGroupConv2d(GroupStage):
         """See `GroupStage`."""
         k, n = self.kernel_size, len(self.group)
         bank = self.moved().permute(2, 0, 1, 3).flatten(0, 1).unflatten(2, (k, k))
-        y = F.conv2d(planes, bank, None if bias is None else bias.repeat(n), padding=self.zeros, groups=n)
+        expanded = self.expanded(bias)
+        if expanded is not None:
+            expanded = expanded.unflatten(0, (-1, n)).T.flatten()
+        y = F.conv2d(planes, bank, expanded, padding=self.zeros, groups=n)
         return y.unflatten(1, (n, self.c_out)).transpose(1, 2)
 
 

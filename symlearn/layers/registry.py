@@ -99,6 +99,8 @@ class PathKind:
         colour: of its figures, as hexadecimal digits; empty: a shade of `family_colour`.
         family_colour: of its relatives that have none of their own.
         leaner: the path of fewer weights that stands in for it, or None.
+        deviates_from: what a path commutes with that this one stands beside, as that one's deviation, and
+            whose layer is *nearly* symmetric while the deviation is small; empty: it is no deviation.
         options: those of `PathOptions` that it reads.
         learns: what it may declare for the evidence to learn.
     """
@@ -114,13 +116,14 @@ class PathKind:
     colour: str = ""
     family_colour: str = "#4D4D4D"
     leaner: str | None = None
+    deviates_from: str = ""
     options: frozenset[str] = frozenset()
     learns: frozenset[str] = frozenset()
 
     @property
     def commutes_with(self) -> str:
         """What its map commutes with: "none", "shifts", or what turns it as well, such as "p4"."""
-        return self.turns or ("shifts" if self.symmetry else "none")
+        return self.turns or (SHIFTS if self.symmetry else "none")
 
     def includes(self, other: PathKind) -> bool:
         """Whether it commutes with all that the other commutes with."""
@@ -131,6 +134,7 @@ class PathKind:
         return other.commutes_with in (self.contains or ())
 
 
+SHIFTS = "shifts"
 KERNEL = frozenset({"kernel_size"})
 SPARSE = frozenset({"anchors", "lengthscale", "learn", "lengthscale_precision"})
 FULLY, CONVOLUTIONAL = "fully connected", "convolutional"
@@ -202,7 +206,7 @@ def register_path(name: str, kind: PathKind) -> None:
     Raises:
         ValueError: a name that is taken or cannot be written in a sum.
     """
-    if name in PATHS or name in ("linear", "other") or name.startswith(FAMILY) or is_bank(name):
+    if name in PATHS or name in ("linear", "other") or name.startswith(tuple(FAMILIES)) or is_bank(name):
         raise ValueError(f"there is a path {name!r} already; give the new one another name")
     if not name or name != name.strip() or {"+", "."} & set(name):
         raise ValueError(f"cannot register a path {name!r}; choose a name without '+', '.' or spaces around")
@@ -247,6 +251,27 @@ def group_path(name: str) -> PathKind:
     )
 
 
+@dataclass(frozen=True)
+class Family:
+    """Paths whose names begin alike and say the rest.
+
+    Attributes:
+        kind: what a name stands for; it raises a ValueError where it stands for nothing.
+        help: how names are written, with examples.
+    """
+
+    kind: Callable[[str], PathKind]
+    help: str
+
+
+FAMILIES: dict[str, Family] = {FAMILY: Family(group_path, FAMILY_HELP)}  # by what their names begin with
+
+
+def families_help() -> str:
+    """How the names of all families are written."""
+    return ", ".join(family.help for family in FAMILIES.values())
+
+
 def bank_path(name: str) -> PathKind:
     """A bank of a dictionary; the network `unfolded` builds it, relaxed layers refuse it.
 
@@ -280,20 +305,21 @@ def path_kind(name: str) -> PathKind:
     """Find what is known about a path.
 
     Returns:
-        The kind registered under the name, or that of the group convolution or bank of the name.
+        The kind registered under the name, or that of the group convolution, deviation or bank of the name.
 
     Raises:
         ValueError: no such path.
     """
-    if name.startswith(FAMILY):
-        return group_path(name)
+    for prefix, family in FAMILIES.items():
+        if name.startswith(prefix):
+            return family.kind(name)
     if is_bank(name):
         return bank_path(name)
     if name not in PATHS:
         raise ValueError(
-            f"unknown path {name!r}; choose from {', '.join(PATHS)}, {FAMILY_HELP}, joined by '+'; or, of "
-            f"unfolded networks, {BANKS_HELP}; or register a path of your own before (register_symmetry, "
-            "register_path)"
+            f"unknown path {name!r}; choose from {', '.join(PATHS)}, {families_help()}, joined by '+'; "
+            f"or, of unfolded networks, {BANKS_HELP}; or register a path of your own before "
+            "(register_symmetry, register_path)"
         )
     return PATHS[name]
 
@@ -337,7 +363,7 @@ def parse_paths(paths: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
     names = tuple(name.strip() for name in names)
     if not names or not all(names):
         raise ValueError(
-            f"no path in {paths!r}; give one or more of {', '.join(PATHS)} or {FAMILY_HELP}, joined by '+'"
+            f"no path in {paths!r}; give one or more of {', '.join(PATHS)}, {families_help()}, joined by '+'"
         )
     for name in names:
         path_kind(name)

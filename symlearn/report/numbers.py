@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from symlearn.analysis.calibration import scores
+from symlearn.analysis.deviation import deviation_share
 from symlearn.analysis.effective_parameters import layer_reports
 from symlearn.analysis.ranges import range_report
 from symlearn.curvature.coverage import seen
@@ -191,7 +192,9 @@ def build_report(
             if (relaxed := layers.get(layer["name"])) is None
             else {
                 **layer,
-                "verdict": decision(layer["name"], relaxed.path_names, relaxed.active, asked),
+                "verdict": decision(
+                    layer["name"], relaxed.path_names, relaxed.active, asked, deviation_share(relaxed)
+                ),
             }
             for layer in layer_reports(
                 state.model, state.effective_parameters, state.prior.floats(), config.curvature.left_out

@@ -55,14 +55,17 @@ def layer_verdict(layer: Layer, report: Report | None = None) -> str:
     """What a layer commutes with, in a word.
 
     Returns:
-        "shifts", "p4", "none", "undecided"; a dash where the network learned nothing; "not asked" where no
-        path was tried without (see `decided`).
+        "shifts", "p4", "nearly p4", "none", "undecided"; a dash where the network learned nothing; "not
+        asked" where no path was tried without (see `decided`).
     """
     if report is not None and without_verdict(report):
         return "–"
     if layer_state(layer) is State.NOT_MEASURED and not decided(layer):
         return "–"
-    return str(layer["verdict"]["symmetry"]) if decided(layer) else "not asked"
+    if not decided(layer):
+        return "not asked"
+    near = layer["verdict"].get("nearly")
+    return f"nearly {near}" if near else str(layer["verdict"]["symmetry"])
 
 
 def decided(layer: Layer) -> bool:
@@ -126,9 +129,27 @@ def _became(layer: Layer, paths: list[str]) -> str:
         surely = f" ({_and([_adjective(path, paths) for path in needed])} for certain)" if needed else ""
         between = f" whether {'or '.join(f'{word} ' for word in open_)}is needed" if open_ else ""
         return f"undecided{between.rstrip()}{surely}"
-    first, *others = (_adjective(path, paths) for path in needed)
+    if entry.get("nearly"):
+        return _nearly(entry, needed, paths)
+    exactly = "exactly " if _exact(entry) else ""
+    first, *others = (exactly + _adjective(path, paths) for path in needed)
     all_ = "both" if len(others) == 1 else "all"
     return f"{first} beside {_and(others)}, {all_} needed" if others else first
+
+
+def _exact(entry: Mapping[str, Any]) -> bool:
+    """Whether the layer might have deviated from what it commutes with, and need not."""
+    kinds = {answer: [known_kind(path) for path in entry[answer]] for answer in ("needed", "unneeded")}
+    refused = {kind.deviates_from for kind in kinds["unneeded"] if kind and kind.deviates_from}
+    return entry["symmetry"] in refused and not any(kind and kind.deviates_from for kind in kinds["needed"])
+
+
+def _nearly(entry: Mapping[str, Any], needed: list[str], paths: list[str]) -> str:
+    """A layer of needed deviations that are small beside the paths which they deviate from."""
+    deviating = [path for path in needed if (kind := known_kind(path)) and kind.deviates_from]
+    others = _and([_adjective(path, paths) for path in needed if path not in deviating])
+    part = f"{percent(entry.get('deviation'))} of the map"
+    return f"nearly {others} ({part} {_and([_adjective(path, paths) for path in deviating])})"
 
 
 def _symmetry(path: str) -> int:
@@ -144,6 +165,8 @@ def _other_measure(layers: list[Layer]) -> list[str]:
     for layer in layers:
         top = top_path(layer)
         if top is None or not decided(layer) or layer["verdict"]["symmetry"] == "undecided":
+            continue
+        if top in layer["verdict"]["needed"] and layer["verdict"].get("nearly"):
             continue
         if top not in layer["verdict"]["needed"] or _symmetry(top) > min(
             map(_symmetry, layer["verdict"]["needed"])

@@ -51,7 +51,7 @@ def screen(state: FitState, changes: list[Proposal], data: SamplesLike) -> list[
             gains[proposal] = 0.0
             for name in names:
                 block = factors[name]
-                weight = isinstance(block, KroneckerBlock) and block.inputs is not None
+                weight = isinstance(block, KroneckerBlock) and len(block.shape) > 1  # biases are not asked
                 if weight or isinstance(block, DiagonalBlock):
                     eigen = block.eigendecompose(vectors=True)
                     coordinates = eigen.coordinates(block.to_groups(gradients[name]))

@@ -7,8 +7,13 @@
 
 A layer commutes with what its least symmetric needed path commutes with; where a path is undecided that
 commutes with less, so is the layer. Needed paths of groups neither of which contains the other leave what
-the groups share, written "rows ∩ shifts". Everything that speaks of a layer (table, sentence, page, figures,
-collapse) reads this one decision.
+the groups share, written "rows ∩ shifts".
+
+Where a layer needs deviations (registry: `deviates_from`) and other paths beside them, it is *nearly* what it
+would be without the deviations, as long as these make up no more than `NEARLY` of its map. It commutes with
+less all the same, and that is what its symmetry says.
+
+Everything that speaks of a layer (table, sentence, page, figures, collapse) reads this one decision.
 
 Axes: none.
 """
@@ -24,6 +29,8 @@ from symlearn.selection.changes import Proposal
 from symlearn.selection.removal import Removal
 
 NEEDED, UNNEEDED, UNDECIDED = "needed", "unneeded", "undecided"
+NEARLY = 0.1  # of the mean square of what a layer puts out: nine tenths are shared
+NOTHING = "none"
 SHARED = " ∩ "
 
 
@@ -46,7 +53,9 @@ class Asked:
     learned: bool = True
 
 
-def decision(layer: str, declared: Sequence[str], active: Sequence[str], asked: Asked) -> dict[str, Any]:
+def decision(
+    layer: str, declared: Sequence[str], active: Sequence[str], asked: Asked, deviation: float | None = None
+) -> dict[str, Any]:
     """The `verdict` of a layer in report.json.
 
     Args:
@@ -54,10 +63,13 @@ def decision(layer: str, declared: Sequence[str], active: Sequence[str], asked: 
         declared: all its paths.
         active: those that are switched on at the end.
         asked: what the fit tried.
+        deviation: share of the layer's map that its deviations make up (`analysis/deviation.py`); None where
+            it has no such paths.
 
     Returns:
         `symmetry`, `needed`, `unneeded`, `undecided`, and `removals` by path: `delta_log_evidence`,
-        `interval` (90 %), `probability_needed`.
+        `interval` (90 %), `probability_needed`. With deviations also `deviation`, and `nearly`: what the
+        layer nearly commutes with, or None.
     """
     gone = {path for r in asked.removals if r.removed for name, path in r.paths if name == layer}
     left = [path for path in active if path not in gone]
@@ -74,7 +86,20 @@ def decision(layer: str, declared: Sequence[str], active: Sequence[str], asked: 
                 "interval": list(removal.interval),
                 "probability_needed": removal.probability_needed,
             }
-    return {"symmetry": symmetry(by_answer[NEEDED], by_answer[UNDECIDED]), **by_answer, "removals": removals}
+    needed = by_answer[NEEDED]
+    commutes = symmetry(needed, by_answer[UNDECIDED])
+    found: dict[str, Any] = {"symmetry": commutes, **by_answer, "removals": removals}
+    if deviation is not None:
+        near = nearly(needed) if deviation <= NEARLY and commutes != UNDECIDED else None
+        found |= {"nearly": near, "deviation": deviation}
+    return found
+
+
+def nearly(needed: Sequence[str]) -> str | None:
+    """What a layer would commute with but for its needed deviations; None where it has none, or nothing."""
+    others = [path for path in needed if not path_kind(path).deviates_from]
+    without = symmetry(others, ())
+    return without if others and len(others) < len(needed) and without not in (NOTHING, UNDECIDED) else None
 
 
 def symmetry(needed: Sequence[str], undecided: Sequence[str]) -> str:

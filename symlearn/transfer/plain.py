@@ -3,7 +3,10 @@
 Every path is linear between maps up to its bias, so its plain form is read off from what it does:
 
     full resolution   the responses to an impulse in every channel give one Conv2d for the sum of such paths
-                      (CONV, S-CONV, any group convolution: the filters of all group elements expanded)
+                      (CONV, S-CONV, any group convolution or deviation from one: the filters of all group
+                      elements expanded)
+    varying by place  at full resolution too, but not commuting with shifts: a form of its own beside that
+                      Conv2d, a Conv2d whose output is multiplied by place (deviations from shifts)
     to another size   the matrices of such paths give one Linear for their sum (FC, F-FC, S-FC)
 
 What has no weights, the choice of a polyphase component, the pooling over a group and the transformed copies
@@ -36,6 +39,7 @@ from symlearn.layers.polyphase import Norm, PolyphaseSubsample2d, choose, pick
 from symlearn.layers.registry import path_kind
 from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.layers.relaxed_conv import CONV, RelaxedConv2d
+from symlearn.layers.shift_deviation import ShiftDeviation2d
 from symlearn.layers.sizes import expect_map, pair
 from symlearn.layers.symmetric_linear import SymmetricLinear2d
 
@@ -136,7 +140,10 @@ def linear_of(planes: Planes, in_shape: tuple[int, ...], like: Tensor, scale: fl
 
 
 class SummedLayer(nn.Module):
-    """A convolution, subsampled where it strides, plus a fully connected layer; either may be missing."""
+    """A convolution and what varies by place, subsampled where it strides, plus a fully connected layer.
+
+    Any of them may be missing.
+    """
 
     def __init__(
         self,
@@ -145,16 +152,20 @@ class SummedLayer(nn.Module):
         stride: int,
         out_shape: tuple[int, ...],
         members: int | None,
+        varying: Iterable[nn.Module] = (),
     ) -> None:
         super().__init__()
-        self.convolution, self.linear = convolution, linear
+        self.convolution, self.linear, self.varying = convolution, linear, nn.ModuleList(varying)
         self.stride, self.out_shape, self.members = stride, out_shape, members
 
     def forward(self, x: Tensor) -> Tensor:
         """`[batch, c_in, h, w] -> [batch, c_out, h', w']`, with the group's axis where there is one."""
         y = None
-        if self.convolution is not None:
-            y = self.convolution(x if self.members is None else x.flatten(1, 2))
+        full = [*([] if self.convolution is None else [self.convolution]), *self.varying]
+        if full:
+            planes = x if self.members is None else x.flatten(1, 2)
+            parts = [part(planes) for part in full]
+            y = sum(parts[1:], parts[0])
             if self.members is not None:
                 y = y.unflatten(1, (-1, self.members))
             if self.stride == 2:
@@ -163,6 +174,23 @@ class SummedLayer(nn.Module):
             direct = self.linear(x.flatten(1)).unflatten(1, self.out_shape)
             y = direct if y is None else y + direct
         return cast(Tensor, y)
+
+
+class Varying(nn.Module):
+    """A convolution whose output is multiplied by place, summed over the rank, and shifted by place."""
+
+    def __init__(self, path: ShiftDeviation2d, scale: float) -> None:
+        super().__init__()
+        factor = path.amplitudes
+        self.rank, self.convolution = path.rank, plain_form(path.filters)
+        amplitudes = factor.at_places(factor.weight).detach()
+        offsets = amplitudes.new_zeros(path.c_out, 1, 1) if factor.bias is None else factor.offsets().detach()
+        self.amplitudes, self.offsets = nn.Parameter(amplitudes * scale), nn.Parameter(offsets * scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[batch, c_in, h, w] -> [batch, c_out, h, w]`."""
+        z = self.convolution(x).unflatten(1, (-1, self.rank))
+        return (z * self.amplitudes).sum(2) + self.offsets
 
 
 class Pooled(nn.Module):
@@ -231,6 +259,27 @@ def plain_form(module: nn.Module) -> nn.Module:
     return module
 
 
+@singledispatch
+def varying_form(path: nn.Module, scale: float) -> nn.Module:
+    """A path at full resolution that does not commute with shifts, times a scale, with `torch.nn` alone.
+
+    Returns:
+        A new module.
+
+    Raises:
+        ValueError: a path that has no such form.
+    """
+    raise ValueError(
+        f"{type(path).__name__} keeps the full resolution and does not commute with shifts, so it has no "
+        "plain form; map straight to the layer's output size (full_resolution=False)"
+    )
+
+
+@varying_form.register
+def _(path: ShiftDeviation2d, scale: float) -> nn.Module:
+    return traced(Varying(path, scale))
+
+
 @plain_form.register
 def _(module: PathSum) -> nn.Module:
     raise ValueError(f"{type(module).__name__} has no plain form; collapse takes relaxed layers")
@@ -256,20 +305,22 @@ def _(module: RelaxedLayer2d) -> nn.Module:
         h, w = module.in_size
         raise ValueError(f"filters of {k}x{k} wrap around {h}x{w} maps more than once, before a stride of 2")
     full = [name for name in module.active if fits and path_kind(name).full_resolution]
+    stationary = [name for name in full if path_kind(name).symmetry]
     direct = [name for name in module.active if name not in full]
     c_in, c_out = module.c_in * module.members, module.c_out * module.members
     scale = 1 / module.divisor
     convolution = linear = None
-    if full:
-        convolution = convolution_of(total(full), c_in, k, "circular", like, scale)
+    if stationary:
+        convolution = convolution_of(total(stationary), c_in, k, "circular", like, scale)
+    varying = [varying_form(module.paths[name], scale) for name in full if name not in stationary]
     if direct:
         linear = linear_of(total(direct), (c_in, *module.in_size), like, scale)
     shape = (c_out, *module.out_size) if members is None else (module.c_out, members, *module.out_size)
-    if members is None and linear is None and module.stride == 1:
+    if members is None and linear is None and not varying and module.stride == 1:
         return cast(nn.Module, convolution)
-    if members is None and convolution is None:
+    if members is None and not full:
         return nn.Sequential(nn.Flatten(), cast(nn.Module, linear), nn.Unflatten(1, shape))
-    return traced(SummedLayer(convolution, linear, module.stride, shape, members))
+    return traced(SummedLayer(convolution, linear, module.stride, shape, members, varying))
 
 
 @plain_form.register
@@ -308,6 +359,11 @@ def _(module: CircularConv2d) -> nn.Module:
 def _(module: FullyConnected2d | TwoFactors2d | SymmetricLinear2d) -> nn.Module:
     linear = linear_of(module, (module.c_in, *module.in_size), next(module.parameters()))
     return nn.Sequential(nn.Flatten(), linear, nn.Unflatten(1, (module.c_out, *module.out_size)))
+
+
+@plain_form.register
+def _(module: ShiftDeviation2d) -> nn.Module:
+    return varying_form(module, 1.0)
 
 
 @plain_form.register

@@ -233,6 +233,10 @@ FEWER = {
         lambda: tiny_fits.small_network("f-fc+conv"),
         f"use s-fc in place of f-fc, or a {NARROWER}",
     ),
+    "ours, deviations": (
+        lambda: tiny_fits.small_network("gconv-p4+dev-p4"),
+        f"use dev-p4:pointwise in place of dev-p4, or a {NARROWER}",
+    ),
     "ours, conv": (lambda: tiny_fits.small_network("conv"), f"use s-conv in place of conv, or a {NARROWER}"),
     "ours, s-fc": (lambda: tiny_fits.small_network("s-fc"), f"use a {NARROWER}"),
     "relaxed, fc": (

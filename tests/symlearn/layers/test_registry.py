@@ -13,7 +13,8 @@ from symlearn.layers.registry import known_kind, path_kind
 from symlearn.networks import configured_model
 from symlearn.report.plots import path_colour
 
-EVERY = [*PATHS, "gconv-p4", "gconv-p4m:pointwise", "gconv-c6", "free", "cyclic-90"]
+DEVIATIONS = ["dev-p4", "dev-p4m", "dev-p4:pointwise", "dev-shifts", "dev-shifts:2"]
+EVERY = [*PATHS, "gconv-p4", "gconv-p4m:pointwise", "gconv-c6", *DEVIATIONS, "free", "cyclic-90"]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -23,7 +24,7 @@ def test_every_kind_says_what_it_is(name: str) -> None:
     assert re.fullmatch(r"#[0-9a-fA-F]{6}", path_colour(name)) and re.fullmatch(
         r"#[0-9a-fA-F]{6}", kind.family_colour
     )
-    assert kind.leaner is None or kind.leaner in PATHS
+    assert kind.leaner is None or path_kind(kind.leaner).symmetry == kind.symmetry
     assert bool(kind.learns) == ("learn" in kind.options)
 
 
@@ -56,7 +57,7 @@ TAKEN, UNWRITABLE = "already; give the new one another name", "choose a name wit
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        *((name, TAKEN) for name in ("conv", "gconv-x", "cyclic-7", "free", "linear")),
+        *((name, TAKEN) for name in ("conv", "gconv-x", "dev-x", "cyclic-7", "free", "linear")),
         *((name, UNWRITABLE) for name in ("a+b", " ", " a", "a.b", "")),
     ],
 )
@@ -93,7 +94,9 @@ def test_options_that_nothing_reads_are_refused(paths: str, options: dict, said:
         build_model(paths, **{"network": "small", "size": 16, "alpha": 1, **options})
 
 
-@pytest.mark.parametrize("paths", ["f-fc+conv", "s-fc+s-conv", "gconv-p4", "free+cyclic-90"])
+@pytest.mark.parametrize(
+    "paths", ["f-fc+conv", "s-fc+s-conv", "gconv-p4", "gconv-p4+dev-p4", "conv+dev-shifts", "free+cyclic-90"]
+)
 def test_configurations_have_all_options(paths: str) -> None:
     network = "unfolded" if "free" in paths else "small"
     config = Config().with_options(paths=paths, network=network, alpha=4)

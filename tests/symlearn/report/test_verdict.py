@@ -156,6 +156,70 @@ def test_verdict_names_the_group_of_a_group_convolution(
     assert sentence == "Layer 0 became group-convolutional (p4, pointwise)."
 
 
+RELAXED = {
+    "nearly p4": (
+        "shifts",
+        "gconv-p4 dev-p4",
+        {"nearly": "p4", "deviation": 0.081},
+        "nearly group-convolutional (p4) (8 % of the map free of p4)",
+        "nearly p4",
+    ),
+    "no rotation": (
+        "shifts",
+        "gconv-p4 dev-p4",
+        {"nearly": None, "deviation": 0.7},
+        "free of p4 beside group-convolutional (p4), both needed",
+        "shifts",
+    ),
+    "exactly p4": (
+        "p4",
+        "gconv-p4",
+        {"nearly": None, "deviation": 0.0, "unneeded": ["dev-p4"]},
+        "exactly group-convolutional (p4)",
+        "p4",
+    ),
+    "exactly shifts": (
+        "shifts",
+        "conv",
+        {"nearly": None, "deviation": 0.0, "unneeded": ["dev-shifts"]},
+        "exactly convolutional",
+        "shifts",
+    ),
+    "nearly shifts": (
+        "none",
+        "conv dev-shifts",
+        {"nearly": "shifts", "deviation": 0.02},
+        "nearly convolutional (2 % of the map varying by place)",
+        "nearly shifts",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "needed", "near", "words", "cell"), RELAXED.values(), ids=RELAXED.keys()
+)
+def test_layers_that_deviate(
+    symmetry: str,
+    needed: str,
+    near: dict[str, Any],
+    words: str,
+    cell: str,
+    make_layer: Make,
+    make_report: Make,
+    decided: Make,
+) -> None:
+    """The relative measure names the shared path, which a near layer is called after as well."""
+    paths = ["gconv-p4", "dev-p4"] if "p4" in needed else ["conv", "dev-shifts"]
+    layer = decided(make_layer(0, {paths[0]: (10, 9.0), paths[1]: (30, 2.0)}), symmetry, needed)
+    layer["effective_type"] = "GCONV"
+    layer["verdict"] |= near
+    report = make_report([layer], paths)
+    other = " By relative effective dimension, which goes by the parameter, layer 0 GCONV instead."
+    expected = f"Layer 0 became {words}." + (other if near["deviation"] == 0.7 else "")
+    assert verdict(report) == expected
+    assert layer_verdict(layer, report) == cell
+
+
 def test_mixed_starts_below_sixty_percent(make_layer: Make) -> None:
     assert layer_state(make_layer(0, {"conv": (100, 60.0), "f-fc": (100, 40.0)})) is State.CLEAR
     assert layer_state(make_layer(0, {"conv": (100, 59.0), "f-fc": (100, 41.0)})) is State.MIXED

@@ -6,7 +6,7 @@ import pytest
 
 from symlearn.selection.changes import Proposal
 from symlearn.selection.removal import Removal
-from symlearn.selection.verdict import Asked, decision, symmetry
+from symlearn.selection.verdict import NEARLY, Asked, decision, symmetry
 
 PATHS = ("f-fc", "conv", "gconv-p4")
 
@@ -193,6 +193,10 @@ def test_removals_carry_their_numbers() -> None:
         (["s-fc", "s-conv"], [], "none"),
         (["gconv-p4m:pointwise"], ["gconv-p4m"], "p4m"),
         (["gconv-p4"], ["conv"], "undecided"),
+        (["gconv-p4", "dev-p4"], [], "shifts"),
+        (["gconv-p4"], ["dev-p4"], "undecided"),
+        (["gconv-p4", "dev-p4", "dev-shifts"], [], "none"),
+        (["dev-shifts", "conv"], [], "none"),
         (["conv"], ["gconv-p4"], "shifts"),
         (["cyclic-60"], [], "cyclic-60"),
         (["free", "cyclic-60"], [], "shifts"),
@@ -206,3 +210,35 @@ def test_removals_carry_their_numbers() -> None:
 )
 def test_symmetry(needed: list[str], undecided: list[str], commutes: str) -> None:
     assert symmetry(needed, undecided) == commutes
+
+
+LITTLE, MUCH = NEARLY / 2, 2 * NEARLY
+NEAR: dict[str, tuple[tuple[str, ...], tuple[str, ...], float | None, str, str | None]] = {
+    # paths, needed, share of the deviations, commutes with, nearly
+    "exactly": (("gconv-p4", "dev-p4"), ("gconv-p4",), LITTLE, "p4", None),
+    "nearly": (("gconv-p4", "dev-p4"), ("gconv-p4", "dev-p4"), LITTLE, "shifts", "p4"),
+    "hardly": (("gconv-p4", "dev-p4"), ("gconv-p4", "dev-p4"), MUCH, "shifts", None),
+    "the deviation alone": (("gconv-p4", "dev-p4"), ("dev-p4",), LITTLE, "shifts", None),
+    "nearly shifts": (("conv", "dev-shifts"), ("conv", "dev-shifts"), LITTLE, "none", "shifts"),
+    "nearly p4 by place": (("gconv-p4", "dev-shifts"), ("gconv-p4", "dev-shifts"), LITTLE, "none", "p4"),
+    "nearly nothing": (("f-fc", "dev-shifts"), ("f-fc", "dev-shifts"), LITTLE, "none", None),
+    "two paths and no deviation": (("f-fc", "conv"), ("f-fc", "conv"), None, "none", None),
+}
+
+
+@pytest.mark.parametrize(("paths", "needed", "share", "commutes", "near"), NEAR.values(), ids=NEAR.keys())
+def test_nearly(
+    paths: tuple[str, ...], needed: tuple[str, ...], share: float | None, commutes: str, near: str | None
+) -> None:
+    """A small deviation that is needed, beside what it deviates from."""
+    removals = [out(path, -900.0 if path in needed else 1.0, removed=path not in needed) for path in paths]
+    found = decision("a", paths, paths, asked(*removals), share)
+    assert found["symmetry"] == commutes and found["needed"] == list(needed)
+    assert ("nearly" in found) == (share is not None)
+    assert found.get("nearly") == near and found.get("deviation") == share
+
+
+def test_what_is_undecided_is_not_nearly_anything() -> None:
+    removals = (out("gconv-p4", -900.0), out("dev-p4", -20.0, 50.0, removed=True))
+    found = decision("a", ("gconv-p4", "dev-p4"), ("gconv-p4", "dev-p4"), asked(*removals), LITTLE)
+    assert found["symmetry"] == "undecided" and found["nearly"] is None

@@ -11,12 +11,16 @@ from torch import nn
 
 from symlearn import build_model
 from symlearn.layers import (
+    PATHS,
     CircularConv2d,
     CosetPool2d,
     FactoredLinear2d,
     FullyConnected2d,
+    PathKind,
+    PathOptions,
     RelaxedLayer2d,
     SparseLinear2d,
+    register_path,
 )
 from symlearn.layers.structure import relaxed_layers
 from symlearn.transfer.plain import convolution_of, plain_copy, plain_form
@@ -29,6 +33,16 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "p4m separable": {"paths": "gconv-p4m:separable", "network": "small", "size": 8, "alpha": 1},
     "depthwise": {"paths": "conv+gconv-p4:depthwise-separable", "network": "small", "size": 8, "alpha": 1},
     "harmonics of c6": {"paths": "gconv-c6", "network": "small", "size": 8, "alpha": 1},
+    "p4 and its deviation": {"paths": "gconv-p4+dev-p4", "network": "small", "size": 8, "alpha": 1},
+    "deviations pointwise": {"paths": "gconv-c6+dev-c6:pointwise", "network": "small", "size": 8, "alpha": 1},
+    "varying by place": {"paths": "conv+dev-shifts:2", "network": "small", "size": 8, "alpha": 2},
+    "by place alone": {"paths": "dev-shifts", "network": "small", "size": 8, "alpha": 1},
+    "by place and turn": {
+        "paths": "f-fc+gconv-p4+dev-shifts+dev-p4",
+        "network": "small",
+        "size": 8,
+        "alpha": 1,
+    },
     "filters wider than a map": {"paths": "f-fc+conv", "network": "small", "size": 4, "kernel_size": 5},
     "even filters": {"paths": "conv", "network": "small", "size": 16, "kernel_size": 4, "alpha": 1},
     "p4cnn": {"paths": "gconv-p4", "network": "p4cnn", "size": 28, "alpha": 3},
@@ -79,6 +93,39 @@ class TestPlainCopy:
         plain = plain_form(layer)
         (found,) = [m for m in plain.modules() if isinstance(m, nn.Conv2d)]
         assert list(found.weight.shape) == [12, 8, 3, 3]
+
+    def test_a_deviation_from_turns_is_in_the_one_convolution(self) -> None:
+        """A p4 layer that deviates is a plain convolution between its orientation channels."""
+        plain = plain_form(RelaxedLayer2d(2, 3, 8, "gconv-p4+dev-p4+dev-p4:pointwise").eval())
+        (found,) = [m for m in plain.modules() if isinstance(m, nn.Conv2d)]
+        assert list(found.weight.shape) == [12, 8, 3, 3]
+
+    def test_a_deviation_from_shifts_is_a_convolution_times_numbers_by_place(self) -> None:
+        """Beside the shared convolution; no matrix between all places."""
+        layer = RelaxedLayer2d(2, 3, (8, 6), "conv+dev-shifts:2", stride=2).eval()
+        plain, x = plain_form(layer), torch.rand(4, 2, 8, 6)
+        shapes = [list(m.weight.shape) for m in plain.modules() if isinstance(m, nn.Conv2d)]
+        assert shapes == [[3, 2, 3, 3], [6, 2, 3, 3]]
+        assert not [m for m in plain.modules() if isinstance(m, nn.Linear)]
+        torch.testing.assert_close(plain(x), layer(x))
+
+    def test_a_deviation_from_shifts_on_a_map_smaller_than_its_filters(self) -> None:
+        layer, x = (
+            RelaxedLayer2d(2, 3, 2, "conv+dev-shifts", options=PathOptions(kernel_size=7)),
+            torch.rand(4, 2, 2, 2),
+        )
+        plain = plain_form(layer)
+        assert [m for m in plain.modules() if isinstance(m, nn.Linear)]
+        torch.testing.assert_close(plain(x), layer(x))
+
+    def test_a_users_path_at_full_resolution_must_commute_with_shifts(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("symlearn.layers.registry.PATHS", dict(PATHS))
+        kind = PathKind(lambda s: CircularConv2d(s.c_in, s.c_out), "ODD", full_resolution=True, symmetry=0)
+        register_path("odd", kind)
+        with pytest.raises(ValueError, match="CircularConv2d keeps the full resolution and does not commute"):
+            plain_form(RelaxedLayer2d(2, 3, 8, "odd"))
 
     def test_a_layer_that_became_fc_is_a_linear(self) -> None:
         layer = RelaxedLayer2d(2, 3, (4, 6), "f-fc+conv", stride=2)
