@@ -14,7 +14,8 @@ import symlearn
 from symlearn.fitting.result import FitResult
 from symlearn.layers import RelaxedLayer2d
 from symlearn.layers.structure import relaxed_layers
-from symlearn.selection.search import possible_changes, screen
+from symlearn.selection.changes import possible_changes
+from symlearn.selection.screening import screen
 from symlearn.transfer.export import export
 
 TASKS = {  # what breaks the symmetry of the shared path
