@@ -13,6 +13,7 @@ Axes: n, c, h, w, classes.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 from symlearn.analysis.filters import filters_of
+from symlearn.analysis.found import Fitted, measure_found
 from symlearn.config import Config, read_config
 from symlearn.data import SOURCES, TASKS, DataSplits, load_data
 from symlearn.data.samples import Samples
@@ -33,13 +35,23 @@ from symlearn.layers.registry import parse_paths
 from symlearn.layers.transforms import parse_transforms
 from symlearn.networks import NETWORKS, averaged, configured_model, default_network, expect_used
 from symlearn.ranks import losses_told, present_ranks
+from symlearn.report.found_page import found_content
 from symlearn.report.notebook import ReportDict
 from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
-from symlearn.runs.results import expect_builder, read_learned, read_report, write_results
+from symlearn.runs.results import (
+    WhatWasFound,
+    expect_builder,
+    read_learned,
+    read_report,
+    write_results,
+)
+from symlearn.training.batch_statistics import settle_batch_statistics
 from symlearn.training.inputs import usable_device
 
 Announce = Callable[["Prepared"], None]
 Build = Callable[[int, tuple[int, int], int], nn.Module]  # a network from channels, size (h, w) and classes
+
+SETTLED_ON = 500  # training images that an untrained network's batch statistics are from
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +239,7 @@ def run_experiment(
     _agree(prepared, resume=False)
     with held_folder(ranks, out, resume=False) as folder:
         folder.write_text(CONFIG, prepared.config.to_toml())
-        return _fit(prepared, folder, False, progress, announce, tensorboard)
+        return _fit(prepared, folder, False, progress, announce, tensorboard, network)
 
 
 @losses_told()
@@ -256,7 +268,7 @@ def resume_experiment(
     with held_folder(ranks, out, resume=True) as folder:
         prepared = ranks.together(lambda: prepare(read_config(folder.file(CONFIG)), network))
         _agree(prepared, resume=True)
-        return _fit(prepared, folder, True, progress, announce, tensorboard)
+        return _fit(prepared, folder, True, progress, announce, tensorboard, network)
 
 
 def _agree(prepared: Prepared, resume: bool) -> None:
@@ -293,6 +305,7 @@ def _fit(
     progress: Callable[[Progress], None] | None,
     announce: Announce | None,
     tensorboard: str | Path | None,
+    network: Build | None,
 ) -> FitResult:
     """Fit in a folder that is ours, and write the results."""
     ranks, p = present_ranks(), prepared
@@ -304,10 +317,54 @@ def _fit(
     result = run_fit(p.model, p.train, p.test, p.config, folder, resume, progress, p.info, tensorboard)
 
     def written() -> None:
-        write_results(folder, result.report, result.metrics, filters_of(result.model), result.config)
+        found = found_by(result, p, network)
+        write_results(folder, result.report, result.metrics, filters_of(result.model), result.config, found)
 
     ranks.from_first(written)
     return result
+
+
+def found_by(result: FitResult, prepared: Prepared, network: Build | None = None) -> WhatWasFound:
+    """Measure what the page 'What was found' shows; see `analysis.found` and `report.found_reading`.
+
+    Args:
+        result: of the fit.
+        prepared: what was fitted; its network is the fitted one by now.
+        network: builds a network of the user's own.
+
+    Returns:
+        found.json and the rows of examples.json.
+    """
+    begun = time.monotonic()
+    p, seed = prepared, prepared.config.training.seed
+    fitted = Fitted(
+        result.model,
+        p.config,
+        result.prior_precision,
+        result.sigma_noise,
+        p.train,
+        p.train if p.test is None else p.test,
+        "training" if p.test is None else "test",
+        p.splits.class_names,
+        p.splits.preprocessing,
+        untrained_network(p, network),
+        seed,
+    )
+    measured = measure_found(fitted)
+    content = {**vars(measured), "seconds": round(time.monotonic() - begun, 1)}
+    return WhatWasFound(found_content(result.report, content), measured.rows)
+
+
+def untrained_network(prepared: Prepared, network: Build | None = None) -> nn.Module:
+    """The network as its fit began, all paths on, with batch statistics of some training images."""
+    p = prepared
+    like = next(p.model.parameters())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(p.config.training.seed)
+        model = network_of(p.config, p.splits, network).to(like)
+    few = p.train.first(SETTLED_ON)
+    settle_batch_statistics(model, few)
+    return model.eval()
 
 
 def _note_environment(folder: RunFolder) -> None:
