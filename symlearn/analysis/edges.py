@@ -81,9 +81,15 @@ def one_by_one(x: Tensor, transform: Transform, amplitudes: Sequence[float]) -> 
 
 
 def changed(f: Tensor, at_rest: Tensor, scale: Tensor | None) -> Tensor:
-    """Whether answers `[batch]` are others than at rest; outputs `[batch, classes]`.
+    """Compare answers with those at rest, from outputs `[batch, classes]`.
 
-    `scale` is that of a regression's outputs, None for classes.
+    Args:
+        f: outputs of moved images.
+        at_rest: of the images as they are.
+        scale: standard deviations of a regression's outputs `[classes]`; None: they are logits.
+
+    Returns:
+        Whether each is another, `[batch]`.
     """
     if scale is None:
         return f.argmax(1) != at_rest.argmax(1)
@@ -138,7 +144,7 @@ def edges(model: nn.Module, x: Tensor, transform: Transform, classes: bool) -> l
 def told(transform: Transform, amplitude: float, side: float) -> str:
     """An amount in words, of translations in pixels, for images of a side sqrt(h w)."""
     if transform.generator and transform.of:
-        return f"{amplitude * side:+.1f} pixels".replace("-", "−")
+        return f"{amplitude * side:+.1f} px".replace("-", "−")
     return transform.scale.amount(amplitude)
 
 

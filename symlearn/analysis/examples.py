@@ -13,7 +13,7 @@ Axes: batch, c, h, w, classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,7 @@ class Shown:
 
 
 @torch.no_grad()
-def edge_sheet(shown: Shown, edges: dict[Transform, Sequence[Edge]]) -> list[dict[str, Any]]:
+def edge_sheet(shown: Shown, edges: Mapping[Transform, Sequence[Edge]]) -> list[dict[str, Any]]:
     """The rows of examples.json.
 
     Args:

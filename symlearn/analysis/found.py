@@ -84,7 +84,7 @@ class Measured:
         """Measure a part, or note why it cannot be."""
         try:
             return measure()
-        except Exception as error:  # a user's own network may raise anything, and its fit is over
+        except Exception as error:  # noqa: BLE001 - a user's network may raise anything; its fit is over
             self.skipped[part] = one_line(error)
             return otherwise
 
@@ -116,9 +116,7 @@ def _curves(fitted: Fitted, found: Measured) -> dict[str, dict[str, Any]]:
     if fitted.train is None or not has_evidence(fitted.model, fitted.config.curvature):
         found.skipped["curves"] = "there is no evidence to draw along a range"
         return {}
-    return range_curves(
-        fitted.model, fitted.train, fitted.config, fitted.prior_precision, fitted.sigma_noise
-    )
+    return range_curves(fitted.model, fitted.train, fitted.config, fitted.prior_precision, fitted.sigma_noise)
 
 
 def _edges(fitted: Fitted, x: Tensor, labels: Tensor | None, found: Measured) -> dict[str, Any]:
@@ -143,12 +141,17 @@ def _edges(fitted: Fitted, x: Tensor, labels: Tensor | None, found: Measured) ->
                 "transform": transform.name,
                 "verb": transform.verb,
                 "middle": None if middle is None else read(middle),
-                "words": None if middle is None else told(transform, middle, shown.side).lstrip("+"),
+                "words": None if middle is None else _plain(told(transform, middle, shown.side)),
                 "never": sum(edge.amplitude is None for edge in each),
                 "edges": [None if edge.amplitude is None else read(edge.amplitude) for edge in each],
             }
         )
     return {"set": fitted.set_name, "images": len(x), "transforms": transforms}
+
+
+def _plain(amount: str) -> str:
+    """An amount without direction, for a sentence."""
+    return amount.lstrip("+").replace(" px", " pixels")
 
 
 @torch.no_grad()

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -58,7 +59,9 @@ class Motion(ABC):
     def move(self, maps: Tensor, version: int, group: FiniteGroup) -> Tensor:
         """Maps `[batch, c, h, w]` or `[batch, c, group, h, w]`, moved; outputs without places stay."""
 
-    def gap(self, found: Tensor, maps: Tensor, version: int, group: FiniteGroup, size: tuple[int, int]) -> float:
+    def gap(
+        self, found: Tensor, maps: Tensor, version: int, group: FiniteGroup, size: tuple[int, int]
+    ) -> float:
         """||found - moved maps||, for a module of inputs of this size."""
         return float((found - self.move(maps, version, group)).norm())
 
@@ -81,7 +84,9 @@ class Shifts(Motion):
         """Rolled."""
         return shifted(maps, SHIFTS[version])
 
-    def gap(self, found: Tensor, maps: Tensor, version: int, group: FiniteGroup, size: tuple[int, int]) -> float:
+    def gap(
+        self, found: Tensor, maps: Tensor, version: int, group: FiniteGroup, size: tuple[int, int]
+    ) -> float:
         """By `equivariance.distance`."""
         return distance(found, maps, SHIFTS[version], size)
 
@@ -89,8 +94,8 @@ class Shifts(Motion):
 class Permuted(Motion):
     """Turns and mirrors that only permute pixels."""
 
-    matrices: ClassVar[list[list[list[float]]]]
-    moves: ClassVar[list[Callable[[Tensor], Tensor]]]
+    matrices: ClassVar[tuple[Sequence[Sequence[float]], ...]]
+    moves: ClassVar[tuple[Callable[[Tensor], Tensor], ...]]
 
     def element(self, group: FiniteGroup, version: int) -> int | None:
         """The number of the group's element, or None."""
@@ -117,8 +122,8 @@ class QuarterTurns(Permuted):
     """By 90, 180 and 270 degrees."""
 
     name, words, versions = "quarter turns", "turned by 90°, 180° or 270°", 3
-    matrices = [rotation(k / 4) for k in (1, 2, 3)]
-    moves = [lambda x, k=k: torch.rot90(x, k, (-2, -1)) for k in (1, 2, 3)]  # type: ignore[misc]
+    matrices = (rotation(1 / 4), rotation(2 / 4), rotation(3 / 4))
+    moves = tuple(partial(torch.rot90, k=k, dims=(-2, -1)) for k in (1, 2, 3))
 
     def refusal(self, maps: Tensor, group: FiniteGroup) -> str | None:
         """Maps that are not square, too."""
@@ -131,8 +136,8 @@ class Mirrors(Permuted):
     """Left to right, top to bottom."""
 
     name, words, versions = "mirrors", "mirrored left to right or top to bottom", 2
-    matrices = [[[1.0, 0.0], [0.0, -1.0]], [[-1.0, 0.0], [0.0, 1.0]]]
-    moves = [lambda x: x.flip(-1), lambda x: x.flip(-2)]
+    matrices = (((1.0, 0.0), (0.0, -1.0)), ((-1.0, 0.0), (0.0, 1.0)))
+    moves = tuple(partial(torch.flip, dims=(axis,)) for axis in (-1, -2))
 
     def refusal(self, maps: Tensor, group: FiniteGroup) -> str | None:
         """Group maps that are not square, too."""
@@ -161,7 +166,9 @@ class Resampled(Motion):
         planes = maps.flatten(1, -3)
         return interpolate(planes, matrix.to(planes).unsqueeze(0))[:, 0].reshape(maps.shape)
 
-    def gap(self, found: Tensor, maps: Tensor, version: int, group: FiniteGroup, size: tuple[int, int]) -> float:
+    def gap(
+        self, found: Tensor, maps: Tensor, version: int, group: FiniteGroup, size: tuple[int, int]
+    ) -> float:
         """Inside the disc."""
         return float(inside(found - self.move(maps, version, group)).norm())
 

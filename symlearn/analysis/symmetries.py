@@ -139,7 +139,13 @@ def network_errors(model: nn.Module, x: Tensor, labels: Tensor | None) -> dict[s
         the mean over its versions, and `accuracy_unmoved`.
     """
     group = group_to_measure(model)
-    found: dict[str, Any] = {"errors": {}, "reasons": {}, "same": {}, "accuracy": {}, "accuracy_unmoved": None}
+    found: dict[str, Any] = {
+        "errors": {},
+        "reasons": {},
+        "same": {},
+        "accuracy": {},
+        "accuracy_unmoved": None,
+    }
     with evaluated(model):
         y = outputs(model, x)
         if labels is not None:

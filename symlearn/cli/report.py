@@ -16,7 +16,13 @@ Format = Literal["table", "json", "html", "md", "found"]
 
 def report(
     directory: RunPath,
-    format: Annotated[str, typer.Option(metavar="table|json|html|md|found", help="how to print it; found: what was found, in plain words (HTML)")] = "table",
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="table|json|html|md|found",
+            help="how to print it; found: what was found, in plain words (HTML)",
+        ),
+    ] = "table",
 ) -> None:
     """Print which layers became convolutional: the layer table, the verdict and the run's numbers."""
     from symlearn.run_folder import RunFolder, to_json

@@ -73,7 +73,7 @@ def resample(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def coefficients(images: Tensor) -> Tensor:
-    """Spline coefficients of images `[batch, c, h, w]`, of which `resample` gives the image at every pixel."""
+    """Spline coefficients of images `[batch, c, h, w]`, of which `resample` gives the images at pixels."""
     down, across = (torch.linalg.inv(at_pixels(n)).to(images) for n in images.shape[-2:])
     return torch.einsum("ij,bcjk,lk->bcil", down, images, across)
 

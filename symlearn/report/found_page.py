@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from symlearn.report.found_reading import Found, Rows
-from symlearn.report.found_words import paragraph, said
+from symlearn.report.found_reading import NETWORK, Found, Rows
+from symlearn.report.found_words import paragraph, plain_label, said
 from symlearn.report.page import embedded, pngs, style, template
 from symlearn.report.plots import edge_examples, kept_answers, measured_symmetries, range_evidence
 from symlearn.report.reading import Report, body_layers
 from symlearn.report.sentence import layer_verdict
-from symlearn.report.wording import subject
+from symlearn.report.wording import few, subject
 
 SCHEMA = 1
 PARTS = {"curves": "evidence curves", "symmetries": "symmetries", "edges": "examples at the edge"}
@@ -34,9 +34,9 @@ SECTIONS = (
         "How far an image may be changed",
         "",
         {
-            "range-evidence": "Higher is better. The ring is the range that was learned; weights and all other "
-            "ranges stay as they are, so the curve says what the evidence makes of a range for this network, not "
-            "for one that was trained with it."
+            "range-evidence": "Higher is better. The ring is the range that was learned; weights and all "
+            "other ranges stay as they are, so the curve says what the evidence makes of a range for this "
+            "network, not for one that was trained with it."
         },
     ),
     Section(
@@ -44,21 +44,22 @@ SECTIONS = (
         "",
         {
             "kept-answers": "Images are moved, and the network is asked again. Small turns and scales are "
-            "interpolated (cubic splines through every pixel); shifts let what leaves at one side enter at the "
-            "other.",
-            "measured-symmetries": "How much moving a layer's input changes more than the place of its output: 0 is "
-            "exact, 1 as much as its outputs differ at all. Of the answer, any change counts. Each layer at its "
-            "own inputs; small turns and scales are compared inside a disc, and the pale bar is what there and "
-            "back again errs by, without any network. Before training a layer had all its paths.",
+            "interpolated (cubic splines through every pixel); shifts let what leaves at one side enter at "
+            "the other.",
+            "measured-symmetries": "How much moving a layer's input changes more than the place of its "
+            "output: 0 is exact, 1 as much as its outputs differ at all. Of the answer, any change counts. "
+            "Each layer at its own inputs; small turns and scales are compared inside a disc, and the pale "
+            "bar is what there and back again errs by, without any network. Before training a layer had all "
+            "its paths.",
         },
     ),
     Section(
         "At the edge of what counts as the same",
         "",
         {
-            "edge-examples": "Each image as it is, and moved until the network says something else, or to the end "
-            "of a learned range. Above: how far (counterclockwise, right, down and larger are positive), and the "
-            "answer; another answer than at rest is framed."
+            "edge-examples": "Each image as it is, and moved until the network says something else, or to "
+            "the end of a learned range. Above: how far (counterclockwise, right, down and larger are "
+            "positive), and the answer; another answer than at rest is framed."
         },
     ),
 )
@@ -110,6 +111,27 @@ def found_figures(found: Found, rows: Rows, report: Report) -> dict[str, Figure]
     return figures
 
 
+def skipped_parts(found: Found) -> list[tuple[str, str]]:
+    """Parts that are missing, and why."""
+    return [(PARTS.get(str(part), str(part)), str(why)) for part, why in (found.get("skipped") or {}).items()]
+
+
+def skipped_layers(found: Found) -> list[tuple[str, str]]:
+    """What was not measured on which layers, and why."""
+    symmetries = found.get("symmetries")
+    if not symmetries:
+        return []
+    layers: dict[tuple[str, str], list[str]] = {}
+    for layer in symmetries["layers"]:
+        for motion, why in layer["reasons"].items():
+            layers.setdefault((motion, why), []).append(plain_label(str(layer["name"])))
+    told = [(f"{motion}, {few(names)}", why) for (motion, why), names in layers.items()]
+    told += [(f"{motion}, {NETWORK}", why) for motion, why in symmetries["network"]["reasons"].items()]
+    if symmetries["left_out"]:
+        told.append((f"{symmetries['left_out']} further layers", "only the first ones are measured"))
+    return told
+
+
 def found_page(
     report: Report,
     found: Found,
@@ -147,6 +169,6 @@ def found_page(
         subject=subject(report),
         sentences=said(report, found),
         sections=[section for section in sections if section["figures"]],
-        skipped=[(PARTS.get(str(p), str(p)), why) for p, why in (found.get("skipped") or {}).items()],
+        skipped=[*skipped_parts(found), *skipped_layers(found)],
         links=links,
     )

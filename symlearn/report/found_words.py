@@ -1,10 +1,11 @@
 """What was found, in plain words: for people who skip tables.
 
-    cares      what does not matter to the network, and in which layers; by the verdicts of the evidence
+    cares      what does not matter to the network: how far images may be transformed, and what does not
+               matter in which layers, by the verdicts of the evidence
+    ranges     what the evidence says of less and of more than the learned ranges
+    measured   how many answers survive a transformation, and how far images can go
     sure       how clear the evidence was
     unknown    what it leaves open: undecided layers, no verdicts, nothing learned, one seed
-    ranges     how far images may be transformed, and what the evidence says of less and more
-    measured   how many answers survive a transformation, and how far images can go
 
 Everything is read from report.json and the measurements of found.json; nothing is claimed that is in neither.
 """
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from symlearn.layers.registry import known_kind
+from symlearn.layers.transforms import TRANSFORMS
 from symlearn.report.found_reading import Found, curves_of
 from symlearn.report.reading import (
     Layer,
@@ -36,7 +38,7 @@ from symlearn.report.sentence import (
     who,
     without_verdict,
 )
-from symlearn.report.wording import action_phrase, percent, signed
+from symlearn.report.wording import action_phrase, count, percent, signed
 from symlearn.selection.verdict import SHARED, UNDECIDED
 
 FLAT = 2.0  # nats that a curve rises by at least, before it says anything of a range
@@ -50,18 +52,19 @@ def said(report: Report, found: Found) -> dict[str, list[str]]:
         found: found.json, or as much of it as there is: `ranges`, `symmetries`, `edges`.
 
     Returns:
-        Sentences by `cares`, `sure`, `unknown`, `ranges`, `measured`; lists that may be empty.
+        Sentences by `cares`, `ranges`, `measured`, `sure`, `unknown`; lists that may be empty.
     """
     if without_verdict(report):
         why = nothing_learned(report["training"])
-        after = "What is measured below describes a network that has learned nothing, and says nothing of the data."
-        return {"cares": [why], "sure": [], "unknown": [after], "ranges": [], "measured": []}
+        after = "What is measured below is of a network that has learned nothing; it says nothing of the data."
+        return {"cares": [why], "ranges": [], "measured": [], "sure": [], "unknown": [after]}
+    ranges = ranges_sentence(report)
     return {
-        "cares": _cares(report),
+        "cares": [*([] if ranges is None else [ranges]), *_cares(report)],
+        "ranges": [_judged(entry, points) for entry, points in curves_of(found)],
+        "measured": [*_answers(found), *_edges(found)],
         "sure": _sure(report),
         "unknown": _unknown(report),
-        "ranges": _ranges(report, found),
-        "measured": [*_answers(found), *_edges(found)],
     }
 
 
@@ -114,7 +117,7 @@ def _cares(report: Report) -> list[str]:
             groups.setdefault(str(layer["verdict"]["symmetry"]), []).append(layer)
     if not groups:
         return [verdict(report)]
-    clauses = [f"in {who(members, len(layers))} {matters(name)}" for name, members in groups.items()]
+    clauses = [f"in {_which(members, len(layers))} {matters(name)}" for name, members in groups.items()]
     sentence = "; ".join(clauses)
     return [f"{sentence[0].upper()}{sentence[1:]}."]
 
@@ -131,11 +134,10 @@ def _sure(report: Report) -> list[str]:
     if asked:
         name, path, removal = min(asked, key=lambda one: _clearness(one[2]))
         low, high = removal["interval"]
-        of = "the one path" if len(asked) == 1 else f"the {len(asked)} paths"
-        least = "it" if len(asked) == 1 else "the least clear of them"
+        least = "the one path" if len(asked) == 1 else f"the least clear of {len(asked)} paths"
         found.append(
-            f"How sure: of {of} that the evidence was found to need by taking {'it' if len(asked) == 1 else 'each'} "
-            f"out, {least} is {path} of {layer_label(name)}; without it the log evidence changes by "
+            f"How sure: {least} that the evidence was found to need by taking it out is {path} of "
+            f"{plain_label(name)}; without it the log evidence changes by "
             f"{signed(removal['delta_log_evidence'])} nats (90 % interval {signed(low)} to {signed(high)})."
         )
     last = [p for p in proposals_of(report) if p.get("round") == proposals_of(report)[-1].get("round")]
@@ -146,7 +148,7 @@ def _sure(report: Report) -> list[str]:
         within = f" (90 % interval {signed(interval[0])} to {signed(interval[1])})" if interval else ""
         found.append(
             f"The search ended when none of {len(last)} further changes was worth it: the best, "
-            f"{action_phrase(best)} in {layer_label(str(best.get('layer')))}, changed the log evidence by "
+            f"{action_phrase(best)} in {plain_label(str(best.get('layer')))}, changed the log evidence by "
             f"{signed(best['delta_log_evidence'])} nats{within}."
         )
     return found
@@ -165,44 +167,53 @@ def _unknown(report: Report) -> list[str]:
     silent = [one for one in layers if not decided(one)]
     if several and open_:
         found.append(
-            f"Not known: of {who(open_, len(layers))} the evidence could not decide; the difference lies within "
-            "its noise."
+            f"Not known: of {_which(open_, len(layers))} the evidence could not decide; the difference lies "
+            "within its noise."
         )
     if several and silent and len(silent) < len(layers):
-        found.append(f"Not known: {who(silent, len(layers))}, of which no path was tried without.")
+        found.append(f"Not known: {_which(silent, len(layers))}, of which no path was tried without.")
     found += [one for one in (setbacks_sentence(report), sample_sentence(report)) if one is not None]
     if report.get("seed") is not None:
-        found.append(
-            f"All of this is one fit, of seed {report['seed']}; another may put the same thing into other layers."
-        )
+        moved = "; another may put the same thing into other layers" if any(map(decided, layers)) else ""
+        found.append(f"All of this is one fit, of seed {report['seed']}{moved}.")
     return found
 
 
-def _ranges(report: Report, found: Found) -> list[str]:
-    told = ranges_sentence(report)
-    if told is None:
-        return []
-    sentences = [told]
-    return [*sentences, *(_judged(entry, points) for entry, points in curves_of(found))]
+def plain_label(name: str) -> str:
+    """A layer as readers call it; one that is named by a bare number is said to be a layer."""
+    label = layer_label(name)
+    return f"layer {label}" if label.isdecimal() else label
+
+
+def _which(members: list[Layer], total: int) -> str:
+    """Layers in words, as `who`, those of bare numbers too."""
+    if any(layer_label(layer["name"]).isdecimal() for layer in members) and len(members) < total:
+        return _and([plain_label(layer["name"]) for layer in members])
+    return who(members, total)
 
 
 def _judged(entry: Mapping[str, Any], points: Sequence[tuple[float, float]]) -> str:
-    """What the evidence says of less and more of a range than was learned."""
+    """What the evidence says of less and of more of a range than was learned."""
+    transform = TRANSFORMS[str(entry["transform"])]
     at, here = min(points, key=lambda p: abs(p[0] - float(entry["range"])))
     heights = [height for _, height in points]
-    name = str(entry["transform"])
     if max(heights) - min(heights) < FLAT:
         return (
-            f"At these weights the evidence is flat along {name} (it changes by less than {FLAT:g} nats), so how "
-            "far is not known."
+            f"At these weights the log evidence hardly depends on how far images are {transform.verb} (by "
+            f"less than {FLAT:g} nats), so how far is not known."
         )
-    (_, none), (far, most) = points[0], points[-1]
-    parts = [f"none of it changes the log evidence by {signed(none - here)} nats"] if at > points[0][0] else []
-    if far > at:
-        parts.append(f"{far:.3g} in place of {at:.3g} by {signed(most - here)} nats")
-    best = max(points, key=lambda p: p[1])
-    off = f"; the highest point of the curve is at {best[0]:.3g}" if best[1] - here > FLAT else ""
-    return f"Along {name}, at these weights, {' and '.join(parts)}{off}."
+    ends = dict.fromkeys(point for point in (points[0], points[-1]) if point[0] != at)
+    parts = [f"{_higher(height - here)} where images are {transform.told(far)}" for far, height in ends]
+    told = f"At these weights the log evidence is {' and '.join(parts)}."
+    best, top = max(points, key=lambda p: p[1])
+    if top - here > FLAT and best not in (points[0][0], points[-1][0]):
+        told += f" It is highest, by {count(top - here)} nats, where they are {transform.told(best)}."
+    return told
+
+
+def _higher(nats: float) -> str:
+    """A difference of log evidence in words."""
+    return f"{count(abs(nats))} nats {'higher' if nats > 0 else 'lower'}"
 
 
 def _answers(found: Found) -> list[str]:
@@ -215,11 +226,14 @@ def _answers(found: Found) -> list[str]:
     if network["same"]:
         ordered = sorted(network["same"].items(), key=lambda one: -one[1])
         parts = [f"{percent(value)} when {words[name]}" for name, value in ordered]
-        return [f"Measured: of {where} {_and(parts)} keep their answer."]
+        parts[0] = parts[0].replace(" when", " keep their answer when", 1)
+        return [f"Measured on {where}: {_and(parts)}."]
     errors = {name: value for name, value in network["fitted"].items() if value is not None}
     if not errors:
         return []
-    parts = [f"{percent(value)} when {words[name]}" for name, value in sorted(errors.items(), key=lambda e: e[1])]
+    parts = [
+        f"{percent(value)} when {words[name]}" for name, value in sorted(errors.items(), key=lambda e: e[1])
+    ]
     return [f"Measured on {where}, its outputs change, in parts of how much they differ, by {_and(parts)}."]
 
 
@@ -230,8 +244,8 @@ def _edges(found: Found) -> list[str]:
     parts = [f"{one['verb']} by {one['words']}" for one in measured["transforms"] if one["words"] is not None]
     if not parts:
         return [
-            f"Of {measured['images']} {measured['set']} images half or more never change their answer, however "
-            "far they are moved: look whether the network tells images apart at all."
+            f"Of {measured['images']} {measured['set']} images half or more never change their answer, "
+            "however far they are moved: look whether the network tells images apart at all."
         ]
     return [
         f"Half of {measured['images']} {measured['set']} images give another answer by the time they are "

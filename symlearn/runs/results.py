@@ -200,7 +200,9 @@ def read_found(folder: RunFolder, report: Mapping[str, Any]) -> WhatWasFound:
     from symlearn.report.found_page import SCHEMA, found_content
 
     if not folder.file(FOUND).is_file():
-        skipped = dict.fromkeys(("symmetries", "edges"), "an earlier version, which did not measure it, fitted")
+        skipped = dict.fromkeys(
+            ("symmetries", "edges"), "an earlier version, which did not measure it, fitted"
+        )
         return WhatWasFound(found_content(report, {"skipped": skipped}), [])
     content, examples = folder.read_json(FOUND), folder.read_json(EXAMPLES)
     for name, given in ((FOUND, content), (EXAMPLES, examples)):

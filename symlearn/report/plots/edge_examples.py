@@ -46,7 +46,7 @@ def edge_examples(rows: Rows, report: Report | None = None, found: Found | None 
             answer = shortened(str(cell["answer"]), 14)
             other = cell["answer"] != before
             axes.set_title(
-                f"{cell['amount']}  {answer}" if cell["amount"] else answer,
+                f"{cell['amount']} → {answer}" if cell["amount"] else answer,
                 fontsize=10,
                 color="#9A4A00" if other else INK,
                 weight="bold" if other else "normal",

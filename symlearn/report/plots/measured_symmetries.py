@@ -1,11 +1,12 @@
-"""Which symmetries the layers of a fitted network have, and which they had before: a panel a transformation."""
+"""Which symmetries the layers of a fitted network have, and had before: a panel a transformation."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from symlearn.report.found_reading import NETWORK, Found, measured_rows
+from symlearn.report.found_words import plain_label
 from symlearn.report.plots.style import FAINT, INK, RULE, message_figure, new_figure, note, tidy
-from symlearn.report.reading import Report, finite, layer_label
+from symlearn.report.reading import Report, finite
 
 TITLE = "Measured: how much a layer notices"
 FARTHEST = 2.0  # errors beyond are drawn there
@@ -32,16 +33,14 @@ def measured_symmetries(found: Found, report: Report | None = None) -> Figure:
         name = str(motion["name"])
         _draw(axes, [(one["fitted"], one["untrained"], one["floors"]) for _, one in rows], name)
         axes.set_title(name, fontsize=10, color=INK)
-    labels = [label if label == NETWORK else layer_label(label) for label, _ in rows]
+    labels = [label if label == NETWORK else plain_label(label) for label, _ in rows]
     panels[0].set_yticks(range(len(rows)), labels, fontsize=9.5, color=INK, parse_math=False)
     panels[0].set_ylim(len(rows) - 0.4, -0.6)
     seed = found["symmetries"].get("seed")
     beside = f"○ before training (seed {seed})   " if seed is not None else ""
     note(figure, f"{beside}● fitted   pale: what resampling alone errs by   × not measured or constant")
     network = rows[-1][1]["fitted"]
-    told = ", ".join(
-        f"{name} {value:.2g}" for name, value in network.items() if finite(value) is not None
-    )
+    told = ", ".join(f"{name} {value:.2g}" for name, value in network.items() if finite(value) is not None)
     figure.set_label(f"{TITLE}; errors of the whole network: {told}")
     return figure
 

@@ -18,8 +18,8 @@ def range_evidence(found: Found, report: Report | None = None) -> Figure:
     The ring is the range that was learned; at the left end the transformation has no effect.
 
     Returns:
-        A figure whose label gives the learned ranges and where each curve is highest; without curves, one that
-        says so.
+        A figure whose label gives the learned ranges and where each curve is highest; without curves, one
+        that says so.
     """
     curves = curves_of(found)
     if not curves:
