@@ -97,6 +97,7 @@ def refusal(motion: Motion, module: nn.Module, x: Tensor, y: Tensor, group: Fini
     return motion.refusal(x, group) or motion.refusal(y, group)
 
 
+@torch.no_grad()
 def layer_errors(model: nn.Module, x: Tensor) -> dict[str, dict[str, Any]]:
     """Errors of every layer at its own inputs.
 
@@ -126,6 +127,7 @@ def outputs(model: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([model(part) for part in x.split(CHUNK)])
 
 
+@torch.no_grad()
 def network_errors(model: nn.Module, x: Tensor, labels: Tensor | None) -> dict[str, Any]:
     """Errors of invariance of the whole network.
 
