@@ -2,7 +2,7 @@
 
     as they are
     until the answer changes    a row a transformation: every image as far as it must go (`edges.py`)
-    at the range's end          two rows a range that an average has (`orbit_average.py`), one a mirror
+    at the range's end          two rows a range that an average has (`layers/orbit_average.py`), one a mirror
 
 Pixels are whole numbers 0 to 255: in the units of the raw images where those are known, between the darkest
 and the brightest of the images shown. Images of more than SIDE pixels are made smaller, and channels that are

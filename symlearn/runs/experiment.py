@@ -13,7 +13,6 @@ Axes: n, c, h, w, classes.
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,35 +22,25 @@ import torch
 from torch import nn
 
 from symlearn.analysis.filters import filters_of
-from symlearn.analysis.found import Fitted, measure_found
 from symlearn.config import Config, read_config
 from symlearn.data import SOURCES, TASKS, DataSplits, load_data
 from symlearn.data.samples import Samples
 from symlearn.fitting.agreement import expect_agreement, held_folder
 from symlearn.fitting.fit import run_fit
+from symlearn.fitting.found import WhatWasFound, what_was_found
 from symlearn.fitting.inputs import ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.registry import parse_paths
 from symlearn.layers.transforms import parse_transforms
 from symlearn.networks import NETWORKS, averaged, configured_model, default_network, expect_used
 from symlearn.ranks import losses_told, present_ranks
-from symlearn.report.found_page import found_content
 from symlearn.report.notebook import ReportDict
 from symlearn.run_folder import CONFIG, ENVIRONMENT, PREPROCESSING, REPORT, RunFolder, environment, to_json
-from symlearn.runs.results import (
-    WhatWasFound,
-    expect_builder,
-    read_learned,
-    read_report,
-    write_results,
-)
-from symlearn.training.batch_statistics import settle_batch_statistics
+from symlearn.runs.results import expect_builder, read_learned, read_report, write_results
 from symlearn.training.inputs import usable_device
 
 Announce = Callable[["Prepared"], None]
 Build = Callable[[int, tuple[int, int], int], nn.Module]  # a network from channels, size (h, w) and classes
-
-SETTLED_ON = 500  # training images that an untrained network's batch statistics are from
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,53 +307,24 @@ def _fit(
 
     def written() -> None:
         found = found_by(result, p, network)
-        write_results(folder, result.report, result.metrics, filters_of(result.model), result.config, found)
+        write_results(folder, result.metrics, filters_of(result.model), result.config, found)
 
     ranks.from_first(written)
     return result
 
 
 def found_by(result: FitResult, prepared: Prepared, network: Build | None = None) -> WhatWasFound:
-    """Measure what the page 'What was found' shows; see `analysis.found` and `report.found_reading`.
-
-    Args:
-        result: of the fit.
-        prepared: what was fitted; its network is the fitted one by now.
-        network: builds a network of the user's own.
-
-    Returns:
-        found.json and the rows of examples.json.
-    """
-    begun = time.monotonic()
+    """Measure what the page 'What was found' shows, beside the network as its fit began."""
     p, seed = prepared, prepared.config.training.seed
-    fitted = Fitted(
-        result.model,
-        p.config,
-        result.prior_precision,
-        result.sigma_noise,
-        p.train,
-        p.train if p.test is None else p.test,
-        "training" if p.test is None else "test",
-        p.splits.class_names,
-        p.splits.preprocessing,
-        untrained_network(p, network),
-        seed,
-    )
-    measured = measure_found(fitted)
-    content = {**vars(measured), "seconds": round(time.monotonic() - begun, 1)}
-    return WhatWasFound(found_content(result.report, content), measured.rows)
+    untrained = untrained_network(p, network)
+    return what_was_found(result, p.test, untrained, seed=seed, info=p.info)
 
 
 def untrained_network(prepared: Prepared, network: Build | None = None) -> nn.Module:
-    """The network as its fit began, all paths on, with batch statistics of some training images."""
-    p = prepared
-    like = next(p.model.parameters())
+    """The network as its fit began, all paths on; the global random generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(p.config.training.seed)
-        model = network_of(p.config, p.splits, network).to(like)
-    few = p.train.first(SETTLED_ON)
-    settle_batch_statistics(model, few)
-    return model.eval()
+        torch.manual_seed(prepared.config.training.seed)
+        return network_of(prepared.config, prepared.splits, network)
 
 
 def _note_environment(folder: RunFolder) -> None:

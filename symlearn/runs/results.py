@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from symlearn.data import Preprocessing
+    from symlearn.fitting.found import WhatWasFound
 
 REPORT_SCHEMAS = (1, 2)
 LINKS = {"report": PAGE, "found": FOUND}
@@ -61,22 +62,8 @@ class Learned:
     config: Config
 
 
-@dataclass(frozen=True)
-class WhatWasFound:
-    """What the page for people who skip tables is drawn from.
-
-    Attributes:
-        content: found.json.
-        rows: of examples.json.
-    """
-
-    content: dict[str, Any]
-    rows: list[dict[str, Any]]
-
-
 def write_results(
     folder: RunFolder,
-    report: Mapping[str, Any],
     metrics: list[dict[str, Any]],
     filters: list[dict[str, Any]],
     config: Config,
@@ -92,24 +79,25 @@ def write_results(
     folder.write_text(EXAMPLES, to_json({"schema": 1, "rows": found.rows}, indent=None))
     from symlearn.report.page import pngs
 
+    report = found.report
     figures = run_figures_of(report, metrics, filters)
     drawn = pngs(figures)  # the slow part, for the files and for the page
     _write_figures(folder, drawn)
-    _write_found(folder, report, found)
+    _write_found(folder, found)
     environment = folder.read_json(ENVIRONMENT) if folder.file(ENVIRONMENT).is_file() else None
     page = page_of(report, metrics, figures, config, environment, drawn, FOUND_PAGE)
     folder.write_text(PAGE, page)
     folder.write_text(REPORT, to_json(report))
 
 
-def _write_found(folder: RunFolder, report: Mapping[str, Any], found: WhatWasFound) -> list[Path]:
+def _write_found(folder: RunFolder, found: WhatWasFound) -> list[Path]:
     """Write the page 'What was found' and its figures; the paths of all."""
-    from symlearn.report.found_page import found_figures, found_page
+    from symlearn.report.found_page import found_page
     from symlearn.report.page import pngs
 
-    figures = found_figures(found.content, found.rows, report)
+    figures = found.figures()
     drawn = pngs(figures)
-    folder.write_text(FOUND_PAGE, found_page(report, found.content, figures, drawn, LINKS))
+    folder.write_text(FOUND_PAGE, found_page(found.report, found.content, figures, drawn, LINKS))
     return _write_figures(folder, drawn)
 
 
@@ -152,7 +140,7 @@ def draw_figures(folder: RunFolder) -> list[Path]:
     report = read_report(folder)
     figures = run_figures_of(report, folder.metrics(), read_filters(folder))
     found = read_found(folder, report)
-    return [*_write_figures(folder, pngs(figures)), *_write_found(folder, report, found)]
+    return [*_write_figures(folder, pngs(figures)), *_write_found(folder, found)]
 
 
 def read_page(folder: RunFolder) -> str:
@@ -180,11 +168,10 @@ def read_found_page(folder: RunFolder) -> str:
     Raises:
         ValueError: the run has not finished, or a file is damaged.
     """
-    from symlearn.report.found_page import found_figures, found_page
+    from symlearn.report.found_page import found_page
 
-    report = read_report(folder)
-    found = read_found(folder, report)
-    return found_page(report, found.content, found_figures(found.content, found.rows, report))
+    found = read_found(folder, read_report(folder))
+    return found_page(found.report, found.content, found.figures())
 
 
 def read_found(folder: RunFolder, report: Mapping[str, Any]) -> WhatWasFound:
@@ -197,20 +184,21 @@ def read_found(folder: RunFolder, report: Mapping[str, Any]) -> WhatWasFound:
     Raises:
         ValueError: a file is damaged, or the images alone are missing.
     """
+    from symlearn.fitting.found import WhatWasFound
     from symlearn.report.found_page import SCHEMA, found_content
 
     if not folder.file(FOUND).is_file():
         skipped = dict.fromkeys(
             ("symmetries", "edges"), "an earlier version, which did not measure it, fitted"
         )
-        return WhatWasFound(found_content(report, {"skipped": skipped}), [])
+        return WhatWasFound(found_content(report, {"skipped": skipped}), [], report)
     content, examples = folder.read_json(FOUND), folder.read_json(EXAMPLES)
     for name, given in ((FOUND, content), (EXAMPLES, examples)):
         if not isinstance(given, dict) or given.get("schema") != SCHEMA:
             raise ValueError(f"{folder.file(name)} is damaged or of another version; restore it or fit again")
     if not isinstance(examples.get("rows"), list):
         raise ValueError(f"{folder.file(EXAMPLES)} is damaged: it has no rows; restore it or fit again")
-    return WhatWasFound(content, examples["rows"])
+    return WhatWasFound(content, examples["rows"], report)
 
 
 def read_filters(folder: RunFolder) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ import math
 
 import pytest
 import torch
-from toys import noise
 from torch import Tensor, nn
+from toys import noise
 
 from symlearn.analysis.edges import (
     FAR,

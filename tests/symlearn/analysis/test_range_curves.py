@@ -28,9 +28,7 @@ def average(transforms: str, learn: bool = True) -> OrbitAverage:
 def data(n: int = 12) -> Held:
     """Noise with labels."""
     generator = torch.Generator().manual_seed(1)
-    return Held(
-        torch.randn(n, 1, 6, 6, generator=generator), torch.randint(0, 3, (n,), generator=generator)
-    )
+    return Held(torch.randn(n, 1, 6, 6, generator=generator), torch.randint(0, 3, (n,), generator=generator))
 
 
 @pytest.mark.parametrize("name", ["rotation", "translation-x", "scale", "flip-x"])

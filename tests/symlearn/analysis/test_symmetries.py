@@ -11,8 +11,8 @@ from itertools import chain
 
 import pytest
 import torch
-from toys import drawn, noise
 from torch import Tensor, nn
+from toys import drawn, noise
 
 from symlearn.analysis.motions import MOTIONS
 from symlearn.analysis.symmetries import MOST, layer_errors, measured_symmetries, network_errors
