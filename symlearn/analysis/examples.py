@@ -22,12 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kfac import evaluated
-from symlearn.analysis.edges import Edge, moved, one_by_one, told
+from symlearn.analysis.edges import Edge, changed, moved, one_by_one, told
 from symlearn.analysis.range_curves import average_within
 from symlearn.data import Preprocessing
 from symlearn.layers.transforms import Transform
 
 SIDE = 48  # pixels
+FEW = 2  # outputs of a regression that are written down
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +38,16 @@ class Shown:
     Attributes:
         model: `[batch, c, h, w] -> [batch, classes]`.
         x: the images as they are.
-        class_names: of the outputs; empty for a regression.
+        scale: standard deviations of a regression's outputs `[classes]`; None: they are logits of classes.
+        class_names: of the outputs; where there are none, classes are numbers.
         preprocessing: what raw images went through, where it is known.
     """
 
     model: nn.Module
     x: Tensor
-    class_names: tuple[str, ...]
-    preprocessing: Preprocessing | None
+    scale: Tensor | None = None
+    class_names: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
 
     @property
     def side(self) -> float:
@@ -72,20 +75,22 @@ class Shown:
         found: list[Any] = (whole[:, 0] if whole.shape[1] == 1 else whole.permute(0, 2, 3, 1)).tolist()
         return found
 
-    def answers(self, images: Tensor) -> list[str]:
-        """The likeliest class, or the outputs."""
-        f = self.model(images)
-        if self.class_names:
-            return [self.class_names[k] for k in f.argmax(1).tolist()]
-        return [", ".join(f"{value:.2f}" for value in row) for row in f[:, :2].tolist()]
+    def answers(self, f: Tensor) -> list[str]:
+        """The likeliest class, or the first outputs, of outputs `[batch, classes]`."""
+        if self.scale is None:
+            numbers: list[int] = f.argmax(1).tolist()
+            return [self.class_names[k] if self.class_names else str(k) for k in numbers]
+        more = "…" if f.shape[1] > FEW else ""
+        rows = f[:, :FEW].tolist()
+        return [", ".join(f"{value:.2f}" for value in row).replace("-", "−") + more for row in rows]
 
     def row(self, words: str, images: Tensor, amounts: Sequence[str]) -> dict[str, Any]:
         """One row of the sheet."""
-        cells = zip(self.pixels(images), self.answers(images), amounts, strict=True)
-        return {
-            "words": words,
-            "cells": [{"pixels": p, "answer": answer, "amount": amount} for p, answer, amount in cells],
-        }
+        f = self.model(images)
+        other = changed(f, self.model(self.x), self.scale).tolist()
+        cells = zip(self.pixels(images), self.answers(f), other, amounts, strict=True)
+        names = ("pixels", "answer", "other", "amount")
+        return {"words": words, "cells": [dict(zip(names, cell, strict=True)) for cell in cells]}
 
 
 @torch.no_grad()
@@ -97,8 +102,8 @@ def edge_sheet(shown: Shown, edges: Mapping[Transform, Sequence[Edge]]) -> list[
         edges: of every image, by transform.
 
     Returns:
-        `words` and `cells` a row: `pixels`, the `answer`, and the `amount` in words, empty where there is
-        none; cells of images whose answer never changes are None.
+        `words` and `cells` a row: `pixels`, the `answer`, whether it is another than at rest (`other`), and
+        the `amount` in words, empty where there is none; cells of images whose answer never changes are None.
     """
     with evaluated(shown.model):
         rows = [shown.row("as it is", shown.x, [""] * len(shown.x))]

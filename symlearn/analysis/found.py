@@ -113,8 +113,11 @@ def _curves(fitted: Fitted, found: Measured) -> dict[str, dict[str, Any]]:
     within = average_within(fitted.model)
     if within is None or not within[1].learn:
         return {}
-    if fitted.train is None or not has_evidence(fitted.model, fitted.config.curvature):
-        found.skipped["curves"] = "there is no evidence to draw along a range"
+    if fitted.train is None:
+        found.skipped["curves"] = "the training images are not at hand"
+        return {}
+    if not has_evidence(fitted.model, fitted.config.curvature):
+        found.skipped["curves"] = "the network has no evidence"
         return {}
     return range_curves(fitted.model, fitted.train, fitted.config, fitted.prior_precision, fitted.sigma_noise)
 
@@ -129,8 +132,8 @@ def _edges(fitted: Fitted, x: Tensor, labels: Tensor | None, found: Measured) ->
     right = None if labels is None else _right(model, x, labels[: len(x)])
     few = None if labels is None else labels[: len(x)]
     picks = spread_out(few, min(SHOWN, len(x)), lambda at: right is None or right[at])
-    names = fitted.class_names if labels is not None else ()
-    shown = Shown(model, x[picks], names, fitted.preprocessing)
+    scale = _scale(model, x) if labels is None else None
+    shown = Shown(model, x[picks], scale, fitted.class_names, fitted.preprocessing)
     chosen = {transform: [each[at] for at in picks] for transform, each in by_transform.items()}
     found.rows = edge_sheet(shown, chosen)
     transforms = []
@@ -152,6 +155,12 @@ def _edges(fitted: Fitted, x: Tensor, labels: Tensor | None, found: Measured) ->
 def _plain(amount: str) -> str:
     """An amount without direction, for a sentence."""
     return amount.lstrip("+").replace(" px", " pixels")
+
+
+@torch.no_grad()
+def _scale(model: nn.Module, x: Tensor) -> Tensor:
+    """Standard deviations of outputs over images."""
+    return model(x).std(0)
 
 
 @torch.no_grad()

@@ -59,7 +59,8 @@ SECTIONS = (
         {
             "edge-examples": "Each image as it is, and moved until the network says something else, or to "
             "the end of a learned range. Above: how far (counterclockwise, right, down and larger are "
-            "positive), and the answer; another answer than at rest is framed."
+            "positive), and the answer; another answer than at rest is framed. Never: not by half a turn, by "
+            "half the side, or by a factor of two. Beyond its border an image goes on with its nearest pixel."
         },
     ),
 )

@@ -22,7 +22,7 @@ found.json (schema 1), what the page 'What was found' says and shows:
     seconds          that measuring took
 
 examples.json (schema 1): `rows` of the sheet, each with `words` and `cells`: null, or `pixels` `[h, w]` or
-`[h, w, 3]` of whole numbers 0 to 255, `answer`, `amount`.
+`[h, w, 3]` of whole numbers 0 to 255, `answer`, whether that is an `other` one than at rest, `amount`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -169,18 +169,19 @@ class TestSheet:
         x = torch.cat([blob(0, -3), blob(0, 3)])
         model = Centre(beyond=1.0)
         found = {t: edges(model, x, t, True) for t in (ACROSS, DOWN)}
-        rows = edge_sheet(Shown(model, x, ("left", "right"), None), found)
+        rows = edge_sheet(Shown(model, x, None, ("left", "right")), found)
         assert [row["words"] for row in rows] == ["as it is", "shifted sideways until the answer changes"]
         assert [cell["answer"] for cell in rows[0]["cells"]] == ["left", "right"]
         assert [cell["answer"] for cell in rows[1]["cells"]] == ["right", "left"]
         assert [cell["amount"][0] for cell in rows[1]["cells"]] == ["+", "−"]
+        assert [[cell["other"] for cell in row["cells"]] for row in rows] == [[False] * 2, [True] * 2]
         pixels = torch.tensor([cell["pixels"] for cell in rows[0]["cells"]])
         assert pixels.shape == (2, 17, 17) and (int(pixels.min()), int(pixels.max())) == (0, 255)
         assert json.loads(json.dumps(rows)) == rows
 
     def test_ranges(self) -> None:
         model = OrbitAverage(Centre(1.0), "rotation:30,flip-x:0.2,translation-y:0.002", copies=2).double()
-        rows = edge_sheet(Shown(model, blob(0, 3), ("left", "right"), None), {})
+        rows = edge_sheet(Shown(model, blob(0, 3), None, ("left", "right")), {})
         assert [row["words"] for row in rows[1:]] == [
             "the range's end: turned",
             "the range's end: turned",
@@ -194,7 +195,20 @@ class TestSheet:
         x = noise(2, channels, 100, 60)
         model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         pre = Preprocessing((0.5,) * channels, (2.0,) * channels, None, (100, 60), (100, 60))
-        (row,) = edge_sheet(Shown(model, x, (), pre), {})
+        (row,) = edge_sheet(Shown(model, x, torch.ones(channels), (), pre), {})
         shape = torch.tensor(row["cells"][0]["pixels"]).shape
         assert shape == ((SIDE, 28, 3) if channels == 3 else (SIDE, 28))
-        assert row["cells"][0]["answer"].count(",") == min(channels, 2) - 1
+        answer = row["cells"][0]["answer"]
+        assert answer.count(",") == min(channels, 2) - 1 and answer.endswith("…") == (channels == 3)
+        assert [cell["other"] for cell in row["cells"]] == [False, False]
+
+    def test_classes_without_names(self) -> None:
+        (row,) = edge_sheet(Shown(Centre(beyond=1.0), blob(0, 3)), {})
+        assert row["cells"][0]["answer"] == "1"
+
+    def test_other_answers_of_a_regression(self) -> None:
+        """Those that moved by half of a deviation, not all that moved."""
+        x = torch.cat([blob(0, k) for k in (-2, 2)])
+        found = {ACROSS: [Edge(0.5 / 17, 0.0), Edge(1.5 / 17, 0.0)]}
+        rows = edge_sheet(Shown(Centre(None), x, torch.full((2,), 2.0)), found)
+        assert [cell["other"] for cell in rows[1]["cells"]] == [False, True]

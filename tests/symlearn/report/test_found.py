@@ -99,8 +99,8 @@ def ranged() -> Callable[..., dict[str, Any]]:
 
 def rows() -> list[dict[str, Any]]:
     """Two rows of the sheet, one image of two whose answer never changes."""
-    cell = {"pixels": [[0, 255], [128, 0]], "answer": "four", "amount": ""}
-    turned = {"pixels": [[255, 0], [0, 9]], "answer": "nine", "amount": "+36°"}
+    cell = {"pixels": [[0, 255], [128, 0]], "answer": "four", "other": False, "amount": ""}
+    turned = {"pixels": [[255, 0], [0, 9]], "answer": "nine", "other": True, "amount": "+36°"}
     return [
         {"words": "as it is", "cells": [cell, cell]},
         {"words": "turned until the answer changes", "cells": [turned, None]},
