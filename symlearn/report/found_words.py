@@ -56,9 +56,7 @@ def said(report: Report, found: Found) -> dict[str, list[str]]:
     """
     if without_verdict(report):
         why = nothing_learned(report["training"])
-        after = (
-            "What is measured below is of a network that has learned nothing; it says nothing of the data."
-        )
+        after = "What is measured below is of these weights alone; it says nothing of the data."
         return {"cares": [why], "ranges": [], "measured": [], "sure": [], "unknown": [after]}
     ranges = ranges_sentence(report)
     return {

@@ -10,6 +10,7 @@ from test_page import Outline
 from symlearn.report.found_page import SECTIONS, found_content, found_figures, found_page
 from symlearn.report.found_words import matters, paragraph, said
 from symlearn.report.plots import edge_examples, kept_answers, measured_symmetries, range_evidence
+from symlearn.report.wording import subject
 
 MOTIONS = (
     ("shifts", "shifted by 1 to 3 pixels", False),
@@ -317,6 +318,10 @@ class TestFigures:
         ):
             assert words in figure.get_label() and rendered(figure)
         assert found_figures({}, [], {}) == {}
+
+
+def test_a_run_without_paths_has_a_name(make_report: Callable[..., Any]) -> None:
+    assert subject(make_report([], [])) == "digits, quadrant"
 
 
 class TestPage:
