@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names in `_PUBLIC
     from symlearn.evidence.gradient import HyperObjective, evidence_gradients
     from symlearn.evidence.laplace import Evidence, log_marginal_likelihood
     from symlearn.fitting.fit import fit
+    from symlearn.fitting.found import WhatWasFound, what_was_found
     from symlearn.fitting.own_loop import EvidenceUpdates
     from symlearn.fitting.result import FitResult
     from symlearn.layers.declared import Hyperparameter, hyperparameters_of
@@ -64,6 +65,7 @@ _PUBLIC = {  # name -> module; imported on first use, so that `symlearn --help` 
     "SymmetryClassifier": "symlearn.estimator",
     "SymmetryRegressor": "symlearn.estimator",
     "TrainingStoppedError": "symlearn.training.state",
+    "WhatWasFound": "symlearn.fitting.found",
     "build_model": "symlearn.networks",
     "collapse": "symlearn.transfer.collapse",
     "effective_parameters": "symlearn.analysis.effective_parameters",
@@ -81,6 +83,7 @@ _PUBLIC = {  # name -> module; imported on first use, so that `symlearn --help` 
     "relax": "symlearn.transfer.relax",
     "resume_experiment": "symlearn.runs.experiment",
     "run_experiment": "symlearn.runs.experiment",
+    "what_was_found": "symlearn.fitting.found",
 }
 _ROOMS = (
     "analysis",
@@ -112,6 +115,7 @@ __all__ = [
     "SymmetryClassifier",
     "SymmetryRegressor",
     "TrainingStoppedError",
+    "WhatWasFound",
     "__version__",
     "analysis",
     "build_model",
@@ -144,6 +148,7 @@ __all__ = [
     "selection",
     "training",
     "transfer",
+    "what_was_found",
 ]
 
 

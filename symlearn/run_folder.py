@@ -5,6 +5,7 @@
     checkpoint.pt      the state to resume from (loads with `weights_only`)
     model.pt           the learned network, once the fit is over
     report.json, report.html, figures/, environment.json, preprocessing.json
+    found.json, found.html, examples.json      what was found, in plain words and pictures
 
 Files are written to a temporary neighbour, flushed to disk and renamed over the old one. A lock keeps two
 processes out of one folder.
@@ -34,6 +35,7 @@ REPORT, PAGE, ENVIRONMENT, PREPROCESSING = (
     "preprocessing.json",
 )
 FILTERS = "filters.json"
+FOUND, FOUND_PAGE, EXAMPLES = "found.json", "found.html", "examples.json"
 FIGURES = "figures"
 LOCK = ".lock"
 

@@ -12,7 +12,7 @@ from symlearn.cli.options import configured, flag, read_value, with_config_optio
 from symlearn.cli.own_network import typed_network
 from symlearn.cli.words import INTERRUPTED, STOPPED, complain, one_line
 from symlearn.config import Config, option_places, read_config
-from symlearn.run_folder import CHECKPOINT, CONFIG, FIGURES, PAGE, REPORT
+from symlearn.run_folder import CHECKPOINT, CONFIG, FIGURES, FOUND_PAGE, PAGE, REPORT
 
 if TYPE_CHECKING:
     from symlearn.runs.experiment import Build, Prepared
@@ -113,7 +113,8 @@ def show_results(report: dict[str, Any], folder: Path) -> None:
 
     typer.echo()
     print_table(report)
-    typer.echo(f"\nfigures  {folder / FIGURES}\npage     {folder / PAGE}\nreport   {folder / REPORT}")
+    places = {"found": FOUND_PAGE, "figures": FIGURES, "page": PAGE, "report": REPORT}
+    typer.echo("\n" + "\n".join(f"{name:<7}  {folder / file}" for name, file in places.items()))
 
 
 def headline(prepared: Prepared, folder: Path, resumed: bool) -> list[str]:

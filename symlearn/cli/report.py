@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 RunPath = Annotated[
     Path, typer.Argument(metavar="DIR", help="the run folder that a fit wrote", show_default=False)
 ]
-Format = Literal["table", "json", "html", "md"]
+Format = Literal["table", "json", "html", "md", "found"]
 
 
 def report(
     directory: RunPath,
-    format: Annotated[str, typer.Option(metavar="table|json|html|md", help="how to print it")] = "table",
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="table|json|html|md|found",
+            help="how to print it; found: what was found, in plain words (HTML)",
+        ),
+    ] = "table",
 ) -> None:
     """Print which layers became convolutional: the layer table, the verdict and the run's numbers."""
     from symlearn.run_folder import RunFolder, to_json
 
-    if format not in ("table", "json", "html", "md"):
-        raise ValueError(f"--format is {format!r}; expected table, json, html or md")
+    if format not in get_args(Format):
+        raise ValueError(f"--format is {format!r}; expected table, json, html, md or found")
     folder = RunFolder(directory)
-    if format == "html":
-        from symlearn.runs.results import read_page
+    if format in ("html", "found"):
+        from symlearn.runs.results import read_found_page, read_page
 
-        typer.echo(read_page(folder), nl=False)
+        typer.echo(read_page(folder) if format == "html" else read_found_page(folder), nl=False)
         return
     from symlearn.runs.results import read_report
 

@@ -45,23 +45,43 @@ class Scale:
         read: the range in its own units, from a value.
         amplitude: what multiplies the generator, from a value.
         words: a range in words, of the range itself and of one over it.
+        unit: what a single amount is, from an amplitude: a reading, and how it is written.
     """
 
     value: Callable[[float], float]
     read: Callable[[Tensor], Tensor]
     amplitude: Callable[[Tensor], Tensor]
     words: str
+    unit: tuple[Callable[[float], float], str]
+
+    def amount(self, amplitude: float) -> str:
+        """A single amount in words, from what multiplies the generator: "−36°", "×1.31"."""
+        read, written = self.unit
+        return written.format(read(amplitude)).replace("-", "−")
 
 
-DEGREES = Scale(math.log, torch.exp, lambda value: torch.deg2rad(value.exp()), "by up to ±{0:.1f}°")
-AMOUNT = Scale(math.log, torch.exp, torch.exp, "by up to ±{0:.3f}")
+DEGREES = Scale(
+    math.log,
+    torch.exp,
+    lambda value: torch.deg2rad(value.exp()),
+    "by up to ±{0:.1f}°",
+    (math.degrees, "{0:+.0f}°"),
+)
+AMOUNT = Scale(math.log, torch.exp, torch.exp, "by up to ±{0:.3f}", (float, "{0:+.2f}"))
 FACTOR = Scale(
     lambda factor: math.log(math.log(factor)),
     lambda value: value.exp().exp(),
     torch.exp,
     "by ×{1:.2f} to ×{0:.2f}",
+    (math.exp, "×{0:.2f}"),
 )
-PROBABILITY = Scale(lambda p: math.log(p / (1 - p)), torch.sigmoid, torch.sigmoid, "with probability {0:.2f}")
+PROBABILITY = Scale(
+    lambda p: math.log(p / (1 - p)),
+    torch.sigmoid,
+    torch.sigmoid,
+    "with probability {0:.2f}",
+    (float, "{0:.2f}"),
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +124,10 @@ class Transform:
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest unconstrained value."""
         return self.scale.value(self.lowest), self.scale.value(self.highest)
+
+    def amplitude(self, reading: float) -> float:
+        """What multiplies the generator at the end of a range."""
+        return float(self.scale.amplitude(torch.tensor(self.scale.value(reading), dtype=torch.float64)))
 
     def at_lowest(self, reading: float) -> bool:
         """Whether a range is as small as it may be, and so of no effect."""

@@ -61,18 +61,21 @@ def html_page(
     config: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
     drawn: Mapping[str, bytes] | None = None,
+    found: str | None = None,
 ) -> str:
     """Write the page of a run.
 
     `figures` by stem, in order of display (`plots.run_figures`); `config` and `environment` are nested
     tables such as `config.toml` and `environment.json` hold, left out where None; `drawn` are the figures'
-    PNG images, drawn here if not given.
+    PNG images, drawn here if not given; `found` is where the page 'What was found' lies beside it.
 
     Returns:
         One self-contained HTML document: figures and styles lie in it, and it loads nothing.
     """
     images = pngs(figures) if drawn is None else drawn
-    return _template().render(
+    return template("page.html.j2").render(
+        style=style(),
+        found=found,
         subject=subject(report),
         verdict=verdict(report),
         remarks=remarks(report),
@@ -94,14 +97,7 @@ def html_page(
             for cells, proposal in zip(proposal_rows(report), proposals_of(report), strict=True)
         ],
         figures=[
-            {
-                "name": name.replace("-", " "),
-                "data": base64.b64encode(images[name]).decode("ascii"),
-                "alt": figure.get_label() or name,
-                "caption": CAPTIONS.get(name, ""),
-                "width": round(100 * figure.get_figwidth()),
-                "height": round(100 * figure.get_figheight()),
-            }
+            embedded(name, figure, images[name]) | {"caption": CAPTIONS.get(name, "")}
             for name, figure in figures.items()
         ],
         epochs=len(metrics),
@@ -113,6 +109,17 @@ def html_page(
             if table
         ],
     )
+
+
+def embedded(name: str, figure: Figure, image: bytes) -> dict[str, Any]:
+    """A figure as a template takes it: name, data, words for those who do not see it, size in pixels."""
+    return {
+        "name": name.replace("-", " "),
+        "data": base64.b64encode(image).decode("ascii"),
+        "alt": figure.get_label() or name,
+        "width": round(100 * figure.get_figwidth()),
+        "height": round(100 * figure.get_figheight()),
+    }
 
 
 def pngs(figures: Mapping[str, Figure]) -> dict[str, bytes]:
@@ -135,10 +142,15 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of this folder; everything that it is given is escaped."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(
-        files("symlearn.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    )
+    return environment.from_string(files("symlearn.report").joinpath(name).read_text(encoding="utf-8"))
+
+
+@cache
+def style() -> str:
+    """The pages' own style sheet, which is not escaped."""
+    return files("symlearn.report").joinpath("page.css").read_text(encoding="utf-8")

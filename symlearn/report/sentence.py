@@ -109,9 +109,9 @@ def verdict(report: Report) -> str:
     for phrase, members in groups.items():
         if phrase.startswith("undecided") or phrase == "not asked":
             verb = "are" if len(members) > 1 else "is"
-            clauses.append(f"{_who(members, len(layers))} {verb} {phrase}")
+            clauses.append(f"{who(members, len(layers))} {verb} {phrase}")
         else:
-            clauses.append(f"{_who(members, len(layers))} {'became ' if first else ''}{phrase}")
+            clauses.append(f"{who(members, len(layers))} {'became ' if first else ''}{phrase}")
             first = False
     sentence = "; ".join(clauses)
     said = [f"{sentence[0].upper()}{sentence[1:]}.", *_other_measure(layers), *_hardly_used(layers)]
@@ -174,7 +174,7 @@ def _other_measure(layers: list[Layer]) -> list[str]:
             other.setdefault(str(layer.get("effective_type") or top.upper()), []).append(layer)
     if not other:
         return []
-    words = "; ".join(f"{_who(members, 0)} {kind}" for kind, members in other.items())
+    words = "; ".join(f"{who(members, 0)} {kind}" for kind, members in other.items())
     return [f"By relative effective dimension, which goes by the parameter, {words} instead."]
 
 
@@ -183,8 +183,8 @@ def _hardly_used(layers: list[Layer]) -> list[str]:
     quiet = [layer for layer in layers if is_switched_off(layer)]
     if not quiet:
         return []
-    who, verb = _who(quiet, 0), "pass" if len(quiet) > 1 else "passes"
-    return [f"{who[0].upper()}{who[1:]} {verb} signals on with next to no effective parameters."]
+    subject, verb = who(quiet, 0), "pass" if len(quiet) > 1 else "passes"
+    return [f"{subject[0].upper()}{subject[1:]} {verb} signals on with next to no effective parameters."]
 
 
 def _by_dimension(layers: list[Layer], paths: list[str]) -> str:
@@ -195,7 +195,7 @@ def _by_dimension(layers: list[Layer], paths: list[str]) -> str:
         if states[layer["name"]] is State.CLEAR:
             clear.setdefault(_adjective(top_path(layer) or "", paths), []).append(layer)
     clauses = [
-        f"{_who(members, len(layers))} {'' if at else 'look '}{adjective}"
+        f"{who(members, len(layers))} {'' if at else 'look '}{adjective}"
         for at, (adjective, members) in enumerate(clear.items())
     ]
     clauses = [c.replace(" look ", " looks ") if c.startswith("layer ") else c for c in clauses]
@@ -204,7 +204,7 @@ def _by_dimension(layers: list[Layer], paths: list[str]) -> str:
         if members:
             shares = f" ({_parts(members[0])})" if state is State.MIXED and len(members) == 1 else ""
             words = "mixed" if state is State.MIXED else "next to no effective parameters"
-            clauses.append(f"{_who(members, len(layers))} {verb[len(members) > 1]} {words}{shares}")
+            clauses.append(f"{who(members, len(layers))} {verb[len(members) > 1]} {words}{shares}")
     return f"By relative effective dimension, the paper's measure, {'; '.join(clauses)}."
 
 
@@ -263,7 +263,7 @@ def nothing_learned(training: Mapping[str, Any]) -> str:
     )
 
 
-def _who(layers: list[Layer], total: int) -> str:
+def who(layers: list[Layer], total: int) -> str:
     """Layers in words: "all 5 layers", "layer 4", "layers 0–3", "layers 0, 2 and 4", "block1 and block2"."""
     if len(layers) == total > 1:
         return f"all {total} layers"

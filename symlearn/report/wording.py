@@ -82,7 +82,5 @@ def subject(report: Report | None) -> str:
     """What the run was about: "digits, quadrant: f-fc + conv"."""
     if not report:
         return ""
-    names = [shortened(str(report[key])) for key in ("data", "task") if report.get(key)]
-    return (
-        f"{', '.join(names)}: {' + '.join(path_names(report))}" if names else " + ".join(path_names(report))
-    )
+    names = ", ".join(shortened(str(report[key])) for key in ("data", "task") if report.get(key))
+    return ": ".join(part for part in (names, " + ".join(path_names(report))) if part)

@@ -27,6 +27,7 @@ from symlearn.data import SOURCES, TASKS, DataSplits, load_data
 from symlearn.data.samples import Samples
 from symlearn.fitting.agreement import expect_agreement, held_folder
 from symlearn.fitting.fit import run_fit
+from symlearn.fitting.found import WhatWasFound, what_was_found
 from symlearn.fitting.inputs import ready_inputs
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.registry import parse_paths
@@ -227,7 +228,7 @@ def run_experiment(
     _agree(prepared, resume=False)
     with held_folder(ranks, out, resume=False) as folder:
         folder.write_text(CONFIG, prepared.config.to_toml())
-        return _fit(prepared, folder, False, progress, announce, tensorboard)
+        return _fit(prepared, folder, False, progress, announce, tensorboard, network)
 
 
 @losses_told()
@@ -256,7 +257,7 @@ def resume_experiment(
     with held_folder(ranks, out, resume=True) as folder:
         prepared = ranks.together(lambda: prepare(read_config(folder.file(CONFIG)), network))
         _agree(prepared, resume=True)
-        return _fit(prepared, folder, True, progress, announce, tensorboard)
+        return _fit(prepared, folder, True, progress, announce, tensorboard, network)
 
 
 def _agree(prepared: Prepared, resume: bool) -> None:
@@ -293,6 +294,7 @@ def _fit(
     progress: Callable[[Progress], None] | None,
     announce: Announce | None,
     tensorboard: str | Path | None,
+    network: Build | None,
 ) -> FitResult:
     """Fit in a folder that is ours, and write the results."""
     ranks, p = present_ranks(), prepared
@@ -304,10 +306,25 @@ def _fit(
     result = run_fit(p.model, p.train, p.test, p.config, folder, resume, progress, p.info, tensorboard)
 
     def written() -> None:
-        write_results(folder, result.report, result.metrics, filters_of(result.model), result.config)
+        found = found_by(result, p, network)
+        write_results(folder, result.metrics, filters_of(result.model), result.config, found)
 
     ranks.from_first(written)
     return result
+
+
+def found_by(result: FitResult, prepared: Prepared, network: Build | None = None) -> WhatWasFound:
+    """Measure what the page 'What was found' shows, beside the network as its fit began."""
+    p, seed = prepared, prepared.config.training.seed
+    untrained = untrained_network(p, network)
+    return what_was_found(result, p.test, untrained, seed=seed, info=p.info)
+
+
+def untrained_network(prepared: Prepared, network: Build | None = None) -> nn.Module:
+    """The network as its fit began, all paths on; the global random generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(prepared.config.training.seed)
+        return network_of(prepared.config, prepared.splits, network)
 
 
 def _note_environment(folder: RunFolder) -> None:

@@ -16,8 +16,11 @@ from symlearn.config import Config, read_config
 from symlearn.run_folder import (
     CONFIG,
     ENVIRONMENT,
+    EXAMPLES,
     FIGURES,
     FILTERS,
+    FOUND,
+    FOUND_PAGE,
     MODEL,
     PAGE,
     PREPROCESSING,
@@ -32,8 +35,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from symlearn.data import Preprocessing
+    from symlearn.fitting.found import WhatWasFound
 
 REPORT_SCHEMAS = (1, 2)
+LINKS = {"report": PAGE, "found": FOUND}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,25 +64,41 @@ class Learned:
 
 def write_results(
     folder: RunFolder,
-    report: Mapping[str, Any],
     metrics: list[dict[str, Any]],
     filters: list[dict[str, Any]],
     config: Config,
+    found: WhatWasFound,
 ) -> None:
-    """Write filters.json, figures, page and, last of all, report.json.
+    """Write filters.json, what was found, figures, pages and, last of all, report.json.
 
     Raises:
         ValueError: a file cannot be written.
     """
     folder.write_text(FILTERS, to_json(filters))
+    folder.write_text(FOUND, to_json(found.content))
+    folder.write_text(EXAMPLES, to_json({"schema": 1, "rows": found.rows}, indent=None))
     from symlearn.report.page import pngs
 
+    report = found.report
     figures = run_figures_of(report, metrics, filters)
     drawn = pngs(figures)  # the slow part, for the files and for the page
     _write_figures(folder, drawn)
+    _write_found(folder, found)
     environment = folder.read_json(ENVIRONMENT) if folder.file(ENVIRONMENT).is_file() else None
-    folder.write_text(PAGE, page_of(report, metrics, figures, config, environment, drawn))
+    page = page_of(report, metrics, figures, config, environment, drawn, FOUND_PAGE)
+    folder.write_text(PAGE, page)
     folder.write_text(REPORT, to_json(report))
+
+
+def _write_found(folder: RunFolder, found: WhatWasFound) -> list[Path]:
+    """Write the page 'What was found' and its figures; the paths of all."""
+    from symlearn.report.found_page import found_page
+    from symlearn.report.page import pngs
+
+    figures = found.figures()
+    drawn = pngs(figures)
+    folder.write_text(FOUND_PAGE, found_page(found.report, found.content, figures, drawn, LINKS))
+    return _write_figures(folder, drawn)
 
 
 def run_figures_of(
@@ -96,16 +117,17 @@ def page_of(
     config: Config,
     environment: Mapping[str, Any] | None,
     drawn: Mapping[str, bytes] | None = None,
+    found: str | None = None,
 ) -> str:
     """The run's HTML page."""
     from symlearn.report.page import html_page
 
     tables = config.model_dump(exclude_none=True)
-    return html_page(report, metrics, figures, tables, environment, drawn)
+    return html_page(report, metrics, figures, tables, environment, drawn, found)
 
 
 def draw_figures(folder: RunFolder) -> list[Path]:
-    """Draw the figures of a finished run anew.
+    """Draw the figures of a finished run, and the page 'What was found', anew.
 
     Returns:
         Paths of the images that were written.
@@ -115,8 +137,10 @@ def draw_figures(folder: RunFolder) -> list[Path]:
     """
     from symlearn.report.page import pngs
 
-    figures = run_figures_of(read_report(folder), folder.metrics(), read_filters(folder))
-    return _write_figures(folder, pngs(figures))
+    report = read_report(folder)
+    figures = run_figures_of(report, folder.metrics(), read_filters(folder))
+    found = read_found(folder, report)
+    return [*_write_figures(folder, pngs(figures)), *_write_found(folder, found)]
 
 
 def read_page(folder: RunFolder) -> str:
@@ -133,6 +157,48 @@ def read_page(folder: RunFolder) -> str:
     config = read_config(folder.file(CONFIG))
     figures = run_figures_of(report, metrics, read_filters(folder))
     return page_of(report, metrics, figures, config, environment)
+
+
+def read_found_page(folder: RunFolder) -> str:
+    """The page 'What was found' of a finished run, made anew from what lies in its folder.
+
+    Returns:
+        The document; nothing is measured or written.
+
+    Raises:
+        ValueError: the run has not finished, or a file is damaged.
+    """
+    from symlearn.report.found_page import found_page
+
+    found = read_found(folder, read_report(folder))
+    return found_page(found.report, found.content, found.figures())
+
+
+def read_found(folder: RunFolder, report: Mapping[str, Any]) -> WhatWasFound:
+    """Read found.json and examples.json of a finished run.
+
+    Returns:
+        Their content; of a folder that was written without the files, what its report says, and why nothing
+        more.
+
+    Raises:
+        ValueError: a file is damaged, or the images alone are missing.
+    """
+    from symlearn.fitting.found import WhatWasFound
+    from symlearn.report.found_page import SCHEMA, found_content
+
+    if not folder.file(FOUND).is_file():
+        skipped = dict.fromkeys(
+            ("symmetries", "edges"), "an earlier version, which did not measure it, fitted"
+        )
+        return WhatWasFound(found_content(report, {"skipped": skipped}), [], report)
+    content, examples = folder.read_json(FOUND), folder.read_json(EXAMPLES)
+    for name, given in ((FOUND, content), (EXAMPLES, examples)):
+        if not isinstance(given, dict) or given.get("schema") != SCHEMA:
+            raise ValueError(f"{folder.file(name)} is damaged or of another version; restore it or fit again")
+    if not isinstance(examples.get("rows"), list):
+        raise ValueError(f"{folder.file(EXAMPLES)} is damaged: it has no rows; restore it or fit again")
+    return WhatWasFound(content, examples["rows"], report)
 
 
 def read_filters(folder: RunFolder) -> list[dict[str, Any]]:

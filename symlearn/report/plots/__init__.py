@@ -6,16 +6,20 @@ Re-plotting never trains; no function touches pyplot's global state, a display o
 from matplotlib.figure import Figure
 
 from symlearn.report.plots.dictionaries import rotated_filters
+from symlearn.report.plots.edge_examples import edge_examples
 from symlearn.report.plots.equivariance import equivariance_errors
 from symlearn.report.plots.evidence import evidence_curve
 from symlearn.report.plots.evidence_accuracy import evidence_accuracy
 from symlearn.report.plots.filters import Filters, learned_filters
 from symlearn.report.plots.generators import generators
 from symlearn.report.plots.heat_map import effective_dimension_heat_map
+from symlearn.report.plots.kept_answers import kept_answers
 from symlearn.report.plots.layer_types import layer_types
 from symlearn.report.plots.lengthscales import lengthscales
+from symlearn.report.plots.measured_symmetries import measured_symmetries
 from symlearn.report.plots.precisions import prior_precisions
 from symlearn.report.plots.proposals import proposals
+from symlearn.report.plots.range_evidence import range_evidence
 from symlearn.report.plots.ranges import ranges
 from symlearn.report.plots.reliability import reliability_diagram
 from symlearn.report.plots.removals import removals_heat_map
@@ -26,18 +30,22 @@ from symlearn.report.reading import Metrics, Report
 
 __all__ = [
     "code_sparsity",
+    "edge_examples",
     "effective_dimension_heat_map",
     "equivariance_errors",
     "evidence_accuracy",
     "evidence_curve",
     "generators",
+    "kept_answers",
     "layer_shares",
     "layer_types",
     "learned_filters",
     "lengthscales",
+    "measured_symmetries",
     "path_colour",
     "prior_precisions",
     "proposals",
+    "range_evidence",
     "ranges",
     "reliability_diagram",
     "removals_heat_map",

@@ -26,7 +26,10 @@ from symlearn.run_folder import (
     CHECKPOINT,
     CONFIG,
     ENVIRONMENT,
+    EXAMPLES,
     FILTERS,
+    FOUND,
+    FOUND_PAGE,
     METRICS,
     MODEL,
     PAGE,
@@ -47,6 +50,7 @@ FIGURES = {
     "evidence",
     "prior-precisions",
 }
+FOUND_FIGURES = {"kept-answers", "measured-symmetries", "edge-examples"}
 METRIC_KEYS = {
     "epoch",
     "step",
@@ -78,9 +82,9 @@ def lines_of(file: Path) -> list[dict[str, Any]]:
 def test_run_folder(searched_run: Path) -> None:
     names = {path.name for path in searched_run.iterdir()} - {".lock"}
     written = {CONFIG, METRICS, CHECKPOINT, MODEL, REPORT, PAGE, ENVIRONMENT, PREPROCESSING, FILTERS}
-    assert names == {*written, "figures"}
+    assert names == {*written, FOUND, FOUND_PAGE, EXAMPLES, "figures"}
     figures = {path.name: path.read_bytes() for path in (searched_run / "figures").iterdir()}
-    assert set(figures) == {f"{name}.png" for name in FIGURES}
+    assert set(figures) == {f"{name}.png" for name in FIGURES | FOUND_FIGURES}
     assert all(content.startswith(b"\x89PNG") for content in figures.values())
     for name, schema in ((CHECKPOINT, 3), (MODEL, 1)):
         assert torch.load(searched_run / name, weights_only=True)["schema"] == schema
@@ -186,13 +190,13 @@ def test_resuming_a_finished_fit_prints_its_report(command: Command, searched_ru
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["table", "md", "json", "html"])
+@pytest.mark.parametrize("format", ["table", "md", "json", "html", "found"])
 def test_report_formats(format: str, command: Command, searched_run: Path) -> None:
     code, out, err = command("report", searched_run, "--format", format)
     assert (code, err) == (0, "") and "\x1b" not in out
     if format == "json":
         assert json.loads(out) == json.loads((searched_run / REPORT).read_text())
-    elif format == "html":
+    elif format in ("html", "found"):
         assert out.startswith("<!DOCTYPE html>") and out.rstrip().endswith("</html>")
     else:
         assert "layer 0" in out and "log marginal likelihood" in out
@@ -200,9 +204,15 @@ def test_report_formats(format: str, command: Command, searched_run: Path) -> No
 
 
 def test_the_page_asks_for_nothing_from_outside(searched_run: Path) -> None:
-    page = (searched_run / PAGE).read_text()
-    assert not re.search(r"https?://|src=\"(?!data:)|href=|@import|url\(|<script|<link", page)
-    assert page.count("data:image/png;base64,") == len(FIGURES)
+    """Besides links to the neighbours in its folder."""
+    for name, links, figures in (
+        (PAGE, {FOUND_PAGE}, FIGURES),
+        (FOUND_PAGE, {PAGE, FOUND}, FOUND_FIGURES),
+    ):
+        page = (searched_run / name).read_text()
+        assert not re.search(r"https?://|src=\"(?!data:)|@import|url\(|<script|<link", page)
+        assert set(re.findall(r"href=\"([^\"]*)\"", page)) == links
+        assert page.count("data:image/png;base64,") == len(figures)
 
 
 @pytest.mark.slow
@@ -212,11 +222,13 @@ def test_plot_draws_again_without_training(
     for path in (finished_copy / "figures").iterdir():
         path.unlink()
     (finished_copy / MODEL).unlink()
+    (finished_copy / FOUND_PAGE).unlink()
     monkeypatch.setattr(Fit, "run", None)
     code, out, err = command("plot", finished_copy)
     assert (code, err) == (0, "")
     printed = [Path(line) for line in out.splitlines()]
-    assert {path.stem for path in printed} == FIGURES and all(path.is_file() for path in printed)
+    assert {path.stem for path in printed} == FIGURES | FOUND_FIGURES
+    assert all(path.is_file() for path in printed) and (finished_copy / FOUND_PAGE).is_file()
 
 
 def predicted(text: str) -> list[dict[str, str]]:

@@ -26,7 +26,8 @@ def test_wheel_carries_every_table(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tables = {p.relative_to(ROOT / "experiments").as_posix() for p in ROOT.glob("experiments/*/*.toml")}
     assert tables and {f"symlearn/runs/tables/{name}" for name in tables} <= names
-    assert {"symlearn/py.typed", "kfac/py.typed", "symlearn/report/page.html.j2"} <= names
+    pages = {f"symlearn/report/{name}" for name in ("page.html.j2", "found.html.j2", "page.css")}
+    assert {"symlearn/py.typed", "kfac/py.typed", *pages} <= names
     assert {name.partition("/")[0] for name in names if not name.startswith("symlearn-")} == {
         "kfac",
         "symlearn",
