@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from kfac import one_line
+from kfac import evaluated, one_line
 from symlearn.analysis.edges import edge_transforms, edges, middle_edge, spread_out, told
 from symlearn.analysis.examples import Shown, edge_sheet
 from symlearn.analysis.range_curves import average_within, range_curves
@@ -29,6 +30,9 @@ from symlearn.evidence.sampled import Precisions
 
 EDGED = 24  # images whose edges are looked for
 SHOWN = 6  # of them, that are shown
+BUDGET = 3e11  # floating-point operations of all passes together: some ten seconds on one core
+PASSES = 60  # an image, fitted and untrained network, about
+LEAST = 8  # images at least, however large the network
 T = TypeVar("T")
 
 
@@ -89,8 +93,23 @@ class Measured:
             return otherwise
 
 
+def affordable(model: nn.Module, x: Tensor, most: int) -> int:
+    """How many images to measure on: fewer where a pass of the network costs much, `LEAST` at least."""
+    try:
+        with torch.no_grad(), evaluated(model), FlopCounterMode(display=False) as counted:
+            model(x[:1])
+    except Exception:  # noqa: BLE001 - what it cannot count it raises anything at; measuring says the rest
+        return most
+    work = PASSES * ANSWERED * counted.get_total_flops()
+    return most if work <= BUDGET else max(int(most * BUDGET / work), LEAST)
+
+
 def measure_found(fitted: Fitted) -> Measured:
-    """Measure evidence curves, symmetries and edges of a fitted network, which is left as it was."""
+    """Measure evidence curves, symmetries and edges of a fitted network, which is left as it was.
+
+    Returns:
+        What was measured, of fewer images where the network costs much; how many stands beside it.
+    """
     found = Measured()
     classes = likelihood_of(fitted.config.data.likelihood).classes
     x, y = fitted.looked_at.first(ANSWERED)
@@ -98,14 +117,17 @@ def measure_found(fitted: Fitted) -> Measured:
         told = f"the data are no images [n, c, h, w] but {list(x.shape)}, and only images are moved"
         found.skipped = {"symmetries": told, "edges": told}
         return found
-    labels = y if classes else None
+    few = affordable(fitted.model, x, len(x))
+    x, labels = x[:few], y[:few] if classes else None
     found.curves = found.attempt("curves", lambda: _curves(fitted, found), {})
     symmetries = found.attempt(
         "symmetries", lambda: measured_symmetries(fitted.model, fitted.untrained, x, labels), None
     )
     if symmetries is not None:
         found.symmetries = {"set": fitted.set_name, "seed": fitted.untrained_seed, **symmetries}
-    found.edges = found.attempt("edges", lambda: _edges(fitted, x[:EDGED], labels, found), None)
+    found.edges = found.attempt(
+        "edges", lambda: _edges(fitted, x[: affordable(fitted.model, x, EDGED)], labels, found), None
+    )
     return found
 
 

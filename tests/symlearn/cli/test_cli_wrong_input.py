@@ -324,7 +324,9 @@ def test_collapse(
 
 
 def test_unknown_format_and_command(command: Command, map_run: Path, tmp_path: Path) -> None:
-    refused(command, tmp_path, ["report", map_run, "--format", "pdf"], ["'pdf'", "table, json, html, md or found"])
+    refused(
+        command, tmp_path, ["report", map_run, "--format", "pdf"], ["'pdf'", "table, json, html, md or found"]
+    )
     refused(command, tmp_path, ["repot", map_run], ["'repot'", "did you mean report?"])
     refused(command, tmp_path, ["report"], ["DIR", "symlearn report --help"])
 
