@@ -1,7 +1,7 @@
 """The curvature rules of symlearn's layers, handed to kfac: the one link between the two packages.
 
 Notation as in `kfac.rules`: rows a `[group, batch, place, d_in]` and g `[group, batch, place, d_out]`.
-`CircularConv2d` is an `nn.Conv2d` with circular padding written out, and takes that rule.
+`CircularConv2d` and its like are torch's convolutions with circular padding written out, and take that rule.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 import kfac
-from kfac import Conv2dRule, Rule, Window, circular_patch_gram, gram
+from kfac import ConvRule, Rule, Window, circular_patch_gram, gram
 from symlearn.curvature.bank_rules import AnalysisRule, SoftThresholdRule, SynthesisRule
 from symlearn.curvature.symmetric_rules import SymmetricLinearRule
-from symlearn.layers.conv import CircularConv2d
+from symlearn.layers.conv import CIRCULAR_CONVS
 from symlearn.layers.cyclic_bank import Analysis2d, Synthesis2d
 from symlearn.layers.factored_fc import InputChannelLinear, OutputChannelLinear
 from symlearn.layers.group_conv import (
@@ -106,11 +106,11 @@ class OutputAnchorLinearRule(OutputChannelLinearRule):
         return 1
 
 
-class FilterRule(Conv2dRule):
+class FilterRule(ConvRule):
     """The filters of S-CONV, before the basis."""
 
     def window(self, module: nn.Module) -> Window:
-        """See `Conv2dRule`."""
+        """See `ConvRule`."""
         assert isinstance(module, SparseConv2d)
         return Window(module.kernel_size, padding_mode=module.padding_mode, pads=module.pads)
 
@@ -121,7 +121,7 @@ class SparseConv2dRule(FilterRule):
     full_resolution = FilterRule()
 
     def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
-        """`[batch, c_in, h, w]` -> `[1, batch, place, c_in * anchor]`."""
+        """`[batch, c_in, *size]` -> `[1, batch, place, c_in * anchor]`."""
         return super().input_rows(module, x) @ self.input_basis(module).T
 
     def input_factor(self, module: nn.Module, x: Tensor) -> Tensor:
@@ -242,7 +242,8 @@ class ChannelMixingRule(PerChannelRule):
         return rearrange(turned, "group c batch place member -> c batch (group place) member")
 
 
-kfac.register_rule(CircularConv2d, Conv2dRule())
+for circular in CIRCULAR_CONVS.values():
+    kfac.register_rule(circular, ConvRule())
 kfac.register_rule(InputChannelLinear, InputChannelLinearRule())
 kfac.register_rule(OutputChannelLinear, OutputChannelLinearRule())
 kfac.register_rule(InputAnchorLinear, InputAnchorLinearRule())
