@@ -19,11 +19,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("kfac",),
+    ("symlearn.kinds",),
     (
         "symlearn",
         "symlearn.config",
         "symlearn.groups",
-        "symlearn.kinds",
         "symlearn.units",
         "symlearn.run_folder",
         "symlearn.extras",
