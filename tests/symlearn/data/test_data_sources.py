@@ -10,6 +10,8 @@ from PIL import Image
 
 from symlearn.data import SOURCES, Dataset, load_data, load_images
 from symlearn.data.planted import KINDS
+from symlearn.data.planted_signals import KINDS as SIGNALS
+from symlearn.data.planted_volumes import KINDS as VOLUMES
 from symlearn.data.splits import mixed_order
 
 # forty classes and few images
@@ -259,7 +261,8 @@ def test_importing_the_data_package_is_light():
 
 def test_registry_holds_the_contracts_names():
     named = ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100"]
-    assert list(SOURCES) == [*named, *(f"planted-{kind}" for kind in KINDS)]
+    kinds = [*KINDS, *SIGNALS, *VOLUMES]
+    assert list(SOURCES) == [*named, *(f"planted-{kind}" for kind in kinds)]
 
 
 def test_path_objects_and_strings_are_the_same(tmp_path):
