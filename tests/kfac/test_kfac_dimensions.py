@@ -165,3 +165,19 @@ def test_corrected_eigenvalues(axes: int) -> None:
     corrected = kfac.correct_eigenvalues(model, [batch], "classification", eigen)
     truth = kfac.ggn_block(model, batch, "classification", "0.weight")
     assert float(corrected.eigenvalues["0.weight"].sum()) == pytest.approx(float(truth.trace()), rel=1e-8)
+
+
+@pytest.mark.parametrize("padding_mode", ["circular", "zeros"])
+@pytest.mark.parametrize("axes", [1, 3])
+def test_backpack_reads_them_rightly(axes: int, padding_mode: str) -> None:
+    """Circular padding too, which BackPACK itself takes for zeros."""
+    backpack = pytest.importorskip("backpack")
+    size = (5, 2, 3)[:axes]
+    conv = CONVOLUTIONS[axes](2, 2, 3, padding=1, padding_mode=padding_mode)
+    model = seeded(conv, nn.Tanh(), nn.Flatten(), nn.Linear(2 * torch.Size(size).numel(), 3))
+    x, y = batch_of((2, *size), 4)
+    truth = torch.diag(kfac.ggn_block(model, (x, y), "classification", "0.weight")) / len(x)
+    extended, loss = kfac.extend(model), backpack.extend(nn.CrossEntropyLoss())
+    with backpack.backpack(*kfac.backpack_extensions(extended, backpack.extensions.DiagGGNExact())):
+        loss(extended(x), y).backward()
+    assert_close(model[0].weight.diag_ggn_exact.flatten(), truth, 1e-10, "diagonal")
