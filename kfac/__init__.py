@@ -35,7 +35,8 @@ from kfac.loss_hessian import Likelihood, log_likelihood
 from kfac.modes import differentiable_kernels, evaluated
 from kfac.owners import find_owners, uncovered
 from kfac.partial_traces import partial_trace_basis
-from kfac.rules import Conv2dRule, ConvRule, Rule, Window, circular_patch_gram, gram, register_rule
+from kfac.rules import Conv2dRule, ConvRule, Rule, gram, register_rule
+from kfac.windows import Window, circular_patch_gram
 
 if TYPE_CHECKING:  # what editors and type checkers see of the names in `_LAZY`
     from kfac.backpack_backend import backpack_extensions, extend
