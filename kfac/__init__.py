@@ -9,7 +9,7 @@ particular network; layer types join by `register_rule`.
 `KfacGGN` and `KfacLaplace` plug it into laplace-torch, `extend` and `backpack_extensions` into BackPACK; both
 libraries are slow to import, and loaded when these are first named.
 
-For packages that build on this one: rules are made of `Rule`, `Conv2dRule`, `Window`, `gram` and
+For packages that build on this one: rules are made of `Rule`, `ConvRule`, `Window`, `gram` and
 `circular_patch_gram`; networks are looked at through `evaluated`, `differentiable_kernels`, `find_owners`,
 `recorded_calls`, `gradients_by_datum`, `log_likelihood` and `run`; errors of other people's code are told by
 `check_modules`, `explained_backward`, `one_line` and `tensor_of`.
@@ -35,7 +35,8 @@ from kfac.loss_hessian import Likelihood, log_likelihood
 from kfac.modes import differentiable_kernels, evaluated
 from kfac.owners import find_owners, uncovered
 from kfac.partial_traces import partial_trace_basis
-from kfac.rules import Conv2dRule, Rule, Window, circular_patch_gram, gram, register_rule
+from kfac.rules import Conv2dRule, ConvRule, Rule, gram, register_rule
+from kfac.windows import Window, circular_patch_gram
 
 if TYPE_CHECKING:  # what editors and type checkers see of the names in `_LAZY`
     from kfac.backpack_backend import backpack_extensions, extend
@@ -44,6 +45,7 @@ if TYPE_CHECKING:  # what editors and type checkers see of the names in `_LAZY`
 __all__ = [
     "Averages",
     "Conv2dRule",
+    "ConvRule",
     "DiagonalBlock",
     "EigenFactors",
     "KfacGGN",

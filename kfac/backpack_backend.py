@@ -31,6 +31,7 @@ import torch
 from backpack.extensions import KFAC, KFLR, BatchGrad, DiagGGNExact, DiagGGNMC
 from backpack.extensions.backprop_extension import BackpropExtension
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from kfac.calls import recorded_calls
 from kfac.checks import check_modules
@@ -180,7 +181,7 @@ def is_block(module: nn.Module, known: set[type]) -> bool:
     """Whether BackPACK must be helped with a module."""
     if isinstance(module, nn.Sequential):
         return False
-    misread = isinstance(module, nn.Conv2d) and (module.padding_mode != "zeros" or module.groups > 1)
+    misread = isinstance(module, _ConvNd) and (module.padding_mode != "zeros" or module.groups > 1)
     return misread or type(module) not in known
 
 

@@ -16,7 +16,7 @@ Rows are linear in the tensors they are made of, so that copies of a datum may b
 A package that ships layers of its own names the module that registers their rules in its attribute
 `__kfac_rules__`; it is imported when one of its layers is first met.
 
-Axes: batch, group, place, d_in, d_out, c_in, c_out, h, w, tap.
+Axes: batch, group, place, d_in, d_out, c_in, c_out, size (one, two or three axes: t; h, w; d, h, w), tap.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from __future__ import annotations
 import importlib
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from kfac.factors import Order
+from kfac.windows import Window, circular_patch_gram, window_of
 
 
 class Rule(ABC):
@@ -125,118 +124,12 @@ class LinearRule(Rule):
         return g.reshape(g.shape[0], -1, g.shape[-1]).sum(1)
 
 
-def wrapped(x: Tensor, before: int, after: int, dim: int) -> Tensor:
-    """Circular padding of one axis by any amount, also beyond its size (where `F.pad` stops)."""
-    if before == after == 0:
-        return x
-    size = x.shape[dim]
-    return x.index_select(dim, torch.arange(-before, size + after, device=x.device) % size)
-
-
-@dataclass(frozen=True)
-class Window:
-    """What a convolution reads of its input.
-
-    Attributes:
-        kernel_size: (h, w).
-        stride: (h, w).
-        dilation: (h, w).
-        groups: channel groups.
-        padding_mode: "zeros", "circular", "reflect" or "replicate".
-        pads: left, right, top, bottom.
-    """
-
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-    padding_mode: str = "zeros"
-    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
-
-    def padded(self, x: Tensor) -> Tensor:
-        """The input with its padding, `[batch, c_in, h, w]`."""
-        left, right, top, bottom = self.pads
-        if self.padding_mode == "circular":
-            return wrapped(wrapped(x, top, bottom, 2), left, right, 3)
-        if not any(self.pads):
-            return x
-        return F.pad(x, self.pads, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
-
-    def patches(self, x: Tensor) -> Tensor:
-        """Every window's values, `[batch, c_in * tap, place]`."""
-        return F.unfold(self.padded(x), self.kernel_size, self.dilation, stride=self.stride)
-
-    def is_circular_correlation(self, x: Tensor) -> bool:
-        """Whether every output place sees a circular window and there are as many outputs as inputs."""
-        left, right, top, bottom = self.pads
-        same = (top + bottom, left + right) == (self.kernel_size[0] - 1, self.kernel_size[1] - 1)
-        plain = self.groups == 1 and self.stride == (1, 1) and self.dilation == (1, 1)
-        return self.padding_mode == "circular" and plain and same
-
-
-def window_of(module: nn.Conv2d) -> Window:
-    """The window of a plain convolution, in its own padding mode."""
-    return Window(
-        pair(module.kernel_size),
-        pair(module.stride),
-        pair(module.dilation),
-        module.groups,
-        module.padding_mode,
-        tuple(module._reversed_padding_repeated_twice),  # type: ignore[arg-type]
-    )
-
-
-def pair(sizes: tuple[int, ...]) -> tuple[int, int]:
-    """Two numbers as such."""
-    first, second = sizes
-    return first, second
-
-
-def lag_correlation(x: Tensor, k_h: int, k_w: int) -> Tensor:
-    """Correlation of channels at lags (0 .. k_h - 1, 1 - k_w .. k_w - 1) on circular maps.
-
-    This sum is the gradient of a convolution's weight, and computed as such. On maps so small that lags
-    repeat, each is computed once, as a matrix product.
-
-    Returns:
-        sum_p x(c, p) x(c', p + lag), summed over the batch, `[c, c', k_h, 2 k_w - 1]`.
-    """
-    channels, (h, w) = x.shape[1], x.shape[2:]
-    if h >= k_h and w >= 2 * k_w - 1:
-        wide = wrapped(wrapped(x, 0, k_h - 1, 2), k_w - 1, k_w - 1, 3)
-        return conv2d_weight(wide, (channels, channels, k_h, 2 * k_w - 1), x)
-    planes = x.transpose(0, 1)
-    flat = planes.flatten(1)
-    lags = [(dy % h, dx % w) for dy in range(k_h) for dx in range(1 - k_w, k_w)]
-    products = {lag: flat @ planes.roll((-lag[0], -lag[1]), (2, 3)).flatten(1).T for lag in set(lags)}
-    return torch.stack([products[lag] for lag in lags], -1).unflatten(-1, (k_h, 2 * k_w - 1))
-
-
-def circular_patch_gram(x: Tensor, k_h: int, k_w: int) -> Tensor:
-    """Sum of outer products of all circular k_h x k_w patches.
-
-    sum_x x(c, x+t) x(c', x+t') depends on t' - t alone, so (2 k_h - 1)(2 k_w - 1) lags, half of them by
-    symmetry, stand for the (k_h k_w)^2 pairs of taps.
-
-    Returns:
-        `[c_in * tap, c_in * tap]`, taps row by row within a channel.
-    """
-    forward = lag_correlation(x, k_h, k_w)  # [c, c', dy >= 0, dx]
-    backward = forward[:, :, 1:].flip(2, 3).transpose(0, 1)  # the lag -t of (c, c') is the lag t of (c', c)
-    by_lag = torch.cat([backward, forward], 2)
-    rows, columns = (torch.arange(k, device=x.device) for k in (k_h, k_w))
-    dy = rows[None, :] - rows[:, None] + k_h - 1  # [tap, tap'], as places in by_lag
-    dx = columns[None, :] - columns[:, None] + k_w - 1
-    pairs = by_lag[:, :, dy[:, None, :, None], dx[None, :, None, :]]
-    return rearrange(pairs, "c1 c2 y1 x1 y2 x2 -> (c1 y1 x1) (c2 y2 x2)")
-
-
-class Conv2dRule(Rule):
-    """`nn.Conv2d` with its own padding mode, stride, dilation and groups."""
+class ConvRule(Rule):
+    """`nn.Conv1d`, `2d` and `3d` with their own padding mode, stride, dilation and groups."""
 
     def window(self, module: nn.Module) -> Window:
         """What the module reads of its input."""
-        assert isinstance(module, nn.Conv2d)
+        assert isinstance(module, _ConvNd)
         return window_of(module)
 
     def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
@@ -249,11 +142,11 @@ class Conv2dRule(Rule):
     def output_rows(self, module: nn.Module, g: Tensor) -> Tensor:
         """See `Rule`."""
         groups = self.window(module).groups
-        return rearrange(g, "batch (group d) h w -> group batch (h w) d", group=groups)
+        return rearrange(g.flatten(2), "batch (group d) place -> group batch place d", group=groups)
 
     def bias_rows(self, module: nn.Module, g: Tensor) -> Tensor:
         """See `Rule`."""
-        return g.sum((2, 3))
+        return g.sum(tuple(range(2, g.dim())))
 
     def input_factor(self, module: nn.Module, x: Tensor) -> Tensor:
         """See `Rule`; circular windows by their lags, everything else by its patches."""
@@ -268,12 +161,15 @@ class Conv2dRule(Rule):
     def output_factor(self, module: nn.Module, g: Tensor) -> Tensor:
         """See `Rule`."""
         groups = self.window(module).groups
-        places = g.shape[2] * g.shape[3]
-        if places > g.shape[1]:  # large maps: sum small products in place of copying the map
-            maps = rearrange(g, "batch (group d) h w -> (batch group) d (h w)", group=groups)
+        g = g.flatten(2)
+        if g.shape[2] > g.shape[1]:  # large maps: sum small products in place of copying the map
+            maps = rearrange(g, "batch (group d) place -> (batch group) d place", group=groups)
             return torch.bmm(maps, maps.mT).unflatten(0, (len(g), groups)).sum(0)
-        columns = rearrange(g, "batch (group d) h w -> group d (batch h w)", group=groups)
+        columns = rearrange(g, "batch (group d) place -> group d (batch place)", group=groups)
         return columns @ columns.mT
+
+
+Conv2dRule = ConvRule  # the name of before
 
 
 _RULES: dict[type, Rule] = {}
@@ -285,7 +181,8 @@ def register_rule(layer_type: type[nn.Module], rule: Rule) -> None:
 
 
 register_rule(nn.Linear, LinearRule())
-register_rule(nn.Conv2d, Conv2dRule())
+for convolution in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+    register_rule(convolution, ConvRule())
 
 
 def _load_rules_of(layer_type: type) -> None:

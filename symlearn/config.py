@@ -24,6 +24,8 @@ from pydantic import (
     ValidationError,
 )
 
+from symlearn.kinds import Kind
+
 ALL_UP_TO, AUTO_IMAGES = 10_000, 5_000  # images: an evidence update takes all of so many, so many of more
 Names = Annotated[  # of parameters; TOML and dictionaries give a list
     tuple[str, ...], BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
@@ -45,7 +47,8 @@ class DataConfig(Table):
         "an image folder; of known symmetry planted-texture, planted-side, planted-glyph, planted-turned, "
         "planted-fixed, planted-codes, planted-shifted-codes, planted-mixture, planted-eighths, "
         "planted-cyclic-45, planted-cyclic-60, planted-cyclic-90, and of CIFAR-10's photographs "
-        "planted-patches, planted-patch-places",
+        "planted-patches, planted-patch-places; signals planted-pulse, planted-pulse-place, "
+        "planted-heartbeat; volumes planted-volume, planted-volume-place",
     )
     task: str = Field(
         "class",
@@ -59,6 +62,11 @@ class DataConfig(Table):
     test_limit: PositiveInt | None = Field(None, description="test images looked at; all if not given")
     size: PositiveInt | None = Field(
         None, description="side the images are resized to, in pixels; the set's own if not given"
+    )
+    kind: Kind | None = Field(
+        None,
+        description="what a .npz holds: signals [n, c, t], images or volumes [n, c, d, h, w]; by its axes if "
+        "not given, where [n, a, b] are grey images unless a is below 4",
     )
     workers: int = Field(0, ge=0, description="processes that read images which are not held in memory")
     likelihood: Literal["classification", "regression"] = Field(

@@ -74,7 +74,8 @@ def image_shape_of(shape: tuple[int, ...], asked: tuple[int, ...] | None) -> tup
         return each[2], each[0], each[1]
     raise ValueError(
         f"X has shape {shape}; expected [n, h, w], [n, h, w, c] or [n, c, h, w] with c 1 or 3, or "
-        "[n, features]; give image_shape for other channels"
+        "[n, features]; give image_shape for other channels (volumes and signals of several channels: "
+        "symlearn.fit)"
     )
 
 

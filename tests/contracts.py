@@ -32,6 +32,7 @@ class LayerCase:
         out_shape: the same of the output.
         linear: whether the layer is affine and has `to_dense`.
         wrong_shapes: shapes of one datum that the layer must refuse with a ValueError.
+        axes: how many axes of places there are.
     """
 
     name: str
@@ -40,6 +41,7 @@ class LayerCase:
     out_shape: tuple[int, ...]
     linear: bool = True
     wrong_shapes: tuple[tuple[int, ...], ...] = ()
+    axes: int = 2
 
     def __str__(self) -> str:
         return self.name
@@ -71,7 +73,7 @@ class LayerContract:
         layer, x = case.layer(), case.data(4)
         if not case.linear:
             pytest.skip("not linear")
-        dense = layer.to_dense(case.in_shape[-2:])
+        dense = layer.to_dense(case.in_shape[-case.axes :])
         linear_part = (layer(x) - layer(torch.zeros_like(x))).flatten(1)
         assert_close((x.flatten(1) @ dense.T).detach(), linear_part.detach(), 1e-12, "to_dense")
 

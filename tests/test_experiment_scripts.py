@@ -42,10 +42,11 @@ ELSEWHERE = {  # tried by another file, or run by a neighbour
     "laplace/minibatch_evidence.py": "test_minibatch_experiment.py",
     "results_page.py": "test_results_page.py",
 }
-BENCHMARKS = ("f_fc", "group_conv", "kfac_ten_layer", "s_fc", "subnormals", "unfolded")
+BENCHMARKS = ("dimensions", "f_fc", "group_conv", "kfac_ten_layer", "s_fc", "subnormals", "unfolded")
 SLOW_BENCHMARKS = ("kfac_ten_layer", "s_fc")
 TABLES = {  # the row of every table that is fitted; the others' networks are built
     "cifar10": "All-CNN, Z2",
+    "dimensions": "pulse: f-fc+conv",
     "planted": "glyph: conv by MAP,digits anywhere: f-fc+conv,turns of 90°: free+cyclic-90",
     "rotated_banks": "digits, rotated, by gradients",
     "rotated_mnist": "P4CNN",

@@ -1,10 +1,10 @@
 """filters.json: what the present paths' filters look like, small enough to keep and enough to draw.
 
-A list with an entry a weight tensor: layer, path, part, size (h, w), `filters` (the few of largest norm, each
-h w numbers, row by row), `turns` (how many of them in a row are one filter's rotations), and for sparsified
-paths `anchors` (row, column) and `lengthscale`.
+A list with an entry a weight tensor: layer, path, part, size (h, w), of signals (t,), of volumes (d, h, w),
+`filters` (the few of largest norm, each as many numbers as places, row by row), `turns` (how many of them in
+a row are one filter's rotations), and for sparsified paths `anchors` (row, column) and `lengthscale`.
 
-Axes: filter, h, w, anchor.
+Axes: filter, size, anchor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def filters_of(model: nn.Module) -> list[dict[str, Any]]:
                 continue
             for shown in module.spatial_filters():
                 values = shown.values.double().cpu()
-                orbits = values.unflatten(0, (-1, shown.turns))  # [filter, turn, h, w]
+                orbits = values.unflatten(0, (-1, shown.turns))  # [filter, turn, *size]
                 order = orbits.flatten(1).norm(dim=1).argsort(descending=True, stable=True)
                 kept = orbits[order[:MOST]].flatten(0, 1)
                 entries.append(

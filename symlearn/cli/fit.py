@@ -12,6 +12,7 @@ from symlearn.cli.options import configured, flag, read_value, with_config_optio
 from symlearn.cli.own_network import typed_network
 from symlearn.cli.words import INTERRUPTED, STOPPED, complain, one_line
 from symlearn.config import Config, option_places, read_config
+from symlearn.kinds import kind_of
 from symlearn.run_folder import CHECKPOINT, CONFIG, FIGURES, FOUND_PAGE, PAGE, REPORT
 
 if TYPE_CHECKING:
@@ -120,14 +121,15 @@ def show_results(report: dict[str, Any], folder: Path) -> None:
 def headline(prepared: Prepared, folder: Path, resumed: bool) -> list[str]:
     """What is about to run, in three lines."""
     splits, config = prepared.splits, prepared.config
-    h, w = splits.size
+    sides = "×".join(map(str, (splits.in_channels, *splits.size)))
+    what = kind_of(splits.size)
     parameters = sum(p.numel() for p in prepared.model.parameters())
     network = config.model.network or config.model.model
     kind = "targets" if config.data.likelihood == "regression" else "classes"
     return [
         f"{prepared.info.data}, task {splits.task}: {len(splits.train):,} training and {len(splits.test):,} "
-        f"test images of {splits.in_channels}×{h}×{w}, {splits.classes} {kind}"
-        f"{'' if prepared.train.held else '; images are read as they are needed'}",
+        f"test {what} of {sides}, {splits.classes} {kind}"
+        f"{'' if prepared.train.held else f'; {what} are read as they are needed'}",
         f"network {network}, paths {config.model.paths}: {parameters:,} parameters; "
         f"selection {config.evidence.selection}, {config.training.epochs} epochs, "
         f"seed {config.training.seed}",

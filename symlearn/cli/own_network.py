@@ -1,9 +1,10 @@
 """A network of the user's own for the command line, `--model FILE.py:FUNCTION`.
 
-The function is called with whatever it takes of `in_channels`, `size` (h, w) and `classes`, and returns an
-`nn.Module` that maps `[batch, in_channels, h, w]` to `[batch, classes]`. Its convolutions get the paths of
-`--paths` besides their own, `conv`. The file is run, so nothing but the command line names it: the folder of
-a run says which it was, and a command that needs the network asks for it again.
+The function is called with whatever it takes of `in_channels`, `size` (h, w), of signals (t,), of volumes
+(d, h, w), and `classes`, and returns an `nn.Module` that maps `[batch, in_channels, *size]` to `[batch,
+classes]`. Its convolutions get the paths of `--paths` besides their own, `conv`. The file is run, so nothing
+but the command line names it: the folder of a run says which it was, and a command that needs the network
+asks for it again.
 
 Axes: batch, c, h, w.
 """
@@ -60,7 +61,7 @@ def own_network(named: str, chosen: ModelConfig) -> Build:
     if not callable(make):
         raise ValueError(f"{path} has no function {function!r}; define it, or name another")
 
-    def build(in_channels: int, size: tuple[int, int], classes: int) -> nn.Module:
+    def build(in_channels: int, size: tuple[int, ...], classes: int) -> nn.Module:
         from torch import nn
 
         from symlearn.layers.registry import PathOptions, parse_paths

@@ -1,7 +1,7 @@
 """The curvature rules of symlearn's layers, handed to kfac: the one link between the two packages.
 
 Notation as in `kfac.rules`: rows a `[group, batch, place, d_in]` and g `[group, batch, place, d_out]`.
-`CircularConv2d` is an `nn.Conv2d` with circular padding written out, and takes that rule.
+`CircularConv2d` and its like are torch's convolutions with circular padding written out, and take that rule.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import kfac
-from kfac import Conv2dRule, Rule, Window
+from kfac import ConvRule, Rule, Window
 from symlearn.curvature.bank_rules import AnalysisRule, SoftThresholdRule, SynthesisRule
 from symlearn.curvature.deviation_rules import (
     GroupDeviationRule,
@@ -24,7 +24,7 @@ from symlearn.curvature.group_rules import (
     PointwiseGroupRule,
 )
 from symlearn.curvature.symmetric_rules import SymmetricLinearRule
-from symlearn.layers.conv import CircularConv2d
+from symlearn.layers.conv import CIRCULAR_CONVS
 from symlearn.layers.cyclic_bank import Analysis2d, Synthesis2d
 from symlearn.layers.factored_fc import InputChannelLinear, OutputChannelLinear
 from symlearn.layers.group_conv import (
@@ -114,11 +114,11 @@ class OutputAnchorLinearRule(OutputChannelLinearRule):
         return 1
 
 
-class FilterRule(Conv2dRule):
+class FilterRule(ConvRule):
     """The filters of S-CONV, before the basis."""
 
     def window(self, module: nn.Module) -> Window:
-        """See `Conv2dRule`."""
+        """See `ConvRule`."""
         assert isinstance(module, SparseConv2d)
         return Window(module.kernel_size, padding_mode=module.padding_mode, pads=module.pads)
 
@@ -129,7 +129,7 @@ class SparseConv2dRule(FilterRule):
     full_resolution = FilterRule()
 
     def input_rows(self, module: nn.Module, x: Tensor) -> Tensor:
-        """`[batch, c_in, h, w]` -> `[1, batch, place, c_in * anchor]`."""
+        """`[batch, c_in, *size]` -> `[1, batch, place, c_in * anchor]`."""
         return super().input_rows(module, x) @ self.input_basis(module).T
 
     def input_factor(self, module: nn.Module, x: Tensor) -> Tensor:
@@ -144,7 +144,8 @@ class SparseConv2dRule(FilterRule):
         return torch.kron(torch.eye(module.c_in, dtype=phi.dtype, device=phi.device), phi)
 
 
-kfac.register_rule(CircularConv2d, Conv2dRule())
+for circular in CIRCULAR_CONVS.values():
+    kfac.register_rule(circular, ConvRule())
 kfac.register_rule(InputChannelLinear, InputChannelLinearRule())
 kfac.register_rule(OutputChannelLinear, OutputChannelLinearRule())
 kfac.register_rule(InputAnchorLinear, InputAnchorLinearRule())

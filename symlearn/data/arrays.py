@@ -1,9 +1,13 @@
 """`.npz` files: `x_train, y_train, x_test, y_test`, or for prediction one of `x`, `x_test`, `images`.
 
 Images are [n, h, w], [n, h, w, c] or [n, c, h, w]; the channel axis of the latter two is the one of length 1,
-3 or 4. uint8 is read as 0..255 and becomes [0, 1]; float is taken as it is. Labels are whole numbers from 0,
-[n] or [n, 1]; targets of a regression are real numbers, [n] or [n, d]. Pickles inside the file are never
-opened.
+3 or 4. Signals are [n, c, t] and volumes [n, c, d, h, w], with any number of channels. Where `kind` does not
+say what a file holds, its axes do: five are volumes, four are images, and so are three, unless axis 1 is
+shorter than 4, which makes signals: no network of ours takes an image so low. What is taken for granted is
+said in a warning where it may be wrong.
+
+uint8 is read as 0..255 and becomes [0, 1]; float is taken as it is. Labels are whole numbers from 0, [n] or
+[n, 1]; targets of a regression are real numbers, [n] or [n, d]. Pickles inside the file are never opened.
 
 A folder of `.npy` files with the names of the keys is read as a `.npz` is. Images that may not be held in
 memory are read as they are needed, unless they are compressed.
@@ -21,8 +25,17 @@ from torch import Tensor
 
 from symlearn.data.raw import Pixels, RawData, RawSplit, check_classes, to_float
 from symlearn.data.stored_arrays import StoredArray, stored_array
+from symlearn.kinds import Kind, shown
 
 CHANNELS = (1, 3, 4)
+LOWEST = 4  # pixels: the smallest height that a network of ours takes
+NDIMS: dict[Kind, tuple[int, ...]] = {"signals": (3,), "images": (3, 4), "volumes": (5,)}
+WANTED: dict[Kind, str] = {
+    "signals": "[n, c, t]; signals without channels need an axis of them, x[:, None]",
+    "images": "[n, h, w], [n, h, w, c] or [n, c, h, w], or a signal [n, c, t] or a volume [n, c, d, h, w]; "
+    "signals without channels need an axis of them, x[:, None]",
+    "volumes": "[n, c, d, h, w]; volumes without channels need an axis of them, x[:, None]",
+}
 TRAINING_KEYS = ("x_train", "y_train", "x_test", "y_test")
 PREDICTION_KEYS = ("x", "x_test", "images")
 
@@ -34,10 +47,12 @@ class ArrayImages:
     Attributes:
         array: where they lie.
         where: what messages call it.
+        kind: what it holds.
     """
 
     array: StoredArray
     where: str
+    kind: Kind
 
     def __len__(self) -> int:
         """How many."""
@@ -45,16 +60,21 @@ class ArrayImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, c, h, w)."""
+        """(n, c, h, w), (n, c, t) or (n, c, d, h, w)."""
         return len(self), *self[torch.zeros(1, dtype=torch.int64)].shape[1:]
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Uint8 or float32 [batch, c, h, w] of the images `index`, int64 [batch]."""
-        return _images(self.array.rows(index.numpy()), f"{self.where}, from image {int(index[0])} on,")
+        where = f"{self.where}, from image {int(index[0])} on,"
+        return _images(self.array.rows(index.numpy()), where, self.kind)
 
 
 def load_arrays(
-    path: Path, *, regression: bool = False, held: Callable[[int], bool] = lambda _: True
+    path: Path,
+    *,
+    regression: bool = False,
+    held: Callable[[int], bool] = lambda _: True,
+    kind: Kind | None = None,
 ) -> RawData:
     """Take a `.npz` file, or a folder of `.npy` files, as a source.
 
@@ -62,6 +82,7 @@ def load_arrays(
         path: of the file or folder.
         regression: whether targets are real numbers.
         held: whether so many bytes of images are to be held in memory.
+        kind: what the file holds; None tells by the axes of its arrays.
 
     Returns:
         Images and targets of both halves; images that are not held are read as they are needed.
@@ -77,7 +98,7 @@ def load_arrays(
     missing = [key for key in TRAINING_KEYS if key not in arrays]
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; expected the keys {', '.join(TRAINING_KEYS)}")
-    return _as_source(path, arrays, regression)
+    return _as_source(path, arrays, regression, kind)
 
 
 def _left_on_disk(path: Path, held: Callable[[int], bool]) -> dict[str, StoredArray]:
@@ -95,15 +116,17 @@ def _left_on_disk(path: Path, held: Callable[[int], bool]) -> dict[str, StoredAr
     return {}
 
 
-def _as_source(path: Path, arrays: dict[str, Any], regression: bool) -> RawData:
+def _as_source(path: Path, arrays: dict[str, Any], regression: bool, asked: Kind | None) -> RawData:
     """The checked arrays as a source."""
     x_train, x_test = arrays["x_train"], arrays["x_test"]
-    train, test = (_pixels(arrays[key], f"{key} in {path}") for key in ("x_train", "x_test"))
+    kind = asked or _kind_by_axes(x_train.shape)
+    train, test = (_pixels(arrays[key], f"{key} in {path}", kind) for key in ("x_train", "x_test"))
     if x_train.shape[1:] != x_test.shape[1:]:
         raise ValueError(
-            f"x_test in {path} holds images of shape {list(x_test.shape[1:])} but x_train of "
+            f"x_test in {path} holds {kind} of shape {list(x_test.shape[1:])} but x_train of "
             f"{list(x_train.shape[1:])}; expected the same; resize or transpose one of them"
         )
+    _say_assumed(x_train.shape, f"x_train in {path}", asked, kind)
     if np.dtype(np.uint8) in (x_train.dtype, x_test.dtype) and x_train.dtype != x_test.dtype:
         raise ValueError(
             f"x_train in {path} is {x_train.dtype} but x_test is {x_test.dtype}; "
@@ -129,12 +152,13 @@ def _as_source(path: Path, arrays: dict[str, Any], regression: bool) -> RawData:
     return RawData(RawSplit(train, labels[0]), RawSplit(test, labels[1]), names)
 
 
-def load_array_images(path: Path) -> tuple[Tensor, tuple[str, ...]]:
+def load_array_images(path: Path, kind: Kind | None = None) -> tuple[Tensor, tuple[str, ...]]:
     """The images of a `.npz` to predict, float32 [n, c, h, w], named `0`, `1`, … in order."""
     arrays = _read(path, PREDICTION_KEYS)
     for key in PREDICTION_KEYS:
         if key in arrays:
-            images = to_float(_images(arrays[key], f"{key} in {path}"))
+            found = kind or _kind_by_axes(arrays[key].shape)
+            images = to_float(_images(arrays[key], f"{key} in {path}", found))
             return images, tuple(str(index) for index in range(len(images)))
     raise ValueError(
         f"{path} holds no images to predict; expected one of the keys {', '.join(PREDICTION_KEYS)}"
@@ -178,19 +202,47 @@ def _read_file(file: Path) -> np.ndarray:
         ) from error
 
 
-def _pixels(array: np.ndarray | StoredArray, where: str) -> Pixels:
+def _pixels(array: np.ndarray | StoredArray, where: str, kind: Kind) -> Pixels:
     """An array's images, in memory if it is there."""
-    return ArrayImages(array, where) if isinstance(array, StoredArray) else _images(array, where)
+    return ArrayImages(array, where, kind) if isinstance(array, StoredArray) else _images(array, where, kind)
 
 
-def _images(array: np.ndarray, where: str) -> Tensor:
-    """One array as images [n, c, h, w], uint8 or float32."""
+def _kind_by_axes(shape: tuple[int, ...]) -> Kind:
+    """What an array of this shape is taken for where nobody says; see the module's notation."""
+    if len(shape) == 3 and shape[1] < LOWEST:
+        return "signals"
+    return "volumes" if len(shape) == 5 else "images"
+
+
+def _say_assumed(shape: tuple[int, ...], where: str, asked: Kind | None, kind: Kind) -> None:
+    """Warn of what was taken for granted, where an array could as well be something else."""
+    read = f"{where} has shape {list(shape)} and is read as"
+    if kind != "images" and shape[1] > max(shape[2:]):
+        warnings.warn(
+            f"{read} {kind} of {shape[1]} channels and {shown(shape[2:])} places; if the channels come last, "
+            "transpose it",
+            stacklevel=5,
+        )
+    elif asked is None and len(shape) == 3 and kind == "signals":
+        warnings.warn(
+            f"{read} signals [n, c, t] of {shape[2]} places; if these are grey images, give kind 'images'",
+            stacklevel=5,
+        )
+    elif asked is None and len(shape) == 3 and shape[1] != shape[2]:
+        warnings.warn(
+            f"{read} grey images of {shown(shape[1:])}; if these are signals [n, c, t] of {shape[1]} "
+            "channels, give kind 'signals'",
+            stacklevel=5,
+        )
+
+
+def _images(array: np.ndarray, where: str, kind: Kind) -> Tensor:
+    """One array as images [n, c, h, w], signals [n, c, t] or volumes [n, c, d, h, w], uint8 or float32."""
     if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{where} is {array.dtype}; expected uint8 (0..255) or float; convert it")
-    if array.size == 0 or array.ndim not in (3, 4):
+    if array.size == 0 or array.ndim not in NDIMS[kind]:
         raise ValueError(
-            f"{where} has shape {list(array.shape)}; expected at least one image as [n, h, w], [n, h, w, "
-            "c] or [n, c, h, w]"
+            f"{where} has shape {list(array.shape)}; expected at least one {kind[:-1]} as {WANTED[kind]}"
         )
     if array.dtype != np.uint8:
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported as such
@@ -198,20 +250,22 @@ def _images(array: np.ndarray, where: str) -> Tensor:
         wrong = ~np.isfinite(single)
         if wrong.any():
             first = tuple(int(axis) for axis in np.unravel_index(int(wrong.argmax()), wrong.shape))
+            what = "pixels" if kind == "images" else "values"
             raise ValueError(
-                f"{where} has {int(wrong.sum())} NaN or infinite pixels, the first at index {first}; "
+                f"{where} has {int(wrong.sum())} NaN or infinite {what}, the first at index {first}; "
                 "expected finite numbers; clean the images first"
             )
         array = single
-    if array.ndim == 3:
+    if array.ndim == 3 and kind == "images":
         array = array[:, None]
-    else:
+    elif kind == "images":
         first_axis, last_axis = array.shape[1] in CHANNELS, array.shape[3] in CHANNELS
         if first_axis == last_axis:
             why = "both axes 1 and 3 could be" if first_axis else "neither axis 1 nor 3 is"
             raise ValueError(
                 f"{where} has shape {list(array.shape)}: {why} the channels (length 1, 3 or 4); "
-                "expected [n, h, w, c] or [n, c, h, w] with one such axis; transpose or drop an axis"
+                "expected [n, h, w, c] or [n, c, h, w] with one such axis; transpose or drop an axis "
+                "(volumes have five, [n, c, d, h, w])"
             )
         array = array.transpose(0, 3, 1, 2) if last_axis else array
     return torch.from_numpy(np.array(array, order="C"))

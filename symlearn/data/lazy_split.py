@@ -2,11 +2,12 @@
 
 An image depends on the seed and its own number alone, so both give the same, bit for bit.
 
-Axes: n, batch, c, h, w.
+Axes: n, batch, c, h, w (t of signals; d, h, w of volumes).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -54,7 +55,7 @@ class Making:
     @property
     def bytes_held(self) -> int:
         """Bytes that all images take as float32."""
-        return 4 * len(self.index) * self.channels * self.size[0] * self.size[1]
+        return 4 * len(self.index) * self.channels * math.prod(self.size)
 
     def uniform(self, index: Tensor) -> Tensor:
         """The numbers in [0, 1) that belong to these samples of the source."""

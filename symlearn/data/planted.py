@@ -1,7 +1,8 @@
 """`planted-<kind>`: made-up images whose symmetries are known by construction, to check verdicts against.
 
 16 x 16 noise with one pattern in it; 1,200 training images (seed 1) and 600 test images (seed 2), always the
-same ones. What decides the class, and so what a layer may commute with:
+same ones. What decides the class, and so what a layer may commute with (`planted_signals.py` and
+`planted_volumes.py` have signals and volumes):
 
 | kind          | what decides the class                              | true of a network's layers         |
 |---------------|-----------------------------------------------------|------------------------------------|
@@ -126,15 +127,24 @@ def planted_images(kind: str, images: int, seed: int) -> tuple[np.ndarray, np.nd
     return x, y
 
 
+def planted_halves(draw: Callable[[int, int], tuple[np.ndarray, np.ndarray]], classes: int) -> RawData:
+    """A source from a function of a number and a seed that draws x `[number, c, ...]` and y `[number]`."""
+
+    def half(number: int, seed: int) -> RawSplit:
+        x, y = draw(number, seed)
+        return RawSplit(torch.from_numpy(x), torch.from_numpy(y))
+
+    return RawData(half(TRAIN, 1), half(TEST, 2), class_names=tuple(str(k) for k in range(classes)))
+
+
 def load_planted(kind: str, data_root: Path | None) -> RawData:
     """One kind, `[1200, 1, 16, 16]` and `[600, 1, 16, 16]`, float32; `data_root` is not needed."""
 
-    def half(images: int, seed: int) -> RawSplit:
+    def draw(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         x, y = planted_images(kind, images, seed)
-        return RawSplit(torch.from_numpy(x)[:, None], torch.from_numpy(y))
+        return x[:, None], y
 
-    classes = 8 if kind == "mixture" else 4
-    return RawData(half(TRAIN, 1), half(TEST, 2), class_names=tuple(str(k) for k in range(classes)))
+    return planted_halves(draw, 8 if kind == "mixture" else 4)
 
 
 def planted_sources() -> dict[str, Callable[[Path | None], RawData]]:

@@ -1,8 +1,9 @@
 """From raw images to what the network sees, the same for training and for files that come later.
 
-Raw images [n, c, h, w] of the source's own size are put in the middle of a black canvas, the canvas is
-resized to the network's size, and each channel is normalised, (x - mean) / std, with mean and std
-(population) of the *training* images as the network's size shows them, after the task's transform.
+Raw images [n, c, h, w] (signals [n, c, t], volumes [n, c, d, h, w]) of the source's own size are put in the
+middle of a black canvas, the canvas is resized to the network's size, and each channel is normalised,
+(x - mean) / std, with mean and std (population) of the *training* images as the network's size shows them,
+after the task's transform.
 """
 
 import math
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from symlearn.data import warps
 from symlearn.data.warps import ImageSize
+from symlearn.kinds import LETTERS, kind_of, layout, shown
 
 _CHUNK = 4096  # images summed at once, at most
 _NUMBERS = 2**24  # of a chunk
@@ -59,23 +61,22 @@ class Preprocessing:
         Raises:
             ValueError: images of another size, of other channels, or not floating point.
         """
-        if images.ndim != 4 or images.shape[1] != len(self.mean):
-            raise ValueError(
-                f"images have shape {list(images.shape)}; expected [n, {len(self.mean)}, h, w], as in "
-                "training"
-            )
+        kind, axes = kind_of(self.size), len(self.size)
+        if images.ndim != 2 + axes or images.shape[1] != len(self.mean):
+            expected = layout(axes, f"n, {len(self.mean)}")
+            raise ValueError(f"{kind} have shape {list(images.shape)}; expected {expected}, as in training")
         if not images.is_floating_point():
             raise ValueError(
-                f"images are {images.dtype}; expected float, in the units of the training images"
+                f"{kind} are {images.dtype}; expected float, in the units of the training {kind}"
             )
-        got = (images.shape[-2], images.shape[-1])
+        got = tuple(images.shape[2:])
         if got not in (self.source_size, self.size, self.canvas):
             known = dict.fromkeys(
                 size for size in (self.source_size, self.canvas, self.size) if size is not None
             )
-            expected = " or ".join(f"{h}x{w}" for h, w in known)
+            expected = " or ".join(map(shown, known))
             raise ValueError(
-                f"images are {got[0]}x{got[1]}; expected {expected}, as in training; resize them first"
+                f"{kind} are {shown(got)}; expected {expected}, as in training; resize them first"
             )
         images = images.float()
         if got == self.source_size:
@@ -85,7 +86,7 @@ class Preprocessing:
         return self.normalise(images)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(x - mean) / std by channel; [n, c, h, w] of any size."""
+        """(x - mean) / std by channel, of any size."""
         return (images - _by_channel(self.mean, images)) / _by_channel(self.std, images)
 
     @property
@@ -129,9 +130,11 @@ def statistics_of(chunks: Callable[[], Iterable[Tensor]]) -> tuple[tuple[float, 
     count, sums = 0, []
     for chunk in chunks():
         count += chunk[:, 0].numel()
-        sums.append(chunk.double().sum(dim=(0, 2, 3)))
+        sums.append(_over_all_but_channels(chunk.double()))
     mean = torch.stack(sums).sum(0) / count
-    squares = [chunk.double().sub_(mean[:, None, None]).square_().sum(dim=(0, 2, 3)) for chunk in chunks()]
+    squares = [
+        _over_all_but_channels(chunk.double().sub_(_by_channel(mean, chunk)).square_()) for chunk in chunks()
+    ]
     std = (torch.stack(squares).sum(0) / count).sqrt()
     constant = (
         std <= torch.finfo(torch.float32).eps * mean.abs()
@@ -145,10 +148,18 @@ def statistics_of(chunks: Callable[[], Iterable[Tensor]]) -> tuple[tuple[float, 
     return tuple(mean.tolist()), tuple(std.masked_fill(constant, 1.0).tolist())
 
 
-def _by_channel(numbers: tuple[float, ...], images: Tensor) -> Tensor:
-    return torch.tensor(numbers, dtype=images.dtype, device=images.device)[:, None, None]
+def _over_all_but_channels(images: Tensor) -> Tensor:
+    return images.sum(dim=(0, *range(2, images.ndim)))
 
 
-def _size(pair: Sequence[int]) -> ImageSize:
-    h, w = pair
-    return int(h), int(w)
+def _by_channel(numbers: tuple[float, ...] | Tensor, images: Tensor) -> Tensor:
+    if not isinstance(numbers, Tensor):
+        numbers = torch.tensor(numbers, dtype=images.dtype, device=images.device)
+    return numbers.reshape(-1, *[1] * (images.ndim - 2))
+
+
+def _size(sides: Sequence[int]) -> ImageSize:
+    size = tuple(int(side) for side in sides)
+    if len(size) not in LETTERS:
+        raise ValueError(f"preprocessing holds the size {list(size)}; expected one, two or three numbers")
+    return size

@@ -1,7 +1,8 @@
 """What every source hands over: images and labels as they lie, checked, before any task.
 
-Notation: a `RawSplit` is one half of a set (train or test) with images [n, c, h, w], either uint8 in 0..255
-or float32 as accepted, and targets [n] (int64 classes) or [n, d] (float32, regression). Black is 0.
+Notation: a `RawSplit` is one half of a set (train or test) with images [n, c, h, w] (or signals [n, c, t], or
+volumes [n, c, d, h, w]; all are called images here), either uint8 in 0..255 or float32 as accepted, and
+targets [n] (int64 classes) or [n, d] (float32, regression). Black is 0.
 """
 
 from dataclasses import dataclass
@@ -56,9 +57,8 @@ class RawData:
 
     @property
     def image_size(self) -> ImageSize:
-        """(h, w) of the images as they lie."""
-        h, w = self.train.images.shape[-2:]
-        return h, w
+        """(h, w) of the images as they lie; (t,) of signals, (d, h, w) of volumes."""
+        return tuple(self.train.images.shape[2:])
 
 
 def to_float(images: Tensor) -> Tensor:

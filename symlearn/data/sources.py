@@ -17,6 +17,8 @@ from symlearn.data.folders import SUFFIXES, load_folder, load_folder_images, loa
 from symlearn.data.planted import planted_sources
 from symlearn.data.planted_banks import cyclic_sources
 from symlearn.data.planted_patches import patch_sources
+from symlearn.data.planted_signals import planted_signal_sources
+from symlearn.data.planted_volumes import planted_volume_sources
 from symlearn.data.raw import RawData, to_float
 from symlearn.data.torchvision_sets import (
     load_cifar10,
@@ -24,6 +26,7 @@ from symlearn.data.torchvision_sets import (
     load_fashion_mnist,
     load_mnist,
 )
+from symlearn.kinds import Kind, kind_of
 
 SOURCES: dict[str, Callable[[Path | None], RawData]] = {
     "digits": load_digits_set,
@@ -34,6 +37,8 @@ SOURCES: dict[str, Callable[[Path | None], RawData]] = {
     **planted_sources(),
     **cyclic_sources(),
     **patch_sources(),
+    **planted_signal_sources(),
+    **planted_volume_sources(),
 }
 
 
@@ -43,6 +48,7 @@ def load_raw(
     *,
     regression: bool = False,
     held: Callable[[int], bool] = lambda _: True,
+    kind: Kind | None = None,
 ) -> RawData:
     """Open the source that `data` names.
 
@@ -52,6 +58,7 @@ def load_raw(
         regression: whether targets are real numbers.
         held: whether so many bytes of images are to be held in memory; those of files that are not are read
             as they are needed.
+        kind: what the file is to hold; None tells by its axes.
 
     Returns:
         Images and targets of both halves, without tasks and preprocessing.
@@ -66,24 +73,36 @@ def load_raw(
                 f"data {name!r} has classes, not real targets; expected a .npz whose y_train and y_test "
                 "are real numbers for likelihood 'regression'; use likelihood 'classification' here"
             )
-        return SOURCES[name](_data_root(data_root))
+        source = SOURCES[name](_data_root(data_root))
+        _check_kind(name, kind, kind_of(source.image_size))
+        return source
     path = _existing(name)
     if path.is_dir() and (path / "x_train.npy").is_file():
-        return load_arrays(path, regression=regression, held=held)
+        return load_arrays(path, regression=regression, held=held, kind=kind)
     if path.is_dir():
         if regression:
             raise ValueError(
                 f"image folder {path} has classes, not real targets; "
                 "expected a .npz whose y_train and y_test are real numbers for likelihood 'regression'"
             )
+        _check_kind(f"image folder {path}", kind, "images")
         return load_folder(path, held)
     if path.suffix.lower() != ".npz":
         raise ValueError(f"{path} is no data set; expected {_known()}")
-    return load_arrays(path, regression=regression, held=held)
+    return load_arrays(path, regression=regression, held=held, kind=kind)
+
+
+def _check_kind(name: str, asked: Kind | None, kind: Kind) -> None:
+    if asked not in (None, kind):
+        raise ValueError(f"kind is {asked!r}, but {name} holds {kind}; leave kind out")
 
 
 def load_images(
-    path: str | Path, *, channels: int | None = None, data_root: str | Path | None = None
+    path: str | Path,
+    *,
+    channels: int | None = None,
+    data_root: str | Path | None = None,
+    kind: Kind | None = None,
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Raw images for prediction, with a name each; no labels, no task, no normalisation.
 
@@ -93,9 +112,11 @@ def load_images(
         channels: 1 or 3 turns image files grey or into colour; None keeps what they hold. Arrays stay as they
             are.
         data_root: where a named source lies.
+        kind: what a `.npz` is to hold; None tells by its axes.
 
     Returns:
-        Images, float32 [n, c, h, w], in [0, 1] unless the file holds floats of its own scale, and n names.
+        Images, float32 [n, c, h, w] (signals [n, c, t], volumes [n, c, d, h, w]), in [0, 1] unless the file
+        holds floats of its own scale, and n names.
 
     Raises:
         ValueError: in one line, what is wrong with which file.
@@ -109,7 +130,7 @@ def load_images(
     if file.is_dir():
         return load_folder_images(file, channels)
     if file.suffix.lower() == ".npz":
-        return load_array_images(file)
+        return load_array_images(file, kind)
     if file.suffix.lower() in SUFFIXES:
         return load_image(file, channels)
     raise ValueError(

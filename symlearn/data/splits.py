@@ -23,6 +23,7 @@ from symlearn.data.reading import Items, Reader, Reading, Request
 from symlearn.data.sources import load_raw
 from symlearn.data.tasks import Task, find_task
 from symlearn.data.warps import ImageSize
+from symlearn.kinds import LETTERS, Kind, of_size, shown
 
 _TEST_SEED = 0
 _ORDER_SEED = 0
@@ -33,9 +34,10 @@ _CHUNK = 2048  # images normalised at once: a bound on memory, of no influence o
 class DataSplits:
     """One source under one task, ready for a network.
 
-    `train` and `test` hold float32 images [n, in_channels, *size], normalised with the training set's
-    statistics, and int64 labels [n] (regression: float32 targets [n, classes]); in memory as `TensorDataset`,
-    or as `LazySplit`, which makes them as they are needed. `classes` counts the outputs.
+    `train` and `test` hold float32 images [n, in_channels, *size] (signals where the size is (t,), volumes
+    where it is (d, h, w)), normalised with the training set's statistics, and int64 labels [n] (regression:
+    float32 targets [n, classes]); in memory as `TensorDataset`, or as `LazySplit`, which makes them as they
+    are needed. `classes` counts the outputs.
     """
 
     train: TensorDataset | LazySplit
@@ -62,6 +64,7 @@ def load_data(
     likelihood: Literal["classification", "regression"] = "classification",
     hold: bool | None = None,
     workers: int = 0,
+    kind: Kind | None = None,
 ) -> DataSplits:
     """Load a source, apply a task to each sample and normalise with the training set's statistics.
 
@@ -72,13 +75,16 @@ def load_data(
         limit: how many training images to take; None takes all.
         test_limit: how many test images to take; None takes all.
         seed: of the training transforms; the test set does not depend on it.
-        size: final side in pixels, or (h, w); None keeps the canvas's; torchvision's 28x28 sets become 32x32.
+        size: final side in pixels, or (h, w), of signals (t,), of volumes (d, h, w); None keeps the canvas's;
+            torchvision's 28x28 sets become 32x32.
         frame: side of the black canvas on which the image lies before resizing, or (h, w); None is 16 for
             `digits`, otherwise the image's own size, twice that for the quadrant tasks.
         likelihood: `classification`, or `regression` for a `.npz` with real targets.
         hold: whether images are held in memory; None holds sets of up to a quarter of the free memory
             (`free_memory.SHARE`). Others are read as they are needed, with the same numbers.
         workers: processes that read them, for the statistics.
+        kind: what a `.npz` holds: `signals` [n, c, t], `images`, `volumes` [n, c, d, h, w]; None tells by its
+            axes (`arrays.py` says how), and says so where they leave a doubt.
 
     Returns:
         Training and test set `[n, c, h, w]`, normalised, with classes, size and what repeats the
@@ -95,10 +101,19 @@ def load_data(
     regression = likelihood == "regression"
     if regression and chosen.makes_classes:
         raise ValueError(f"task {task!r} makes classes; expected another task for likelihood 'regression'")
-    asked_frame, asked_size = _size("frame", frame), _size("size", size)
+    _check_size("frame", frame)
+    _check_size("size", size)
     for name, number in (("limit", limit), ("test_limit", test_limit)):
         _check_count(name, number)
-    raw = load_raw(data, data_root, regression=regression, held=lambda count: may_be_held(count, hold))
+    raw = load_raw(
+        data, data_root, regression=regression, held=lambda count: may_be_held(count, hold), kind=kind
+    )
+    if len(raw.image_size) not in chosen.axes:
+        raise ValueError(
+            f"task {task!r} is for images, but {data} holds {of_size(raw.image_size)}; expected task 'class'"
+        )
+    asked_frame = _size("frame", frame, len(raw.image_size))
+    asked_size = _size("size", size, len(raw.image_size))
     canvas = _canvas(raw, chosen, task, asked_frame)
     final = asked_size or raw.size or canvas
     chosen.check_size(final)
@@ -191,25 +206,29 @@ def _canvas(raw: RawData, task: Task, task_name: str, asked: ImageSize | None) -
     """The canvas on which images are placed, checked against what the task puts there."""
     canvas = asked or raw.frame or task.canvas(raw.image_size)
     least = task.smallest_canvas(raw.image_size)
-    if canvas[0] < least[0] or canvas[1] < least[1]:
+    if any(side < smallest for side, smallest in zip(canvas, least, strict=True)):
         raise ValueError(
-            f"frame {canvas[0]}x{canvas[1]} is too small for images of "
-            f"{raw.image_size[0]}x{raw.image_size[1]} under task {task_name!r}; "
-            f"expected at least {least[0]}x{least[1]}; leave frame out"
+            f"frame {shown(canvas)} is too small for {of_size(raw.image_size)} under task {task_name!r}; "
+            f"expected at least {shown(least)}; leave frame out"
         )
     return canvas
 
 
-def _size(name: str, asked: object) -> ImageSize | None:
-    """A side or (h, w) as (h, w)."""
-    if asked is None:
-        return None
-    pair = (asked, asked) if isinstance(asked, int) else asked
-    if isinstance(pair, (tuple, list)) and len(pair) == 2:
-        h, w = pair
-        if _is_positive(h) and _is_positive(w):
-            return h, w
-    raise ValueError(f"{name} is {asked!r}; expected a whole number of pixels above 0, or (h, w)")
+def _check_size(name: str, asked: object) -> None:
+    """Refuse what is no size, before anything is loaded."""
+    given = asked if isinstance(asked, (tuple, list)) else (asked,)
+    if asked is not None and not (len(given) in LETTERS and all(map(_is_positive, given))):
+        raise ValueError(f"{name} is {asked!r}; expected a whole number of pixels above 0, or (h, w)")
+
+
+def _size(name: str, asked: int | ImageSize | None, axes: int) -> ImageSize | None:
+    """One side for all axes, or one each, as a tuple of them."""
+    if asked is None or isinstance(asked, int):
+        return None if asked is None else (asked,) * axes
+    if len(asked) != axes:
+        one_each = ", ".join(LETTERS[axes]) + ("," if axes == 1 else "")
+        raise ValueError(f"{name} is {asked!r}; expected a whole number of pixels above 0, or ({one_each})")
+    return tuple(asked)
 
 
 def _check_count(name: str, number: object) -> None:

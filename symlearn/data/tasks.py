@@ -2,8 +2,8 @@
 
 A task first places the image on a canvas (in the middle, or in one of four quadrants); the canvas is then
 resized to the network's size, and the task transforms what lies there. Every sample has `draws` uniform
-numbers of its own (`draws.py`), so a transform is fixed by the seed and the sample. Quadrants are numbered
-row by row: 0 top-left, 1 top-right, 2 bottom-left, 3 bottom-right.
+numbers of its own (`draws.py`), so a transform is fixed by the seed and the sample. All but `class` are for
+images alone. Quadrants are numbered row by row: 0 top-left, 1 top-right, 2 bottom-left, 3 bottom-right.
 """
 
 import math
@@ -15,6 +15,7 @@ from torch import Tensor
 from symlearn.data import warps
 from symlearn.data.warps import ImageSize
 
+IMAGES_ALONE = frozenset({2})
 QUADRANTS = ("top-left", "top-right", "bottom-left", "bottom-right")
 SMALLEST_SCALE, LARGEST_SCALE = 0.5, 1.25
 LARGEST_SHIFT = 8  # pixels; a quarter of the side where that is less
@@ -26,6 +27,7 @@ class Task:
     A task overrides what it changes; `uniform` is float64 [batch, draws] in [0, 1).
     """
 
+    axes: ClassVar[frozenset[int]] = frozenset({1, 2, 3})  # of places: 1 signals, 2 images, 3 volumes
     draws: ClassVar[int] = 0
     makes_classes: ClassVar[bool] = False  # the label is more than the source's
     label_needs_place: ClassVar[bool] = False  # an image whose place is not known has no right answer
@@ -62,6 +64,7 @@ class Task:
 class QuadrantDigit(Task):
     """`quadrant-digit`: the image in a random quadrant, the label its class alone."""
 
+    axes = IMAGES_ALONE
     draws = 1
 
     def canvas(self, image_size: ImageSize) -> ImageSize:
@@ -103,6 +106,7 @@ class Quadrant(QuadrantDigit):
 class Rotated(Task):
     """`rotated`: turned about the centre by an angle uniform in [-180°, 180°), bilinear."""
 
+    axes = IMAGES_ALONE
     draws = 1
 
     def transform(self, images: Tensor, uniform: Tensor) -> Tensor:
@@ -119,6 +123,7 @@ class RotatedTest(Rotated):
 class Translated(Task):
     """`translated`: shifted by whole pixels, uniform in ±min(8, side/4) along each axis; black comes in."""
 
+    axes = IMAGES_ALONE
     draws = 2
 
     def transform(self, images: Tensor, uniform: Tensor) -> Tensor:
@@ -134,6 +139,7 @@ class Scaled(Task):
     No antialiasing: one filter serves all factors, and at 0.5 the bilinear one still sees every second pixel.
     """
 
+    axes = IMAGES_ALONE
     draws = 1
 
     def transform(self, images: Tensor, uniform: Tensor) -> Tensor:
@@ -144,6 +150,7 @@ class Scaled(Task):
 class QuarterTurns(Task):
     """`quarter-turns`: turned by 0°, 90°, 180° or 270°, exactly; the label stays the class."""
 
+    axes = IMAGES_ALONE
     draws = 1
 
     def check_size(self, size: ImageSize) -> None:

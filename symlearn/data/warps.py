@@ -3,14 +3,15 @@
 Notation: images are float [batch, c, h, w] in raw values (0 is black), rows grow downwards, sizes are (h, w)
 in pixels. Every warp has one parameter a sample, leaves the size as it is and fills with black what comes
 from outside. Positive angles turn counterclockwise as the image is displayed, like `torch.rot90`. The centre
-is the true one, ((h - 1)/2, (w - 1)/2), also for even sizes.
+is the true one, ((h - 1)/2, (w - 1)/2), also for even sizes. Frames and resizing take signals [batch, c, t]
+and volumes [batch, c, d, h, w] as well.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ImageSize = tuple[int, int]  # (h, w)
+ImageSize = tuple[int, ...]  # (h, w); of signals (t,), of volumes (d, h, w)
 
 
 def place(images: Tensor, canvas: ImageSize, top: Tensor, left: Tensor) -> Tensor:
@@ -23,18 +24,38 @@ def place(images: Tensor, canvas: ImageSize, top: Tensor, left: Tensor) -> Tenso
 
 def place_centred(images: Tensor, canvas: ImageSize) -> Tensor:
     """Put each image in the middle of a black canvas [batch, c, *canvas]; an odd rest is below and right."""
-    if tuple(images.shape[-2:]) == canvas:
+    size = images.shape[2:]
+    if tuple(size) == canvas:
         return images
-    rest_h, rest_w = canvas[0] - images.shape[-2], canvas[1] - images.shape[-1]
-    top, left = rest_h // 2, rest_w // 2
-    return F.pad(images, (left, rest_w - left, top, rest_h - top))
+    pads: list[int] = []
+    for outer, inner in zip(reversed(canvas), reversed(size), strict=True):  # F.pad takes the last axis first
+        rest = outer - inner
+        pads += [rest // 2, rest - rest // 2]
+    return F.pad(images, pads)
 
 
 def resize(images: Tensor, size: ImageSize) -> Tensor:
-    """Resize to [batch, c, *size], bilinear with antialiasing."""
-    if tuple(images.shape[-2:]) == size:
+    """Resize to [batch, c, *size], linear along every axis with antialiasing.
+
+    torch filters two axes at once and no other number: a signal is a row, the planes of a volume are resized
+    before its depth.
+
+    Returns:
+        The images themselves where they have the size already.
+    """
+    if tuple(images.shape[2:]) == size:
         return images
-    return F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+    if len(size) == 1:
+        return _resize_planes(images.unsqueeze(2), (1, *size)).squeeze(2)
+    if len(size) == 2:
+        return _resize_planes(images, size)
+    planes = _resize_planes(images.flatten(1, 2), size[1:]).flatten(2)  # [batch, c * d, h * w]
+    columns = planes.unflatten(1, (images.shape[1], -1))
+    return _resize_planes(columns, (size[0], columns.shape[3])).unflatten(3, size[1:])
+
+
+def _resize_planes(planes: Tensor, size: tuple[int, ...]) -> Tensor:
+    return F.interpolate(planes, size=size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def shift(images: Tensor, down: Tensor, right: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """Paths, the relaxed sum of them, subsampling; each `[batch, c_in, h, w] -> [batch, c_out, h', w']`.
 
+FC, F-FC, S-FC, CONV, S-CONV, their sum and the subsampling work on signals (t,) and volumes (d, h, w) as on
+images, by the sizes that they are given; "2d" in their names is from the time of images alone.
+
 And equivarification: actions of groups, networks made equivariant, readings of functions on a group.
 """
 
-from symlearn.layers.conv import CircularConv2d
+from symlearn.layers.conv import CircularConv1d, CircularConv2d, CircularConv3d
 from symlearn.layers.coset_pool import CosetPool2d, GroupBatchNorm2d
 from symlearn.layers.cyclic_unfolded import CyclicUnfolded2d, UnfoldingOptions
 from symlearn.layers.deviations import deviation_path
@@ -44,7 +47,9 @@ __all__ = [
     "PATHS",
     "AtIdentity",
     "ByElement",
+    "CircularConv1d",
     "CircularConv2d",
+    "CircularConv3d",
     "CosetPool2d",
     "CyclicUnfolded2d",
     "Equivarified",

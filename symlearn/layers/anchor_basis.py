@@ -6,14 +6,15 @@ A spatial weight theta(x) on a grid is given by values u(p) at anchors z_p (van 
     theta(x) = sum_p u(p) Phi(p, x),    Phi = (K_zz + sigma^2 I)^-1 K_zx,
     k(z, z') = exp(-||z - z'||^2 / (2 l^2))
 
-Places are (row, column) in units of the grid spacing; the grid's points are (0 .. h-1, 0 .. w-1) and its
-support, where anchors may lie, reaches half a unit beyond them on every side. The lengthscale l is in the
-same unit. l, sigma and the places of the anchors may be learned by the evidence: they are kept
-unconstrained, as logarithms and as logits of the anchors' places within the support.
+Places are (row, column), on signals and volumes one or three numbers, in units of the grid spacing. The
+grid's points are (0 .. h-1, 0 .. w-1) and its support, where anchors may lie, reaches half a unit beyond them
+on every side. The lengthscale l is in the same unit. l, sigma and the places of the anchors may be learned by
+the evidence: they are kept unconstrained, as logarithms and as logits of the anchors' places within the
+support.
 
 As l grows, Phi tends to the mean over anchors for every x: the weight no longer varies over places.
 
-Axes: anchor, point (of the grid), row-column.
+Axes: anchor, point (of the grid), axis (row and column of images).
 """
 
 from __future__ import annotations
@@ -25,21 +26,22 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from symlearn.kinds import LETTERS
 from symlearn.layers.declared import Hyperparameter
 from symlearn.layers.kept import Kept
-from symlearn.layers.sizes import Size, pair
+from symlearn.layers.sizes import Size, sides
 
 Anchors = float | int | Tensor
 Learned = Literal["lengthscale", "anchors", "noise"]
 SHORTEST, LONGEST = 0.1, 1e3  # lengthscales the evidence may reach, in grid spacings
+ALONG = {"t": "times", "d": "depths", "h": "rows", "w": "columns"}  # places along an axis
 QUIETEST, LOUDEST = 1e-3, 1.0  # noises it may reach
 
 
 def grid_points(size: Size) -> Tensor:
-    """The grid's points, row by row, `[point, 2]`."""
-    h, w = pair(size)
-    rows, columns = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    return torch.stack([rows.flatten(), columns.flatten()], 1).double()
+    """The grid's points, row by row, `[point, axis]`."""
+    places = torch.meshgrid(*map(torch.arange, sides(size)), indexing="ij")
+    return torch.stack([along.flatten() for along in places], 1).double()
 
 
 def anchor_count(anchors: float | int, points: int) -> int:
@@ -61,7 +63,7 @@ def anchor_count(anchors: float | int, points: int) -> int:
 
 
 def radial_basis(a: Tensor, b: Tensor, lengthscale: Tensor) -> Tensor:
-    """k(a, b) `[a, b]` of places `[a, 2]` and `[b, 2]`."""
+    """k(a, b) `[a, b]` of places `[a, axis]` and `[b, axis]`."""
     squared = (a.unsqueeze(1) - b.unsqueeze(0)).square().sum(2)
     return torch.exp(-0.5 * squared / lengthscale**2)
 
@@ -100,9 +102,9 @@ class AnchorBasis(nn.Module):
     """Phi `[anchor, point]` of a grid, with its lengthscale and anchors.
 
     Args:
-        size: h, or (h, w), of the grid.
+        size: h, (h, w), (t,) or (d, h, w), of the grid.
         anchors: a fraction of the grid's points (rounded up; drawn uniformly over the support), a number of
-            them, or their places `[anchor, 2]`.
+            them, or their places `[anchor, axis]`.
         lengthscale: at the start, in grid spacings.
         noise: sigma; keeps K_zz well-conditioned where anchors crowd.
         learn: what is declared for the evidence to learn: any of "lengthscale", "anchors" and "noise".
@@ -135,7 +137,7 @@ class AnchorBasis(nn.Module):
         unknown = set(learn) - set(get_args(Learned))
         if unknown:
             raise ValueError(f"cannot learn {sorted(unknown)}; choose any of {', '.join(get_args(Learned))}")
-        self.size, self.learn = pair(size), tuple(learn)
+        self.size, self.learn = sides(size), tuple(learn)
         self.lengthscale_precision = lengthscale_precision
         self.register_buffer("grid", grid_points(self.size), persistent=False)
         self.register_buffer("extent", torch.tensor(self.size, dtype=torch.float64), persistent=False)
@@ -152,21 +154,21 @@ class AnchorBasis(nn.Module):
     anchor_logits: Tensor
 
     def _fractions(self, anchors: Anchors) -> Tensor:
-        """Places within the support as fractions of it, `[anchor, 2]` in (0, 1)."""
-        points = len(self.grid)
+        """Places within the support as fractions of it, `[anchor, axis]` in (0, 1)."""
+        points, axes = self.grid.shape
         if not isinstance(anchors, Tensor):
-            return torch.rand(anchor_count(anchors, points), 2).double().clamp(1e-6, 1 - 1e-6)
-        if anchors.dim() != 2 or anchors.shape[1] != 2 or not len(anchors):
-            raise ValueError(f"places of anchors are [anchor, 2], got {list(anchors.shape)}")
+            return torch.rand(anchor_count(anchors, points), axes).double().clamp(1e-6, 1 - 1e-6)
+        if anchors.dim() != 2 or anchors.shape[1] != axes or not len(anchors):
+            raise ValueError(f"places of anchors are [anchor, {axes}], got {list(anchors.shape)}")
         if len(anchors) > points:
             raise ValueError(f"{len(anchors)} anchors are more than the {points} grid points")
         fractions = (anchors.double() + 0.5) / self.extent
         if not ((fractions > 0) & (fractions < 1)).all():
-            h, w = self.size
-            raise ValueError(
-                f"anchors must lie inside the support, rows in (-0.5, {h - 0.5}) and columns in "
-                f"(-0.5, {w - 0.5})"
+            reach = " and ".join(
+                f"{ALONG[name]} in (-0.5, {side - 0.5})"
+                for name, side in zip(LETTERS[axes], self.size, strict=True)
             )
+            raise ValueError(f"anchors must lie inside the support, {reach}")
         return fractions
 
     @property
@@ -181,11 +183,11 @@ class AnchorBasis(nn.Module):
 
     @property
     def anchors(self) -> Tensor:
-        """Places of the anchors (row, column), `[anchor, 2]`."""
+        """Places of the anchors, `[anchor, axis]`, such as (row, column)."""
         return self.places(self.anchor_logits)
 
     def places(self, logits: Tensor) -> Tensor:
-        """Places (row, column) of anchors from their logits."""
+        """Places of anchors from their logits."""
         return (torch.sigmoid(logits.double()) * self.extent - 0.5).to(logits.dtype)
 
     def __len__(self) -> int:

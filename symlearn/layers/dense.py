@@ -1,6 +1,6 @@
 """The matrix of a linear map that fits any size, column by column. For tests.
 
-Axes: batch, c, h, w.
+Axes: batch, c, size.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from symlearn.layers.sizes import Size, pair
+from symlearn.layers.sizes import Size, sides
 
 
-def given_size(in_size: Size | None) -> tuple[int, int]:
+def given_size(in_size: Size | None) -> tuple[int, ...]:
     """The input size that a convolution's matrix is asked for.
 
     Returns:
-        (h, w), both sides the same where one number was given.
+        (t,), (h, w) or (d, h, w); (h, h) where one number was given.
 
     Raises:
         ValueError: none is given.
     """
     if in_size is None:
         raise ValueError("a convolution fits any size; give in_size=(h, w) for its matrix")
-    return pair(in_size)
+    return sides(in_size)
 
 
 def matrix_of(linear: Callable[[Tensor], Tensor], in_shape: tuple[int, ...], like: Tensor) -> Tensor:

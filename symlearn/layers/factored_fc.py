@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from symlearn.layers.sizes import Size, expect_channels, expect_map, pair
+from symlearn.layers.sizes import Size, expect_channels, expect_map, expect_same_axes, sides
 from symlearn.layers.spatial_filters import SpatialFilters
 
 
@@ -115,7 +115,8 @@ class TwoFactors2d(nn.Module):
         super().__init__()
         expect_channels(c_in, c_out)
         self.c_in, self.c_out = c_in, c_out
-        self.in_size, self.out_size = pair(in_size), pair(out_size)
+        self.in_size, self.out_size = sides(in_size), sides(out_size)
+        expect_same_axes(self.in_size, self.out_size)
 
     def dense_factors(self) -> tuple[Tensor, Tensor]:
         """theta1 `[c_out, c_in, x]` and theta2 `[c_out, c_in, v]`."""
@@ -127,7 +128,7 @@ class TwoFactors2d(nn.Module):
             cast(InputChannelLinear, factor).reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
+        """`[batch, c_in, *in_size] -> [batch, c_out, *out_size]`."""
         expect_map(x, self.c_in, self.in_size)
         z = self.theta1(x.flatten(2))
         return self.theta2(z).unflatten(2, self.out_size)
@@ -156,14 +157,14 @@ class TwoFactors2d(nn.Module):
 
 
 class FactoredLinear2d(TwoFactors2d):
-    """F-FC, `[batch, c_in, h, w] -> [batch, c_out, h', w']` with c_in c_out (x + v) weights.
+    """F-FC, `[batch, c_in, *in_size] -> [batch, c_out, *out_size]` with c_in c_out (x + v) weights.
 
     Args:
         c_in: input channels.
         c_out: output channels.
-        in_size: h, or (h, w), of the input.
+        in_size: h, (h, w), (t,) or (d, h, w), of the input.
         out_size: the same of the output.
-        bias: whether theta1 and theta2 have biases (`[c_out]` and `[h' w']`).
+        bias: whether theta1 and theta2 have biases (`[c_out]` and `[v]`).
 
     Raises:
         ValueError: a size or channel count is not positive; an input of another shape.

@@ -12,14 +12,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from symlearn.layers.sizes import Size, expect_channels, expect_map, pair
+from symlearn.layers.sizes import Size, expect_channels, expect_map, expect_same_axes, sides
 
 
 class FullyConnected2d(nn.Module):
-    """FC, `[batch, c_in, h, w] -> [batch, c_out, h', w']` with c_in x c_out v weights and c_out v biases.
+    """FC, `[batch, c_in, *in_size] -> [batch, c_out, *out_size]`, c_in x c_out v weights, c_out v biases.
 
     The weight is the `[c_out * v, c_in * x]` matrix of an `nn.Linear` called `linear`, Kaiming-uniform for
-    ReLU; biases start at zero.
+    ReLU; biases start at zero. Sizes are h, (h, w), (t,) or (d, h, w).
 
     Raises:
         ValueError: a size or channel count is not positive; an input of another shape.
@@ -29,7 +29,8 @@ class FullyConnected2d(nn.Module):
         super().__init__()
         expect_channels(c_in, c_out)
         self.c_in, self.c_out = c_in, c_out
-        self.in_size, self.out_size = pair(in_size), pair(out_size)
+        self.in_size, self.out_size = sides(in_size), sides(out_size)
+        expect_same_axes(self.in_size, self.out_size)
         self.linear = nn.Linear(c_in * math.prod(self.in_size), c_out * math.prod(self.out_size), bias)
         self.reset_parameters()
 
@@ -40,7 +41,7 @@ class FullyConnected2d(nn.Module):
             nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
+        """`[batch, c_in, *in_size] -> [batch, c_out, *out_size]`."""
         expect_map(x, self.c_in, self.in_size)
         return self.linear(x.flatten(1)).unflatten(1, (self.c_out, *self.out_size))
 

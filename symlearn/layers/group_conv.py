@@ -44,7 +44,7 @@ from symlearn.groups import FiniteGroup, group_of
 from symlearn.layers.conv import wrap
 from symlearn.layers.dense import given_size, matrix_of
 from symlearn.layers.filter_bank import filter_bank
-from symlearn.layers.sizes import Size, expect_channels
+from symlearn.layers.sizes import Size, expect_channels, pair
 from symlearn.layers.spatial_filters import SpatialFilters
 
 PaddingMode = Literal["circular", "zeros", "valid"]
@@ -201,7 +201,7 @@ class GroupStage(nn.Module):
         Raises:
             ValueError: `in_size` is missing.
         """
-        shape = self.in_shape(given_size(in_size))
+        shape = self.in_shape(pair(given_size(in_size)))
         return matrix_of(lambda x: self.apply_to(x, None), shape, self.weight)
 
     def in_shape(self, size: tuple[int, int]) -> tuple[int, ...]:

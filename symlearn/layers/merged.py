@@ -6,7 +6,7 @@ where both filters have one support and wrap around: a layer of conv and gconv-p
 alone costs. Curvature needs what passes through every path, and so do a user's hooks; a path that is watched
 is computed by itself.
 
-Axes: batch, c_in, c_out, group, h, w, k.
+Axes: batch, c_in, c_out, group, size, k.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 
-PlaneFilters = tuple[Tensor, Tensor | None]  # [c_out, c_in, k_h, k_w] and a bias [c_out]
+PlaneFilters = tuple[Tensor, Tensor | None]  # [c_out, c_in, *k] and a bias [c_out]
 
 
 @runtime_checkable
@@ -26,7 +26,7 @@ class HasPlaneFilters(Protocol):
     """A path that is one convolution with circular padding, the group's elements counted as channels."""
 
     def plane_filters(self) -> PlaneFilters | None:
-        """Filters `[c_out * group, c_in * group, k_h, k_w]` and bias; None where it is no such thing."""
+        """Filters `[c_out * group, c_in * group, *k]` and bias; None where it is no such thing."""
 
 
 def watched(path: nn.Module) -> bool:
@@ -67,7 +67,7 @@ def merged(paths: Mapping[str, nn.Module]) -> tuple[list[str], list[PlaneFilters
         if filters is None:
             alone.append(name)
         else:
-            by_support.setdefault(filters[0].shape[-2:], []).append((name, filters))
+            by_support.setdefault(filters[0].shape[2:], []).append((name, filters))
     together = []
     for members in by_support.values():
         if len(members) == 1:

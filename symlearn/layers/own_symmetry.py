@@ -22,6 +22,7 @@ from symlearn.layers.generators import (
     read_action,
 )
 from symlearn.layers.registry import PathKind, PathShape, register_path
+from symlearn.layers.sizes import pair
 from symlearn.layers.symmetric_linear import SymmetricLinear2d
 
 OfSize = Callable[[int, int], Given]  # (h, w) -> generators on h w places, row by row
@@ -75,7 +76,7 @@ def register_symmetry(
             read_action(given, f"the action on {what} of path {name!r}")
 
     def build(shape: PathShape) -> nn.Module:
-        on_in, on_out = actions_of_layer(places, places_out, shape.in_size, shape.out_size)
+        on_in, on_out = actions_of_layer(places, places_out, pair(shape.in_size), pair(shape.out_size))
         return SymmetricLinear2d(
             shape.c_in, shape.c_out, shape.in_size, shape.out_size, on_in, on_out, channels
         )

@@ -1,6 +1,6 @@
 """What a module must offer to be a path of a relaxed layer.
 
-Axes: batch, c_in, c_out, h, w.
+Axes: batch, c_in, c_out, size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Path(Protocol):
     """A linear map between feature maps whose weights can be drawn anew and whose output can be scaled."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
+        """`[batch, c_in, *size] -> [batch, c_out, *size']`."""
 
     def reset_parameters(self) -> None:
         """Draw the initial values."""

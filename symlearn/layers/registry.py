@@ -1,7 +1,9 @@
 """The paths a relaxed layer can be made of: one line a path.
 
-A path is a module on `[batch, c_in, h, w]`. It either keeps the full resolution (the layer subsamples the
+A path is a module on `[batch, c_in, *size]`. It either keeps the full resolution (the layer subsamples the
 sum of such paths once) or maps straight to the layer's output size.
+
+Axes: batch, c_in, size (t of signals; h, w of images; d, h, w of volumes).
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from typing import Any, Literal, NoReturn, cast, get_args
 from torch import nn
 
 from symlearn.groups import FiniteGroup, find_group
+from symlearn.kinds import of_size
 from symlearn.layers.anchor_basis import Learned
 from symlearn.layers.banks import BANKS_HELP, bank_turns, banks_within, is_bank
-from symlearn.layers.conv import CircularConv2d
+from symlearn.layers.conv import CIRCULAR_CONVS
 from symlearn.layers.factored_fc import FactoredLinear2d
 from symlearn.layers.fc import FullyConnected2d
 from symlearn.layers.group_conv import GroupConv2d, Variant
@@ -72,13 +75,18 @@ class PathOptions:
 
 @dataclass(frozen=True)
 class PathShape:
-    """What a layer tells its paths about itself: channels and sizes (h, w), and what users chose for them."""
+    """What a layer tells its paths: channels, sizes (t,), (h, w) or (d, h, w), and what users chose."""
 
     c_in: int
     c_out: int
-    in_size: tuple[int, int]
-    out_size: tuple[int, int]
+    in_size: tuple[int, ...]
+    out_size: tuple[int, ...]
     options: PathOptions
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Size of convolutional filters, the same along every axis."""
+        return (self.options.kernel,) * len(self.in_size)
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ class PathKind:
             whose layer is *nearly* symmetric while the deviation is small; empty: it is no deviation.
         options: those of `PathOptions` that it reads.
         learns: what it may declare for the evidence to learn.
+        axes: the numbers of axes of places that it works on: 1 signals, 2 images, 3 volumes.
     """
 
     build: Callable[[PathShape], nn.Module]
@@ -119,6 +128,7 @@ class PathKind:
     deviates_from: str = ""
     options: frozenset[str] = frozenset()
     learns: frozenset[str] = frozenset()
+    axes: frozenset[int] = frozenset({2})
 
     @property
     def commutes_with(self) -> str:
@@ -138,6 +148,7 @@ SHIFTS = "shifts"
 KERNEL = frozenset({"kernel_size"})
 SPARSE = frozenset({"anchors", "lengthscale", "learn", "lengthscale_precision"})
 FULLY, CONVOLUTIONAL = "fully connected", "convolutional"
+ANY_AXES = frozenset({1, 2, 3})
 
 # Colours are those of Okabe and Ito (2008): fully connected warm, convolutions blue, group convolutions green
 PATHS: dict[str, PathKind] = {
@@ -149,6 +160,7 @@ PATHS: dict[str, PathKind] = {
         words=FULLY,
         colour="#D55E00",
         leaner="f-fc",
+        axes=ANY_AXES,
     ),
     "f-fc": PathKind(
         lambda s: FactoredLinear2d(s.c_in, s.c_out, s.in_size, s.out_size),
@@ -158,6 +170,7 @@ PATHS: dict[str, PathKind] = {
         words=FULLY,
         colour="#E69F00",
         leaner="s-fc",
+        axes=ANY_AXES,
     ),
     "s-fc": PathKind(
         lambda s: SparseLinear2d(s.c_in, s.c_out, s.in_size, s.out_size, **s.options.basis),
@@ -168,9 +181,10 @@ PATHS: dict[str, PathKind] = {
         colour="#CC79A7",
         options=SPARSE,
         learns=frozenset(get_args(Learned)),
+        axes=ANY_AXES,
     ),
     "conv": PathKind(
-        lambda s: CircularConv2d(s.c_in, s.c_out, s.options.kernel),
+        lambda s: CIRCULAR_CONVS[len(s.in_size)](s.c_in, s.c_out, s.kernel),
         "CONV",
         full_resolution=True,
         symmetry=1,
@@ -178,9 +192,10 @@ PATHS: dict[str, PathKind] = {
         colour="#0072B2",
         leaner="s-conv",
         options=KERNEL,
+        axes=ANY_AXES,
     ),
     "s-conv": PathKind(
-        lambda s: SparseConv2d(s.c_in, s.c_out, s.options.kernel, **s.options.basis),
+        lambda s: SparseConv2d(s.c_in, s.c_out, s.kernel, **s.options.basis),
         "CONV",
         full_resolution=True,
         symmetry=1,
@@ -188,6 +203,7 @@ PATHS: dict[str, PathKind] = {
         colour="#56B4E9",
         options=KERNEL | SPARSE,
         learns=frozenset(get_args(Learned)),
+        axes=ANY_AXES,
     ),
 }
 GREENS = {"gconv-p4": "#009E73", "gconv-p4m": "#00573F"}
@@ -348,6 +364,18 @@ def group_of_paths(names: Iterable[str]) -> FiniteGroup | None:
             "one group (p4m contains p4)"
         )
     return next(iter(groups.values()), None)
+
+
+def expect_axes(names: Iterable[str], size: tuple[int, ...]) -> None:
+    """Refuse paths that do not work on maps of this size.
+
+    Raises:
+        ValueError: such a path, and which do.
+    """
+    for name in names:
+        if len(size) not in path_kind(name).axes:
+            able = [known for known, kind in PATHS.items() if len(size) in kind.axes]
+            raise ValueError(f"path {name!r} is not for {of_size(size)}; choose from {', '.join(able)}")
 
 
 def parse_paths(paths: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:

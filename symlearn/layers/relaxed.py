@@ -10,7 +10,7 @@ work on its c x group channels, and the subsampling makes one choice for all ele
 Switching paths off or on (`path_sum.py`) leaves the divisor alone, so that the other paths are not rescaled;
 it travels in the `state_dict` too.
 
-Axes: batch, c_in, c_out, h, w.
+Axes: batch, c_in, c_out, size (t; h, w; d, h, w).
 """
 
 from __future__ import annotations
@@ -21,29 +21,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from symlearn.layers.conv import circular_conv2d
+from symlearn.kinds import shown
+from symlearn.layers.conv import circular_conv
 from symlearn.layers.merged import merged
 from symlearn.layers.path_sum import Change, PathSum, seeded
 from symlearn.layers.polyphase import PolyphaseSubsample2d
-from symlearn.layers.registry import PathOptions, PathShape, group_of_paths, parse_paths, path_kind
-from symlearn.layers.sizes import Size, expect_map, pair
+from symlearn.layers.registry import (
+    PathOptions,
+    PathShape,
+    expect_axes,
+    group_of_paths,
+    parse_paths,
+    path_kind,
+)
+from symlearn.layers.sizes import Size, expect_map, sides
 
 
 class RelaxedLayer2d(PathSum):
-    """A sum of paths, `[batch, c_in, h, w] -> [batch, c_out, h / stride, w / stride]`.
+    """A sum of paths, `[batch, c_in, *size] -> [batch, c_out, *size / stride]`.
 
-    With a group path, `[batch, c_in, group, h, w] -> [batch, c_out, group, h / stride, w / stride]`.
+    With a group path, `[batch, c_in, group, h, w] -> [batch, c_out, group, h / stride, w / stride]`, images
+    alone.
 
     Args:
         c_in: input channels.
         c_out: output channels.
-        in_size: h, or (h, w), of the input.
+        in_size: h, (h, w), (t,) or (d, h, w), of the input.
         paths: a sum of path names such as "f-fc+conv".
         stride: 1, or 2 by polyphase subsampling.
         options: what the paths leave to the user; None takes the defaults.
 
     Raises:
-        ValueError: an unknown path, another stride, an odd size under stride 2, an input of another shape.
+        ValueError: an unknown path, one that is not for maps of this kind, another stride, an odd size under
+            stride 2, an input of another shape.
     """
 
     def __init__(
@@ -57,11 +67,12 @@ class RelaxedLayer2d(PathSum):
     ) -> None:
         if stride not in (1, 2):
             raise ValueError(f"stride must be 1 or 2, got {stride}")
-        (h, w) = size = pair(in_size)
-        if stride == 2 and (h % 2 or w % 2):
-            raise ValueError(f"stride 2 needs an even size, got {h}x{w}; resize the input")
-        out_size = (h // stride, w // stride)
+        size = sides(in_size)
+        if any(side % stride for side in size):
+            raise ValueError(f"stride 2 needs an even size, got {shown(size)}; resize the input")
+        out_size = tuple(side // stride for side in size)
         names = parse_paths(paths)
+        expect_axes(names, size)
         group = group_of_paths(names)
         seed = int(torch.randint(2**31, (), device="cpu"))
         built = {}
@@ -72,7 +83,7 @@ class RelaxedLayer2d(PathSum):
         super().__init__(built)
         self.c_in, self.c_out, self.stride = c_in, c_out, stride
         self.in_size, self.out_size, self.group = size, out_size, group
-        self.subsample = PolyphaseSubsample2d() if stride == 2 else nn.Identity()
+        self.subsample = PolyphaseSubsample2d(axes=len(size)) if stride == 2 else nn.Identity()
         self.divisor = len(names)
 
     @property
@@ -112,11 +123,11 @@ class RelaxedLayer2d(PathSum):
         names = [name for name in self.active if path_kind(name).full_resolution is full_resolution]
         alone, together = merged({name: self.paths[name] for name in names})
         outputs = [self.through(name, x) for name in alone]
-        outputs += [self.on_group(circular_conv2d(self.on_plane(x), *filters)) for filters in together]
+        outputs += [self.on_group(circular_conv(self.on_plane(x), *filters)) for filters in together]
         return sum(outputs[1:], outputs[0]) if outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, c_in, h, w] -> [batch, c_out, h / stride, w / stride]`."""
+        """`[batch, c_in, *size] -> [batch, c_out, *size / stride]`."""
         if self.group is None:
             expect_map(x, self.c_in, self.in_size)
         elif tuple(x.shape[1:]) != (self.c_in, self.members, *self.in_size):
@@ -145,7 +156,7 @@ class RelaxedLayer2d(PathSum):
         """The linear part as a matrix; stride 1 only. For tests.
 
         Returns:
-            `[c_out * h * w, c_in * h * w]`, the sum over the paths that are switched on.
+            `[c_out * x, c_in * x]` of x places, the sum over the paths that are switched on.
 
         Raises:
             ValueError: the layer strides, and so is not linear.

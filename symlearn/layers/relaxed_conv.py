@@ -6,7 +6,7 @@ The path `conv` is the convolution itself, with its stride, padding, dilation, g
 paths (`fc`, `f-fc`, `s-fc`) map straight to its output's size and start with an output of zero, so that
 relaxing changes nothing. A search starts from the convolution alone.
 
-Axes: batch, c_in, c_out, h, w.
+Axes: batch, c_in, c_out, size (t; h, w; d, h, w).
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
 
 from kfac import evaluated
 from symlearn.layers.path_sum import Change, PathSum, seeded
 from symlearn.layers.registry import PathOptions, PathShape, path_kind
-from symlearn.layers.sizes import Size, expect_map, pair
+from symlearn.layers.sizes import Size, expect_map, sides
 
 CONV = "conv"
 
@@ -40,11 +41,11 @@ def expect_added(names: tuple[str, ...]) -> None:
 
 
 class RelaxedConv2d(PathSum):
-    """A convolution and fully connected paths, `[batch, c_in, h, w] -> [batch, c_out, h', w']`.
+    """A convolution and fully connected paths, `[batch, c_in, *size] -> [batch, c_out, *size']`.
 
     Args:
-        conv: the convolution; becomes the path `conv` as it is.
-        in_size: h, or (h, w), of its input.
+        conv: an `nn.Conv1d`, `2d` or `3d`; becomes the path `conv` as it is.
+        in_size: h, (h, w), (t,) or (d, h, w), of its input.
         added: names of the paths beside it.
         options: what the paths leave to the user; None takes the defaults.
 
@@ -53,15 +54,13 @@ class RelaxedConv2d(PathSum):
     """
 
     def __init__(
-        self, conv: nn.Conv2d, in_size: Size, added: tuple[str, ...], options: PathOptions | None = None
+        self, conv: _ConvNd, in_size: Size, added: tuple[str, ...], options: PathOptions | None = None
     ) -> None:
         expect_added(added)
-        size = pair(in_size)
+        size = sides(in_size, len(conv.kernel_size))
         with torch.no_grad(), evaluated(conv):  # hooks of a user's may change state in training
-            out = conv(conv.weight.new_zeros(1, conv.in_channels, *size)).shape[-2:]
-        shape = PathShape(
-            conv.in_channels, conv.out_channels, size, (out[0], out[1]), options or PathOptions()
-        )
+            out = conv(conv.weight.new_zeros(1, conv.in_channels, *size)).shape[2:]
+        shape = PathShape(conv.in_channels, conv.out_channels, size, tuple(out), options or PathOptions())
         seed = int(torch.randint(2**31, (), device="cpu"))
         built = {name: seeded(name, seed, partial(path_kind(name).build, shape)) for name in added}
         super().__init__({CONV: conv, **built})
@@ -80,7 +79,7 @@ class RelaxedConv2d(PathSum):
         return [*((name, "add") for name in absent), *super().changes()]
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, c_in, h, w] -> [batch, c_out, h', w']`."""
+        """`[batch, c_in, *size] -> [batch, c_out, *size']`."""
         first, *others = self.active
         if CONV not in self.active or others:
             expect_map(x, self.paths[CONV].in_channels, self.in_size)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
     theta(c_out, c_in, t) = sum_p u(c_out, c_in, p) Phi(p, t)
     y(c_out, x)           = sum_{c_in, t} theta(c_out, c_in, t) x(c_in, x + t) + b(c_out)
 
-Axes: batch, c_in, c_out, h, w, tap, anchor.
+Axes: batch, c_in, c_out, size (t; h, w; d, h, w), tap, anchor.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from symlearn.layers.anchor_basis import AnchorBasis, Anchors
-from symlearn.layers.conv import wrap
+from symlearn.layers.conv import CONVOLVE, wrap_around
 from symlearn.layers.declared import Hyperparameter
 from symlearn.layers.dense import given_size, matrix_of
-from symlearn.layers.sizes import Size, expect_channels, pair
+from symlearn.layers.sizes import Size, expect_channels, sides
 from symlearn.layers.spatial_filters import SpatialFilters
 
 PADDING_MODES = ("circular", "zeros", "reflect", "replicate")
 
 
 class SparseConv2d(nn.Module):
-    """S-CONV, `[batch, c_in, h, w] -> [batch, c_out, h, w]`, weight `[c_out, c_in, anchor]`, bias `[c_out]`.
+    """S-CONV, `[batch, c_in, *size] -> [batch, c_out, *size]`.
+
+    Weight `[c_out, c_in, anchor]`, bias `[c_out]`.
 
     Args:
         c_in: input channels.
         c_out: output channels.
-        kernel_size: k, or (k_h, k_w), of the filters.
+        kernel_size: of the filters: k, which stands for (k, k), (k_h, k_w), for signals (k_t,), for volumes
+            (k_d, k_h, k_w).
         anchors: as `AnchorBasis` takes them; half of the taps, rounded up, if not given.
         lengthscale: at the start, in taps.
         padding_mode: "circular", "zeros", "reflect" or "replicate"; the map keeps its size.
@@ -59,7 +62,7 @@ class SparseConv2d(nn.Module):
             raise ValueError(
                 f"unknown padding mode {padding_mode!r}; choose one of {', '.join(PADDING_MODES)}"
             )
-        self.c_in, self.c_out, self.kernel_size = c_in, c_out, pair(kernel_size)
+        self.c_in, self.c_out, self.kernel_size = c_in, c_out, sides(kernel_size)
         self.padding_mode = padding_mode
         self.basis = AnchorBasis(self.kernel_size, anchors, lengthscale, **basis)
         self.weight = nn.Parameter(torch.empty(c_out, c_in, len(self.basis)))
@@ -76,25 +79,23 @@ class SparseConv2d(nn.Module):
             nn.init.zeros_(self.bias)
 
     def filters(self) -> Tensor:
-        """The filters between the anchors' values, `[c_out, c_in, k_h, k_w]`."""
+        """The filters between the anchors' values, `[c_out, c_in, *k]`."""
         return (self.weight @ self.basis()).unflatten(2, self.kernel_size)
 
     @property
-    def pads(self) -> tuple[int, int, int, int]:
-        """Padding left, right, top, bottom; even k pads more at the far side, as "same" does."""
-        k_h, k_w = self.kernel_size
-        return ((k_w - 1) // 2, k_w // 2, (k_h - 1) // 2, k_h // 2)
+    def pads(self) -> tuple[int, ...]:
+        """Padding before and after every axis, the last first; even k pads more at the far side."""
+        return tuple(pad for k in reversed(self.kernel_size) for pad in ((k - 1) // 2, k // 2))
 
     def _convolve(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        left, right, top, bottom = self.pads
         if self.padding_mode == "circular":
-            padded = wrap(wrap(x, top, bottom, 2), left, right, 3)
+            padded = wrap_around(x, self.kernel_size)
         else:
             padded = F.pad(x, self.pads, "constant" if self.padding_mode == "zeros" else self.padding_mode)
-        return F.conv2d(padded, self.filters(), bias)
+        return CONVOLVE[len(self.kernel_size)](padded, self.filters(), bias)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, c_in, h, w] -> [batch, c_out, h, w]`."""
+        """`[batch, c_in, *size] -> [batch, c_out, *size]`."""
         return self._convolve(x, self.bias)
 
     def plane_filters(self) -> tuple[Tensor, Tensor | None] | None:
@@ -119,7 +120,7 @@ class SparseConv2d(nn.Module):
         """The linear part as a matrix at the given input size. For tests.
 
         Returns:
-            `[c_out * h * w, c_in * h * w]`, between flattened maps.
+            `[c_out * x, c_in * x]`, between flattened maps of x places.
 
         Raises:
             ValueError: `in_size` is missing.

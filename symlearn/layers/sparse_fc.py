@@ -86,12 +86,12 @@ class OutputAnchorLinear(nn.Module):
 
 
 class SparseLinear2d(TwoFactors2d):
-    """S-FC, `[batch, c_in, h, w] -> [batch, c_out, h', w']` with c_in c_out (p + q) weights.
+    """S-FC, `[batch, c_in, *in_size] -> [batch, c_out, *out_size]` with c_in c_out (p + q) weights.
 
     Args:
         c_in: input channels.
         c_out: output channels.
-        in_size: h, or (h, w), of the input.
+        in_size: h, (h, w), (t,) or (d, h, w), of the input.
         out_size: the same of the output.
         anchors: as `AnchorBasis` takes them, for both factors, or a pair (of the input, of the output).
         lengthscale: at the start, in grid spacings.

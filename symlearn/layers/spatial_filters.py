@@ -1,6 +1,6 @@
 """What a layer's weights look like over space, for figures.
 
-Axes: filter, h, w, anchor.
+Axes: filter, size (t; h, w; d, h, w), anchor.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class SpatialFilters:
 
     Attributes:
         part: which tensor of the layer, such as "theta1"; "" for the only one.
-        values: `[filter, h, w]`.
-        anchors: places (row, column) between which they are interpolated, `[anchor, 2]`, or None.
+        values: `[filter, *size]`.
+        anchors: places between which they are interpolated, `[anchor, axis]` such as (row, column), or None.
         lengthscale: of the interpolation, in grid spacings, or None.
         turns: how many filters in a row are one filter's rotations.
     """

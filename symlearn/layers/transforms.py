@@ -33,6 +33,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from symlearn.kinds import of_size
+
 ActsOn = Literal["places", "colours", "mirror"]
 
 
@@ -248,12 +250,15 @@ def started(transform: Transform, number: str) -> float:
     return reading
 
 
-def expect_images(transforms: Sequence[Transform], channels: int, size: tuple[int, int]) -> None:
+def expect_images(transforms: Sequence[Transform], channels: int, size: tuple[int, ...]) -> None:
     """Refuse images that the transformations do not make sense for.
 
     Raises:
-        ValueError: colours of images that have none, turns of images that are not square.
+        ValueError: signals or volumes, colours of images that have none, turns of images that are not square.
     """
+    if len(size) != 2:
+        names = ", ".join(transform.name for transform in transforms)
+        raise ValueError(f"transforms ({names}) are of images, not of {of_size(size)}; leave them out")
     for transform in transforms:
         if transform.acts_on == "colours" and channels != 3:
             raise ValueError(

@@ -15,9 +15,10 @@ from typing import Any
 from torch import nn
 
 from symlearn.config import ModelConfig
+from symlearn.kinds import of_size
 from symlearn.layers.orbit_average import OrbitAverage
 from symlearn.layers.registry import PathOptions, parse_paths, path_kind
-from symlearn.layers.sizes import Size, pair
+from symlearn.layers.sizes import Size, sides
 from symlearn.layers.transforms import expect_images, parse_transforms
 from symlearn.networks.all_cnn import AllCNN
 from symlearn.networks.gcnn import RotatedMnistNetwork
@@ -40,12 +41,13 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "unfolded-dense-published": partial(UnfoldedNetwork, dense=True, published=True),
 }
 
+ANY_AXES = frozenset({"ten-layer", "small"})  # of places: signals and volumes as well
 ON_ONE_GROUP = frozenset({"p4cnn", "p4cnn-rotation-pooling", "all-cnn", "resnet44"})
 
 
 def default_network(size: Size) -> str:
-    """`ten-layer` from 32 x 32 up, `small` below."""
-    return "ten-layer" if min(pair(size)) >= 32 else "small"
+    """`ten-layer` where every side is 32 or more, `small` below."""
+    return "ten-layer" if min(sides(size)) >= 32 else "small"
 
 
 def build_model(
@@ -71,14 +73,15 @@ def build_model(
             channels of the first layer (None: as published for the group); of unfolded ones, filters a bank
             (None: 60).
         in_channels: channels of the image.
-        size: h, or (h, w), of the image.
+        size: h, or (h, w), of the image; (t,) of a signal, (d, h, w) of a volume, which ten-layer and small
+            take, of paths fc, f-fc, s-fc, conv and s-conv.
         classes: number of outputs.
         **options: what the paths leave to the user: kernel_size, anchors, lengthscale, learn,
             lengthscale_precision, generator_offset (`PathOptions`). What no path reads is refused, and so is
             any of the networks on one group, whose filters have sizes of their own.
 
     Returns:
-        A network `[batch, in_channels, h, w] -> [batch, classes]` with weights drawn from torch's global
+        A network `[batch, in_channels, *size] -> [batch, classes]` with weights drawn from torch's global
         generator, all its paths switched on.
 
     Raises:
@@ -91,6 +94,10 @@ def build_model(
     known = {field.name for field in fields(PathOptions)}
     if set(options) - known:
         raise ValueError(f"unknown option {sorted(set(options) - known)}; choose from {sorted(known)}")
+    if len(sides(size)) != 2 and name not in ANY_AXES:
+        raise ValueError(
+            f"the network {name} is not for {of_size(sides(size))}; choose from {', '.join(sorted(ANY_AXES))}"
+        )
     expect_readers(name, parse_paths(paths), options)
     return NETWORKS[name](
         paths,
@@ -176,7 +183,7 @@ def averaged(model: nn.Module, chosen: ModelConfig, in_channels: int, size: Size
                 "learn is 'invariances', but no transforms are named; give some, such as rotation,translation"
             )
         return model
-    expect_images(tuple(parse_transforms(chosen.transforms)), in_channels, pair(size))
+    expect_images(tuple(parse_transforms(chosen.transforms)), in_channels, sides(size))
     return OrbitAverage(model, chosen.transforms, chosen.copies, learn=learn)
 
 

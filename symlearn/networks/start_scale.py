@@ -10,7 +10,7 @@ sequential unit variance, Mishkin & Matas 2016).
 Factors are powers of two, which multiply without rounding. So a network whose other paths are switched off
 comes out bit for bit as one that was built of the remaining paths alone.
 
-Axes: batch, c, h, w, classes.
+Axes: batch, c, size (t; h, w; d, h, w), classes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from torch import Tensor, nn
 
 SPREAD = 0.125  # of the logits over images
 IMAGES = 64
+SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by the number of axes
 
 
-def synthetic_images(channels: int, size: tuple[int, int]) -> Tensor:
-    """Noise `[batch, c, h, w]` of mean 0 and variance 1: white and smooth in turn, the same at every call."""
+def synthetic_images(channels: int, size: tuple[int, ...]) -> Tensor:
+    """Noise `[batch, c, *size]` of mean 0, variance 1: white and smooth in turn, the same at every call."""
     generator = torch.Generator().manual_seed(0)
     white = torch.randn(IMAGES, channels, *size, generator=generator)
     coarse = torch.randn(IMAGES, channels, *(max(s // 4, 1) for s in size), generator=generator)
-    smooth = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
-    images = torch.where(torch.arange(IMAGES).reshape(-1, 1, 1, 1) % 2 == 0, white, white + 2 * smooth)
+    smooth = F.interpolate(coarse, size, mode=SMOOTH[len(size)], align_corners=False)
+    even = torch.arange(IMAGES).reshape(-1, 1, *[1] * len(size)) % 2 == 0
+    images = torch.where(even, white, white + 2 * smooth)
     return (images - images.mean()) / images.std()
 
 

@@ -6,7 +6,7 @@ Linear 64 alpha -> classes. `small` is its relative for 16 x 16 frames. Inputs l
 reduce to one place end in an average over what is left. With a group path in the mixture the image is lifted
 once, by repeating it over the group, and the maps are averaged over the group before the head.
 
-Axes: batch, c, h, w, classes.
+Axes: batch, c, size (t of signals; h, w; d, h, w of volumes), classes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from symlearn.kinds import kind_of, shown
 from symlearn.layers.coset_pool import CosetPool2d
 from symlearn.layers.declared import Hyperparameter, hyperparameters_within
-from symlearn.layers.registry import PathOptions, group_of_paths, parse_paths
+from symlearn.layers.registry import PathOptions, expect_axes, group_of_paths, parse_paths
 from symlearn.layers.relaxed import RelaxedLayer2d
-from symlearn.layers.sizes import Size, pair
+from symlearn.layers.sizes import Size, sides
 from symlearn.networks.start_scale import (
     SPREAD,
     power_of_two,
@@ -47,14 +48,14 @@ SMALL = Plan((1, 1, 2, 2, 4, 8), (1, 1, 2, 1, 2, 1), hidden=8, alpha=4)
 class RelaxedNetwork(nn.Module):
     """Relaxed layers with ReLU, an average over the places that are left, and a two-layer linear head.
 
-    `[batch, c, h, w] -> [batch, classes]`.
+    `[batch, c, *size] -> [batch, classes]`.
 
     Args:
         plan: widths and strides.
         paths: a sum of path names such as "f-fc+conv", the same in every layer.
         alpha: width; None takes the plan's own.
         in_channels: channels of the image.
-        size: h, or (h, w), of the image.
+        size: h, or (h, w), of the image; (t,) of a signal, (d, h, w) of a volume.
         classes: number of outputs.
         options: what the paths leave to the user; None takes the defaults.
 
@@ -78,21 +79,23 @@ class RelaxedNetwork(nn.Module):
             if value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value}")
         self.alpha, self.in_channels = alpha, in_channels
-        h_w = pair(size)
+        left = sides(size)
         reduction = 2 ** sum(stride == 2 for stride in plan.strides)
-        if any(s % reduction for s in h_w):
+        if any(s % reduction for s in left):
+            kind = kind_of(left)
             raise ValueError(
-                f"the network halves the image {reduction.bit_length() - 1} times, so its sides must be "
-                "multiples "
-                f"of {reduction}, got {h_w[0]}x{h_w[1]}; resize the images"
+                f"the network halves the {kind[:-1]} {reduction.bit_length() - 1} times, so its sides must "
+                f"be multiples of {reduction}, got {shown(left)}; resize the {kind}"
             )
         names = parse_paths(paths)
+        expect_axes(names, left)
         layers, c_in = [], in_channels
         for width, stride in zip(plan.channels, plan.strides, strict=True):
-            layer = RelaxedLayer2d(c_in, width * alpha, h_w, names, stride, options)
+            layer = RelaxedLayer2d(c_in, width * alpha, left, names, stride, options)
             layers.append(layer)
-            c_in, h_w = width * alpha, layer.out_size
+            c_in, left = width * alpha, layer.out_size
         self.layers = nn.ModuleList(layers)
+        self.over_places = tuple(range(2, 2 + len(left)))
         self.group = group_of_paths(names)
         self.pool = nn.Identity() if self.group is None else CosetPool2d(self.group, "mean")
         self.head = nn.Sequential(
@@ -148,10 +151,10 @@ class RelaxedNetwork(nn.Module):
 
     def pooled(self, x: Tensor) -> Tensor:
         """The average over group and places, `[batch, c]`."""
-        return (x if self.group is None else self.pool(x)).mean((2, 3))
+        return (x if self.group is None else self.pool(x)).mean(self.over_places)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, c, h, w] -> [batch, classes]`."""
+        """`[batch, c, *size] -> [batch, classes]`."""
         x = self.lifted(x)
         for layer in self.layers:
             x = layer(x).relu()

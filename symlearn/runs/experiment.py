@@ -40,7 +40,7 @@ from symlearn.runs.results import expect_builder, read_learned, read_report, wri
 from symlearn.training.inputs import usable_device
 
 Announce = Callable[["Prepared"], None]
-Build = Callable[[int, tuple[int, int], int], nn.Module]  # a network from channels, size (h, w) and classes
+Build = Callable[[int, tuple[int, ...], int], nn.Module]  # from channels, size such as (h, w) and classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +141,7 @@ def load(config: Config) -> tuple[Config, DataSplits]:
         size=data.size,
         likelihood=data.likelihood,
         workers=data.workers,
+        kind=data.kind,
     )
     ours = None if config.model.model else default_network(splits.size)
     network = config.model.network or ours

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from symlearn.data import load_images
 from symlearn.evidence.likelihood import likelihood_of
+from symlearn.kinds import kind_of
 from symlearn.run_folder import RunFolder
 from symlearn.runs.experiment import Build, load
 from symlearn.runs.results import Learned, read_learned
@@ -78,7 +79,10 @@ def predict_images(
     learned = read_learned(folder, network)
     channels = len(learned.preprocessing.mean)
     images, names = load_images(
-        data, channels=channels if channels in (1, 3) else None, data_root=learned.config.data.data_root
+        data,
+        channels=channels if channels in (1, 3) else None,
+        data_root=learned.config.data.data_root,
+        kind=kind_of(learned.preprocessing.size),
     )
     try:
         x = learned.preprocessing(images)

@@ -52,6 +52,11 @@ def check_fits(model: nn.Module, train: Samples, test: Samples | None, config: C
     """
     selects = config.evidence.selection != "none"
     check_coverage(model, config.curvature, selects)
+    if config.training.augment and len(train.shape) != 3:
+        raise ValueError(
+            f"augment mirrors and shifts images [n, c, h, w], and the training data are [n, "
+            f"{', '.join(map(str, train.shape))}]; leave augment out"
+        )
     model.eval()
     f = outputs_of_one(model, train.first(1)[0], "training")
     check_targets(f, train.targets, config, "training")

@@ -2,7 +2,7 @@
 
 Every pass is in `eval` mode, under a seed of its own, on a copy of the image that the network may overwrite.
 
-Axes: c, h, w.
+Axes: c, size (t; h, w; d, h, w).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
 from kfac import evaluated, one_line
@@ -22,7 +23,7 @@ SEED = 0
 
 
 def image_for(model: nn.Module, shape: Sequence[int]) -> Tensor:
-    """An image `[1, c, h, w]` of no symmetry, in a network's type and on its device."""
+    """An image `[1, c, *size]` of no symmetry, in a network's type and on its device."""
     like = next(model.parameters(), torch.zeros(()))
     x = torch.linspace(-1, 1, math.prod(shape), dtype=like.dtype, device=like.device)
     return x.reshape(1, *shape)
@@ -37,21 +38,21 @@ def outputs_of(model: nn.Module, image: Tensor) -> list[Any]:
 
 
 def first_pass(
-    model: nn.Module, image: Tensor, convolutions: Iterable[nn.Module]
-) -> tuple[list[Any], dict[nn.Module, list[ImageSize]]]:
+    model: nn.Module, image: Tensor, convolutions: Iterable[_ConvNd]
+) -> tuple[list[Any], dict[_ConvNd, list[ImageSize]]]:
     """Put one image through a network and watch its convolutions.
 
     Returns:
-        What the network puts out, and the sizes (h, w) of every convolution's inputs, one a call.
+        What the network puts out, and the sizes, such as (h, w), of every convolution's inputs, one a call.
 
     Raises:
         ValueError: the network does not take the image.
     """
-    sizes: dict[nn.Module, list[ImageSize]] = {conv: [] for conv in convolutions}
+    sizes: dict[_ConvNd, list[ImageSize]] = {conv: [] for conv in convolutions}
 
-    def note(module: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+    def note(module: _ConvNd, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
         x = args[0] if args else next(iter(named.values()))
-        sizes[module].append((x.shape[-2], x.shape[-1]))
+        sizes[module].append(tuple(x.shape[-len(module.kernel_size) :]))
 
     hooks = [conv.register_forward_pre_hook(note, with_kwargs=True) for conv in sizes]
     try:

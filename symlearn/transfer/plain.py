@@ -2,11 +2,11 @@
 
 Every path is linear between maps up to its bias, so its plain form is read off from what it does:
 
-    full resolution   the responses to an impulse in every channel give one Conv2d for the sum of such paths
-                      (CONV, S-CONV, any group convolution or deviation from one: the filters of all group
-                      elements expanded)
+    full resolution   the responses to an impulse in every channel give one convolution for the sum of such
+                      paths (CONV, S-CONV, any group convolution or deviation from one: the filters of all
+                      group elements expanded)
     varying by place  at full resolution too, but not commuting with shifts: a form of its own beside that
-                      Conv2d, a Conv2d whose output is multiplied by place (deviations from shifts)
+                      convolution, a Conv2d whose output is multiplied by place (deviations from shifts)
     to another size   the matrices of such paths give one Linear for their sum (FC, F-FC, S-FC)
 
 What has no weights, the choice of a polyphase component, the pooling over a group and the transformed copies
@@ -15,7 +15,7 @@ polyphase choice and of the copies are this package's, so a pickle of the networ
 needs it, while an exported file (`export.py`) does not. A layer's form takes and gives the maps that the
 layer did.
 
-Axes: batch, c_in, c_out, group, h, w, k.
+Axes: batch, c_in, c_out, group, size (t; h, w; d, h, w), k.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from functools import singledispatch
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
-from symlearn.layers.conv import CircularConv2d
+from symlearn.kinds import shown
+from symlearn.layers.conv import CircularConv
 from symlearn.layers.coset_pool import CosetPool2d, GroupBatchNorm2d
 from symlearn.layers.factored_fc import TwoFactors2d
 from symlearn.layers.fc import FullyConnected2d
@@ -40,11 +42,12 @@ from symlearn.layers.registry import path_kind
 from symlearn.layers.relaxed import RelaxedLayer2d
 from symlearn.layers.relaxed_conv import CONV, RelaxedConv2d
 from symlearn.layers.shift_deviation import ShiftDeviation2d
-from symlearn.layers.sizes import expect_map, pair
+from symlearn.layers.sizes import expect_map
 from symlearn.layers.symmetric_linear import SymmetricLinear2d
 
 Planes = Callable[[Tensor], Tensor]
 CHUNK = 256  # rows of a matrix read off at once
+CONVOLUTIONS: dict[int, type[_ConvNd]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def is_ours(module: nn.Module) -> bool:
@@ -83,37 +86,46 @@ def filled(module: nn.Module, weight: Tensor, bias: Tensor, like: Tensor) -> nn.
 
 @torch.no_grad()
 def convolution_of(
-    planes: Planes, c_in: int, kernel_size: int, padding_mode: str, like: Tensor, scale: float = 1.0
-) -> nn.Conv2d:
-    """The Conv2d that does what a map between planes does, read off its responses to impulses.
+    planes: Planes,
+    c_in: int,
+    kernel_size: int,
+    padding_mode: str,
+    like: Tensor,
+    scale: float = 1.0,
+    axes: int = 2,
+) -> _ConvNd:
+    """The convolution of torch that does what a map between planes does, read off its responses to impulses.
 
     y(o, x) = sum_{i, t} w(o, i, t) x(i, x + t) + b(o), so an impulse at z gives w(o, i, z - x).
 
     Args:
-        planes: `[batch, c_in, h, w] -> [batch, c_out, h', w']`, commuting with shifts, a bias included.
+        planes: `[batch, c_in, *size] -> [batch, c_out, *size']`, commuting with shifts, a bias included.
         c_in: channels of the input.
-        kernel_size: k, no smaller than its support.
+        kernel_size: k along every axis, no smaller than its support.
         padding_mode: "circular" or "zeros" (size kept), or "valid".
         like: a tensor of the type wanted.
         scale: factor of the whole.
+        axes: of places.
 
     Returns:
         A convolution on the device and of the type of `like`, with a bias.
     """
     side = 2 * kernel_size - 1
-    impulses = torch.zeros(c_in + 1, c_in, side, side, dtype=like.dtype, device=like.device)
-    impulses[range(c_in), range(c_in), kernel_size - 1, kernel_size - 1] = 1
+    impulses = torch.zeros(c_in + 1, c_in, *[side] * axes, dtype=like.dtype, device=like.device)
+    middle: list[Any] = [kernel_size - 1] * axes
+    impulses[(range(c_in), range(c_in), *middle)] = 1
     responses = planes(impulses).double() * scale
     if responses.shape[-1] == side:  # the size was kept: the window around the impulse
         first = (kernel_size - 1) // 2
-        cut = slice(first, first + kernel_size)
-        responses = responses[..., cut, cut]
-    bias = responses[-1, :, 0, 0]
-    weight = (responses[:-1] - bias[:, None, None]).flip(2, 3).transpose(0, 1)
+        cut: list[Any] = [slice(first, first + kernel_size)] * axes
+        responses = responses[(..., *cut)]
+    bias = responses[-1].flatten(1)[:, 0]
+    weight = (responses[:-1] - bias.reshape(-1, *[1] * axes)).flip(*range(2, 2 + axes)).transpose(0, 1)
     pad: int | str = 0 if padding_mode == "valid" else "same"
     mode: Literal["circular", "zeros"] = "circular" if padding_mode == "circular" else "zeros"
-    convolution = nn.Conv2d(c_in, len(bias), kernel_size, padding=pad, padding_mode=mode)
-    return cast(nn.Conv2d, filled(convolution, weight, bias, like))
+    settings: dict[str, Any] = {"padding": pad, "padding_mode": mode}
+    convolution = CONVOLUTIONS[axes](c_in, len(bias), (kernel_size,) * axes, **settings)
+    return cast(_ConvNd, filled(convolution, weight, bias, like))
 
 
 @torch.no_grad()
@@ -121,13 +133,13 @@ def linear_of(planes: Planes, in_shape: tuple[int, ...], like: Tensor, scale: fl
     """The Linear between flattened maps that does what a map between planes does.
 
     Args:
-        planes: `[batch, *in_shape] -> [batch, c_out, h', w']`, a bias included.
-        in_shape: (c_in, h, w).
+        planes: `[batch, *in_shape] -> [batch, c_out, *size']`, a bias included.
+        in_shape: (c_in, *size).
         like: a tensor of the type wanted.
         scale: factor of the whole.
 
     Returns:
-        A Linear from `c_in * h * w` to `c_out * h' * w'` features, of the type of `like`.
+        A Linear from `c_in * x` to `c_out * v` features of x and v places, of the type of `like`.
     """
     count = torch.Size(in_shape).numel()
     bias = (planes(like.new_zeros(1, *in_shape)).double() * scale).flatten()
@@ -157,9 +169,10 @@ class SummedLayer(nn.Module):
         super().__init__()
         self.convolution, self.linear, self.varying = convolution, linear, nn.ModuleList(varying)
         self.stride, self.out_shape, self.members = stride, out_shape, members
+        self.axes = len(out_shape) - (1 if members is None else 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, c_in, h, w] -> [batch, c_out, h', w']`, with the group's axis where there is one."""
+        """`[batch, c_in, *size] -> [batch, c_out, *size']`, with the group's axis where there is one."""
         y = None
         full = [*([] if self.convolution is None else [self.convolution]), *self.varying]
         if full:
@@ -169,7 +182,7 @@ class SummedLayer(nn.Module):
             if self.members is not None:
                 y = y.unflatten(1, (-1, self.members))
             if self.stride == 2:
-                y = pick(y, choose(y))
+                y = pick(y, choose(y, axes=self.axes), self.axes)
         if self.linear is not None:
             direct = self.linear(x.flatten(1)).unflatten(1, self.out_shape)
             y = direct if y is None else y + direct
@@ -214,13 +227,14 @@ class Pooled(nn.Module):
 class Subsampled(nn.Module):
     """The polyphase component of largest norm."""
 
-    def __init__(self, norm: Norm) -> None:
+    def __init__(self, norm: Norm, axes: int) -> None:
         super().__init__()
         self.norm: Norm = norm
+        self.axes = axes
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[batch, ..., h, w] -> [batch, ..., h/2, w/2]`."""
-        return pick(x, choose(x, self.norm))
+        """`[batch, ..., *size] -> [batch, ..., *size / 2]`."""
+        return pick(x, choose(x, self.norm, self.axes), self.axes)
 
 
 class FixedAverage(nn.Module):
@@ -299,11 +313,12 @@ def _(module: RelaxedLayer2d) -> nn.Module:
         return planes
 
     parts = [part for name in module.active for part in module.paths[name].modules()]
-    k = max(max(pair(getattr(part, "kernel_size", 1))) for part in parts)
+    kernels = [getattr(part, "kernel_size", 1) for part in parts]
+    k = max(kernel if isinstance(kernel, int) else max(kernel) for kernel in kernels)
     fits = k // 2 <= min(module.in_size)  # torch's circular padding wraps once at most
     if not fits and module.stride == 2:
-        h, w = module.in_size
-        raise ValueError(f"filters of {k}x{k} wrap around {h}x{w} maps more than once, before a stride of 2")
+        size, filters = shown(module.in_size), shown([k] * len(module.in_size))
+        raise ValueError(f"filters of {filters} wrap around {size} maps more than once, before a stride of 2")
     full = [name for name in module.active if fits and path_kind(name).full_resolution]
     stationary = [name for name in full if path_kind(name).symmetry]
     direct = [name for name in module.active if name not in full]
@@ -311,7 +326,8 @@ def _(module: RelaxedLayer2d) -> nn.Module:
     scale = 1 / module.divisor
     convolution = linear = None
     if stationary:
-        convolution = convolution_of(total(stationary), c_in, k, "circular", like, scale)
+        axes = len(module.in_size)
+        convolution = convolution_of(total(stationary), c_in, k, "circular", like, scale, axes)
     varying = [varying_form(module.paths[name], scale) for name in full if name not in stationary]
     if direct:
         linear = linear_of(total(direct), (c_in, *module.in_size), like, scale)
@@ -328,7 +344,7 @@ def _(module: RelaxedConv2d) -> nn.Module:
     direct = [name for name in module.active if name != CONV]
     if not direct:
         return module.paths[CONV]
-    conv = cast(nn.Conv2d, module.paths[CONV])
+    conv = cast(_ConvNd, module.paths[CONV])
 
     def total(x: Tensor) -> Tensor:
         return torch.stack([module.path(name)(x) for name in direct]).sum(0)
@@ -341,15 +357,10 @@ def _(module: RelaxedConv2d) -> nn.Module:
 
 
 @plain_form.register
-def _(module: CircularConv2d) -> nn.Module:
+def _(module: CircularConv) -> nn.Module:
     bias = module.bias if module.bias is not None else module.weight.new_zeros(module.out_channels)
-    plain = nn.Conv2d(
-        module.in_channels,
-        module.out_channels,
-        cast(tuple[int, int], module.kernel_size),
-        padding="same",
-        padding_mode="circular",
-    )
+    settings: dict[str, Any] = {"padding": "same", "padding_mode": "circular"}
+    plain = CONVOLUTIONS[module.axes](module.in_channels, module.out_channels, module.kernel_size, **settings)
     return filled(plain, module.weight, bias, module.weight)
 
 
@@ -407,7 +418,7 @@ def _(module: OrbitAverage) -> nn.Module:
 
 @plain_form.register
 def _(module: PolyphaseSubsample2d) -> nn.Module:
-    return traced(Subsampled(module.norm))
+    return traced(Subsampled(module.norm, module.axes))
 
 
 def plain_copy(model: nn.Module) -> nn.Module:

@@ -1,11 +1,11 @@
 """Relaxing a network of the user's own: every convolution gets fully connected paths beside it.
 
 The network's classes, its residual sums and functional calls stay as they are; only modules that are plain
-`nn.Conv2d` are exchanged for `RelaxedConv2d` around them. Its input size is the one the module saw when one
-image went through. The copy's outputs for that image are compared with the network's; where they are others,
-layers are exchanged one by one and those under which it changes are left.
+`nn.Conv1d`, `2d` or `3d` are exchanged for `RelaxedConv2d` around them. Their input sizes are those that the
+modules saw when one image went through. The copy's outputs for that image are compared with the network's;
+where they are others, layers are exchanged one by one and those under which it changes are left.
 
-Axes: batch, c, h, w.
+Axes: batch, c, size (t of signals; h, w of images; d, h, w of volumes).
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from kfac import one_line
+from symlearn.kinds import AXES, layout
 from symlearn.layers.path_sum import PathSum
 from symlearn.layers.registry import PathOptions
 from symlearn.layers.relaxed_conv import RelaxedConv2d, expect_added
 from symlearn.transfer.one_image import fault, first_pass, image_for
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ def relax(
     In-place activations are made ordinary ones, which curvature needs.
 
     Args:
-        model: any network with `nn.Conv2d` modules.
-        input_shape: [c, h, w] of one image.
+        model: any network with `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d` modules.
+        input_shape: [c, h, w] of one image, [c, t] of a signal, [c, d, h, w] of a volume.
         paths: what is added to every convolution: any of "fc", "f-fc" and "s-fc".
         only: names of the convolutions to relax, as `model.named_modules()` gives them; None takes all.
         options: what the paths leave to the user.
@@ -69,13 +73,10 @@ def relax(
     added = tuple(paths.split("+")) if isinstance(paths, str) else tuple(paths)
     expect_added(added)
     expect_network(model)
-    if not isinstance(input_shape, Sequence) or len(input_shape) != 3:
-        raise ValueError(f"input_shape is [c, h, w] of one image, got {input_shape!r}; give three numbers")
-    if any(not isinstance(n, int) or n < 1 for n in input_shape):
-        raise ValueError(f"input_shape is [c, h, w] of one image, got {list(input_shape)}")
+    expect_input_shape(model, input_shape)
     chosen = None if only is None else {only} if isinstance(only, str) else set(only)
     copied = duplicate(model)
-    found = {name: m for name, m in copied.named_modules() if isinstance(m, nn.Conv2d)}
+    found = {name: m for name, m in copied.named_modules() if isinstance(m, CONVOLUTIONS)}
     unknown = (chosen or set()) - set(found)
     if unknown:
         raise ValueError(f"{sorted(unknown)} name no convolution; choose from {', '.join(found)}")
@@ -118,6 +119,20 @@ def expect_network(model: nn.Module) -> None:
             kind = type(module).__name__
             instead = f"put its .module in place of {name!r}" if name else "give model.module"
             raise ValueError(f"relax takes the network within {kind}; {instead}")
+
+
+def expect_input_shape(model: nn.Module, shape: object) -> None:
+    """Refuse what is no shape of an image, nor of a signal or volume of a network that has its convolutions.
+
+    Raises:
+        ValueError: which shapes the network takes.
+    """
+    axes = {2, *(len(m.kernel_size) for m in model.modules() if isinstance(m, CONVOLUTIONS))}
+    wanted = " or ".join(f"{layout(n, 'c')} of one {kind[:-1]}" for kind, n in AXES.items() if n in axes)
+    if not isinstance(shape, Sequence) or len(shape) - 1 not in axes:
+        raise ValueError(f"input_shape is {wanted}, got {shape!r}; give a number an axis")
+    if any(not isinstance(n, int) or n < 1 for n in shape):
+        raise ValueError(f"input_shape is {wanted}, got {list(shape)}; give whole numbers above 0")
 
 
 def duplicate(model: nn.Module) -> nn.Module:
@@ -194,15 +209,16 @@ def one_at_a_time(
 def why_not(
     model: nn.Module,
     name: str,
-    conv: nn.Conv2d,
-    sizes: list[tuple[int, int]],
+    conv: _ConvNd,
+    sizes: list[tuple[int, ...]],
     only: set[str] | None,
 ) -> str | None:
     """Why a convolution cannot be relaxed, or None."""
     if only is not None and name not in only:
         return "not asked for"
-    if type(conv) is not nn.Conv2d:
-        return f"a {type(conv).__name__}, not an nn.Conv2d, may do something else with its weights"
+    if type(conv) not in CONVOLUTIONS:
+        kind = next(kind for kind in CONVOLUTIONS if isinstance(conv, kind))
+        return f"a {type(conv).__name__}, not an nn.{kind.__name__}, may do something else with its weights"
     if any(isinstance(m, PathSum) and conv in m.modules() for m in model.modules()):
         return "already a path of a relaxed layer"
     if "weight" not in conv._parameters:

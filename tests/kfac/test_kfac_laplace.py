@@ -402,7 +402,9 @@ def test_sampled_labels_are_fixed_by_the_seed() -> None:
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "uncovered parameter": (
-        lambda: laplace(seeded(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 3, 5), nn.Flatten()), "classification"),
+        lambda: laplace(
+            seeded(nn.Unflatten(1, (1, 5)), nn.ConvTranspose1d(1, 3, 5), nn.Flatten()), "classification"
+        ),
         r"no curvature rule covers 1\.weight, 1\.bias",
     ),
     "unknown eigenvalues": (

@@ -69,8 +69,10 @@ def assert_one_line(error: pytest.ExceptionInfo[ValueError]) -> None:
 
 
 UNCOVERED = {
-    "convolution of another dimension": (
-        lambda: nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 2, 3), nn.Flatten(), nn.Linear(6, 3)),
+    "transposed convolution": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (1, 5)), nn.ConvTranspose1d(1, 2, 3, padding=2), nn.Flatten(), nn.Linear(6, 3)
+        ),
         "1.weight, 1.bias",
     ),
     "own parameters": (lambda: nn.Sequential(nn.Linear(5, 4), Gain(4), nn.Linear(4, 3)), "1.gain, 1.shift"),

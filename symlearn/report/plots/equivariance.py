@@ -51,9 +51,10 @@ def equivariance_errors(report: Report) -> Figure:
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label="relative error", extend="both")
     resampled = "" if found["exact"] else " · maps are turned by resampling"
+    measured = f"group {found['group']}" if len(columns) > 1 else "circular shifts"
     note(
         figure,
-        f"group {found['group']} · each layer at its own inputs, "
+        f"{measured} · each layer at its own inputs, "
         f"from {found['images']} training images · the network's outputs should not change{resampled}",
     )
     worst = ", ".join(f"{label} {row[0]:.1e}" for label, row in zip(labels, errors, strict=True))

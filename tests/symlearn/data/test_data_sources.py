@@ -11,6 +11,8 @@ from PIL import Image
 from symlearn.data import SOURCES, Dataset, load_data, load_images
 from symlearn.data.planted import KINDS
 from symlearn.data.planted_banks import ANGLES
+from symlearn.data.planted_signals import KINDS as SIGNALS
+from symlearn.data.planted_volumes import KINDS as VOLUMES
 from symlearn.data.splits import mixed_order
 
 # forty classes and few images
@@ -262,7 +264,8 @@ def test_registry_holds_the_contracts_names():
     named = ["digits", "mnist", "fashion-mnist", "cifar10", "cifar100"]
     banks = [f"planted-cyclic-{angle}" for angle in ANGLES]
     patches = ["planted-patches", "planted-patch-places"]
-    assert list(SOURCES) == [*named, *(f"planted-{kind}" for kind in KINDS), *banks, *patches]
+    other = [f"planted-{kind}" for kind in (*SIGNALS, *VOLUMES)]
+    assert list(SOURCES) == [*named, *(f"planted-{kind}" for kind in KINDS), *banks, *patches, *other]
 
 
 def test_path_objects_and_strings_are_the_same(tmp_path):

@@ -308,6 +308,29 @@ def test_filters_show_values_and_anchors() -> None:
     assert rendered(figure).startswith(b"\x89PNG")
 
 
+def test_filters_of_signals_are_lines_and_those_of_volumes_slices() -> None:
+    _, filters = sparse_run()
+    signal = {**filters[0], "size": [6], "anchors": [[1.0], [3.5]]}
+    values = [float(v) for v in range(3 * 2 * 2)]
+    volume = {**filters[1], "size": [3, 2, 2], "filters": [values], "anchors": [[0.0, 1.0, 1.0]]}
+    figure = plots.learned_filters([signal, volume])
+    line = figure.axes[0].get_lines()[-1]
+    assert list(line.get_ydata()) == signal["filters"][0]
+    assert np.asarray(figure.axes[0].collections[0].get_offsets()).tolist() == [[1.0, 0.0], [3.5, 0.0]]
+    (slices,) = [np.ma.filled(axes.images[0].get_array(), np.nan) for axes in figure.axes if axes.images]
+    nan = float("nan")
+    expected = [
+        [0.0, 1.0, nan, 4.0, 5.0],
+        [2.0, 3.0, nan, 6.0, 7.0],
+        [nan] * 5,
+        [8.0, 9.0, nan, nan, nan],
+        [10.0, 11.0, nan, nan, nan],
+    ]
+    assert np.array_equal(slices, expected, equal_nan=True)
+    assert any("slices of a volume" in text for text in texts(figure))
+    assert rendered(figure).startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_runs_with_filters_and_lengthscales_have_their_figures(search_report: dict[str, Any]) -> None:
     metrics, filters = sparse_run()
