@@ -24,7 +24,7 @@ class Work(nn.Module):
         return self.head(y.mean(1))
 
 
-@pytest.mark.parametrize(("parts", "share"), [(0.5, 1.0), (4.0, 0.25), (1000.0, 0.0)])
+@pytest.mark.parametrize(("parts", "share"), [(0.5, 1.0), (4.0, 0.25), (20.0, 0.0)])
 def test_in_proportion_to_the_work(parts: float, share: float) -> None:
     layers = round(parts * BUDGET / (PASSES * ANSWERED * 2 * 64**3))
     images = affordable(Work(layers), torch.randn(4, 1, 64, 64) / 64, 100)

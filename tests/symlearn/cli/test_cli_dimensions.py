@@ -33,6 +33,7 @@ def saved(tmp_path: Path, kind: str) -> Path:
     return tmp_path / f"{kind}.npz"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SIZES)
 def test_the_whole_way(kind: str, tmp_path: Path, command: Command) -> None:
     file, out = saved(tmp_path, kind), tmp_path / "run"

@@ -16,6 +16,7 @@ Command = Callable[..., tuple[int, str, str]]
 FIT = ["--limit", "60", "--test-limit", "30", "--alpha", "1", "--epochs", "2", "--selection", "gradient"]
 
 
+@pytest.mark.slow
 def test_the_same_run_whether_held_or_not(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

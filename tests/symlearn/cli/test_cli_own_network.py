@@ -85,6 +85,7 @@ def test_a_whole_run(command: Command, network: Path, tmp_path: Path) -> None:
     assert code == 0 and "conv" in out, "a report needs no network"
 
 
+@pytest.mark.slow
 def test_resume_asks_for_the_file(command: Command, network: Path, tmp_path: Path) -> None:
     run, own = tmp_path / "run", f"{network}:build"
     assert command("fit", *FIT, "--model", own, "--out", run)[0] == 0

@@ -54,7 +54,10 @@ def test_every_file_describes_fits(name: str) -> None:
             parse_paths(config.model.paths)
     new = experiment.source.startswith("beyond ")  # no paper has such a table
     assert new != any(row.published for row in experiment.rows), "the published figures stand beside ours"
-    assert set(experiment.budgets) == {"cpu"} & set(experiment.scales), "the scale of hours states them"
+    told = set(experiment.budgets)
+    assert {"cpu"} & set(experiment.scales) <= told <= set(experiment.scales), (
+        "the scale of hours states them"
+    )
     for claim in experiment.claims:
         for scale in set(claim.scales) & set(experiment.scales):
             here = {row.label for row in experiment.rows_at(scale)}
