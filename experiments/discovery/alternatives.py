@@ -54,6 +54,7 @@ from symlearn.layers.structure import relaxed_layers
 from symlearn.networks import build_model
 from symlearn.run_folder import environment
 from symlearn.runs.provenance import commit
+from symlearn.runs.table_file import write_content
 from symlearn.runs.truth import scores
 from symlearn.selection.changes import Proposal, apply, strictest_start
 from symlearn.training.phases import Phase, PhaseRun
@@ -365,10 +366,8 @@ def main() -> int:
                 if (method, name, seed) in done:
                     continue
                 rows.append(row_of(method, name, seed, SCALES[options.scale]))
-                options.results.parent.mkdir(exist_ok=True)
                 about = {"commit": commit(RESULTS.parents[1]), "environment": environment()}
-                content = {**about, "rows": rows}
-                options.results.write_text(json.dumps(content, indent=1) + "\n")
+                write_content(options.results, {**about, "rows": rows})
                 print(json.dumps(rows[-1]), flush=True)
     print(table(rows))
     return 0

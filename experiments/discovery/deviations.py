@@ -45,7 +45,8 @@ from symlearn.analysis.deviation import deviation_share
 from symlearn.layers import RelaxedLayer2d
 from symlearn.networks.start_scale import root_mean_square
 from symlearn.run_folder import environment
-from symlearn.runs.reproduce import commit
+from symlearn.runs.provenance import commit
+from symlearn.runs.table_file import write_content
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "deviations.json"
@@ -225,9 +226,8 @@ def main() -> int:
             if (name, seed) in done:
                 continue
             rows.append(one_fit(name, seed, options))
-            options.results.parent.mkdir(exist_ok=True)
             about = {"commit": commit(HERE), "environment": environment()}
-            options.results.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+            write_content(options.results, {**about, "rows": rows})
             print(table(rows[-1:]), flush=True)
     print(table(rows))
     return 0

@@ -36,7 +36,8 @@ from torch import Tensor, nn
 import symlearn
 from symlearn.layers import RelaxedLayer2d, any_order, register_symmetry, rows_in_any_order
 from symlearn.run_folder import environment
-from symlearn.runs.reproduce import commit
+from symlearn.runs.provenance import commit
+from symlearn.runs.table_file import write_content
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "own-groups.json"
@@ -202,9 +203,8 @@ def main() -> int:
                 if (name, paths, seed) in done:
                     continue
                 rows.append(one_fit(name, paths, seed, options))
-                options.results.parent.mkdir(exist_ok=True)
                 about = {"commit": commit(HERE), "environment": environment()}
-                options.results.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+                write_content(options.results, {**about, "rows": rows})
                 print(table(rows[-1:]), flush=True)
     print(table(rows))
     return 0

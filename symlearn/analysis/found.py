@@ -93,15 +93,15 @@ class Measured:
             return otherwise
 
 
-def affordable(model: nn.Module, x: Tensor, most: int) -> int:
-    """How many images to measure on: fewer where a pass of the network costs much, `LEAST` at least."""
+def affordable(model: nn.Module, x: Tensor) -> Callable[[int], int]:
+    """How many images to measure on, of so many: fewer where a pass costs much, `LEAST` at least."""
     try:
         with torch.no_grad(), evaluated(model), FlopCounterMode(display=False) as counted:
             model(x[:1])
     except Exception:  # noqa: BLE001 - what it cannot count it raises anything at; measuring says the rest
-        return most
+        return lambda most: most
     work = PASSES * ANSWERED * counted.get_total_flops()
-    return most if work <= BUDGET else max(int(most * BUDGET / work), LEAST)
+    return lambda most: most if work <= BUDGET else max(int(most * BUDGET / work), LEAST)
 
 
 def measure_found(fitted: Fitted) -> Measured:
@@ -117,17 +117,16 @@ def measure_found(fitted: Fitted) -> Measured:
         told = f"the data are no images [n, c, h, w] but {list(x.shape)}, and only images are moved"
         found.skipped = {"symmetries": told, "edges": told}
         return found
-    few = affordable(fitted.model, x, len(x))
-    x, labels = x[:few], y[:few] if classes else None
+    few = affordable(fitted.model, x)
+    x, y = x[: few(len(x))], y[: few(len(x))]
+    labels = y if classes else None
     found.curves = found.attempt("curves", lambda: _curves(fitted, found), {})
     symmetries = found.attempt(
         "symmetries", lambda: measured_symmetries(fitted.model, fitted.untrained, x, labels), None
     )
     if symmetries is not None:
         found.symmetries = {"set": fitted.set_name, "seed": fitted.untrained_seed, **symmetries}
-    found.edges = found.attempt(
-        "edges", lambda: _edges(fitted, x[: affordable(fitted.model, x, EDGED)], labels, found), None
-    )
+    found.edges = found.attempt("edges", lambda: _edges(fitted, x[: few(EDGED)], labels, found), None)
     return found
 
 

@@ -21,7 +21,7 @@ Axes: batch, h, w.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -107,6 +107,16 @@ def pattern(kind: str, label: int, rng: np.random.Generator) -> tuple[np.ndarray
     return code(label) if kind == "codes" else shifted, 0, 0
 
 
+def expect_kind(kind: str, kinds: Sequence[str]) -> None:
+    """Refuse a kind that a family of planted sets does not have.
+
+    Raises:
+        ValueError: no such kind.
+    """
+    if kind not in kinds:
+        raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(kinds)}")
+
+
 def planted_images(kind: str, images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw a set with a planted symmetry.
 
@@ -116,8 +126,7 @@ def planted_images(kind: str, images: int, seed: int) -> tuple[np.ndarray, np.nd
     Raises:
         ValueError: no such kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(KINDS)}")
+    expect_kind(kind, KINDS)
     rng = np.random.default_rng(seed)
     x = rng.normal(0, NOISE, (images, SIDE, SIDE)).astype(np.float32)
     y = rng.integers(0, 8 if kind == "mixture" else 4, images)

@@ -30,14 +30,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from symlearn.data.raw import RawData, RawSplit
+from symlearn.data.planted import planted_halves
+from symlearn.data.raw import RawData
 
 PREFIX = "planted-cyclic-"
 ANGLES = (45, 60, 90)
 PARTS = 24
-SIDE, SIGNAL, TRAIN, TEST = 16, 10.0, 1200, 600
+SIDE, SIGNAL = 16, 10.0
 RINGS = ((2.8, 0.9, (1, 2, 3, 5)), (6.0, 1.1, (1, 2, 3, 5, 7, 9)))  # radius, width in pixels; m
 PHASES = 4896  # seed; six rosettes whose correlations at any turns stay below 0.6
 
@@ -89,12 +89,11 @@ def turned_parts(angle: int, images: int, seed: int) -> tuple[np.ndarray, np.nda
 def load_turned_parts(angle: int, data_root: Path | None) -> RawData:
     """One set, `[1200, 1, 16, 16]` (seed 1) and `[600, 1, 16, 16]` (seed 2); `data_root` is not needed."""
 
-    def half(images: int, seed: int) -> RawSplit:
+    def draw(images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         x, y = turned_parts(angle, images, seed)
-        return RawSplit(torch.from_numpy(x)[:, None], torch.from_numpy(y))
+        return x[:, None], y
 
-    names = tuple(str(k) for k in range(rosettes(angle)))
-    return RawData(half(TRAIN, 1), half(TEST, 2), class_names=names)
+    return planted_halves(draw, rosettes(angle))
 
 
 def cyclic_sources() -> dict[str, Callable[[Path | None], RawData]]:

@@ -27,12 +27,13 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from symlearn.data.arrays import load_arrays
+from symlearn.data.planted import NOISE, PREFIX, SIDE, TEST, TRAIN, expect_kind
 from symlearn.data.raw import Pixels, RawData, RawSplit, to_float
 from symlearn.data.torchvision_sets import load_cifar10
 
 KINDS = ("patches", "patch-places")
-PREFIX, COPY = "planted-", "cifar10.npz"
-SIDE, PATCH, NOISE, TRAIN, TEST = 16, 7, 0.3, 1200, 600
+COPY = "cifar10.npz"
+PATCH = 7
 CHOSEN = (0, 1, 2, 3)  # numbers of training photographs
 CLASSES, POOL = 4, 5000  # photographs that patches are drawn from
 
@@ -61,8 +62,7 @@ def patch_images(kind: str, patches: np.ndarray, images: int, seed: int) -> tupl
     Raises:
         ValueError: no such kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(KINDS)}")
+    expect_kind(kind, KINDS)
     rng = np.random.default_rng(seed)
     x = rng.normal(0, NOISE, (images, SIDE, SIDE)).astype(np.float32)
     y = rng.integers(0, CLASSES, images)

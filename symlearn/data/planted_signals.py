@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from symlearn.data.planted import NOISE, PREFIX, planted_halves
+from symlearn.data.planted import NOISE, PREFIX, expect_kind, planted_halves
 from symlearn.data.raw import RawData
 
 LENGTH, PULSE, HEARTBEAT = 64, 9, 128  # samples
@@ -90,8 +90,7 @@ def planted_signals(kind: str, signals: int, seed: int) -> tuple[np.ndarray, np.
     Raises:
         ValueError: no such kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(KINDS)}")
+    expect_kind(kind, KINDS)
     rng = np.random.default_rng(seed)
     length = HEARTBEAT if kind == "heartbeat" else LENGTH
     noise = QUIET if kind == "heartbeat" else NOISE

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from symlearn.data.planted import NOISE, PREFIX, planted_halves
+from symlearn.data.planted import NOISE, PREFIX, expect_kind, planted_halves
 from symlearn.data.raw import RawData
 
 SIDE, BLOCK = 12, 5
@@ -44,8 +44,7 @@ def planted_volumes(kind: str, volumes: int, seed: int) -> tuple[np.ndarray, np.
     Raises:
         ValueError: no such kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(KINDS)}")
+    expect_kind(kind, KINDS)
     rng = np.random.default_rng(seed)
     x = rng.normal(0, NOISE, (volumes, 1, SIDE, SIDE, SIDE)).astype(np.float32)
     y = rng.integers(0, CLASSES, volumes)

@@ -35,6 +35,7 @@ def explained_compilation() -> Iterator[None]:
         raise TrainingStoppedError(f"torch.compile failed here ({said}); set compile to false") from error
 
 
+@explained_compilation()
 def train_epoch(
     state: FitState,
     data: SamplesLike,
@@ -72,8 +73,7 @@ def train_epoch(
         if augment is not None:
             xb, yb = augment(xb, state.generator)[start:stop], yb[start:stop]
         state.optimizer.set_rate(rates(k / steps) * state.lr_scale * state.caution)
-        with explained_compilation():
-            f = state.forward(xb)
+        f = state.forward(xb)
         loss = weight * state.likelihood.loss(f, yb, state.sigma_noise)
         state.optimizer.zero_grad(set_to_none=True)
         with explained_backward():

@@ -27,7 +27,7 @@ class Work(nn.Module):
 @pytest.mark.parametrize(("parts", "share"), [(0.5, 1.0), (4.0, 0.25), (20.0, 0.0)])
 def test_in_proportion_to_the_work(parts: float, share: float) -> None:
     layers = round(parts * BUDGET / (PASSES * ANSWERED * 2 * 64**3))
-    images = affordable(Work(layers), torch.randn(4, 1, 64, 64) / 64, 100)
+    images = affordable(Work(layers), torch.randn(4, 1, 64, 64) / 64)(100)
     assert images == pytest.approx(max(100 * share, LEAST), rel=0.1)
 
 
@@ -36,4 +36,4 @@ def test_a_network_whose_work_cannot_be_counted() -> None:
         def forward(self, x: Tensor) -> Tensor:
             raise RuntimeError("not one image alone")
 
-    assert affordable(Broken(), torch.randn(4, 1, 8, 8), 24) == 24
+    assert affordable(Broken(), torch.randn(4, 1, 8, 8))(24) == 24
