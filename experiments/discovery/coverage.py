@@ -42,6 +42,7 @@ from symlearn.data.samples import Pairs
 from symlearn.run_folder import CHECKPOINT, CONFIG, RunFolder, environment
 from symlearn.runs.experiment import load, network_of
 from symlearn.runs.provenance import commit
+from symlearn.runs.table_file import write_content
 from symlearn.selection.differences import CONTROLS, EXCESS, RELATIVE, control_spread, difference
 from symlearn.selection.removal import RemovalRound
 from symlearn.training.phases import Phase
@@ -131,12 +132,11 @@ def main() -> int:
         for repeat in range(len(entry["rounds"]), options.repeats):
             entry["rounds"].append(one_round(run, repeat))
             content |= {"commit": commit(HERE), "environment": environment()}
-            options.results.parent.mkdir(exist_ok=True)
-            options.results.write_text(json.dumps(content, indent=1) + "\n")
+            write_content(options.results, content)
         if len(entry["rounds"]) > 2:
             entry.update(judged(entry["rounds"]))
             content["judged_with"] = {"excess": EXCESS, "relative": RELATIVE, "commit": commit(HERE)}
-            options.results.write_text(json.dumps(content, indent=1) + "\n")
+            write_content(options.results, content)
         print(name, {key: value for key, value in entry.items() if key != "rounds"}, flush=True)
     entries = [entry for entry in content["runs"].values() if "held" in entry]
     held, all_ = (sum(entry[key] for entry in entries) for key in ("held", "intervals"))

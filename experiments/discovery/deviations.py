@@ -180,7 +180,7 @@ def one_fit(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]
         "planted_shares": [deviation_share(layer) for layer in planting(task, seed).layers],
         "shares": [layer["verdict"]["deviation"] for layer in layers],
         "verdicts": [layer["verdict"] for layer in layers],
-        "sentence": symlearn.report.sentence.verdict(report),
+        "sentence": symlearn.report.sentence.verdict_sentence(report),
         "proposals": report["selection"]["proposals"],
         "log_marginal_likelihood": report["log_marginal_likelihood"],
         "sigma_noise": report["sigma_noise"],

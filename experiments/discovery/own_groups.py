@@ -158,7 +158,7 @@ def one_fit(name: str, paths: str, seed: int, options: argparse.Namespace) -> di
         "epochs": options.epochs,
         "verdicts": [layer["verdict"] for layer in report["layers"] if "verdict" in layer],
         "active": [list(layer.active) for layer in result.model.layers],
-        "sentence": symlearn.report.sentence.verdict(report),
+        "sentence": symlearn.report.sentence.verdict_sentence(report),
         "proposals": report["selection"]["proposals"],
         "log_marginal_likelihood": report["log_marginal_likelihood"],
         "accuracy": accuracy,

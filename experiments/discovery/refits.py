@@ -27,6 +27,7 @@ from symlearn.data.samples import Pairs
 from symlearn.fitting.fit import run_fit
 from symlearn.layers.structure import relaxed_layers
 from symlearn.runs.experiment import load, network_of
+from symlearn.runs.table_file import write_content
 from symlearn.training.start_scale import settle_scale
 
 RESULTS = Path(__file__).parent / "results" / "refits.json"
@@ -107,8 +108,7 @@ def main() -> int:
                         known[place] = evidence(config, splits, structure, seed)
                 pair = [known[json.dumps(structure), seed] for structure in (before, after)]
                 row["scratch"][str(seed)] = {"with": pair[0], "without": pair[1]}
-                file.parent.mkdir(exist_ok=True)
-                file.write_text(json.dumps({"rows": rows}, indent=1, sort_keys=True) + "\n")
+                write_content(file, {"rows": rows})
                 print(name, row["delta_log_evidence"], row["interval"], row["scratch"][str(seed)], flush=True)
     print(summary(rows))
     return 0

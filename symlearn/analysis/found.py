@@ -111,7 +111,7 @@ def measure_found(fitted: Fitted) -> Measured:
         What was measured, of fewer images where the network costs much; how many stands beside it.
     """
     found = Measured()
-    classes = likelihood_of(fitted.config.data.likelihood).classes
+    discrete = likelihood_of(fitted.config.data.likelihood).discrete
     x, y = fitted.looked_at.first(ANSWERED)
     if x.dim() != 4:
         told = f"the data are no images [n, c, h, w] but {list(x.shape)}, and only images are moved"
@@ -119,7 +119,7 @@ def measure_found(fitted: Fitted) -> Measured:
         return found
     few = affordable(fitted.model, x)
     x, y = x[: few(len(x))], y[: few(len(x))]
-    labels = y if classes else None
+    labels = y if discrete else None
     found.curves = found.attempt("curves", lambda: _curves(fitted, found), {})
     symmetries = found.attempt(
         "symmetries", lambda: measured_symmetries(fitted.model, fitted.untrained, x, labels), None

@@ -144,7 +144,7 @@ def predictive_of(
     Returns:
         A predictive over the last layer's weights (classes) or over all trainable ones (targets).
     """
-    classes = likelihood_of(config.data.likelihood).classes
+    classes = likelihood_of(config.data.likelihood).discrete
     names = last_layer(model, samples_of(data).first(1)[0], config.curvature) if classes else None
     factors = predictive_factors(model, data, config, names)
     sharper = config.curvature.eigenvalues != "kronecker"

@@ -68,7 +68,7 @@ def print_table(report: dict[str, Any]) -> None:
     from rich.text import Text
 
     from symlearn.report.remarks import remarks
-    from symlearn.report.sentence import verdict
+    from symlearn.report.sentence import verdict_sentence
     from symlearn.report.wording import subject
 
     console = Console(highlight=False)
@@ -76,7 +76,9 @@ def print_table(report: dict[str, Any]) -> None:
     for least_missed in (-1, -2):  # weight norm, then share where the terminal is too narrow
         if console.measure(layers).minimum > console.width:
             layers.columns.pop(least_missed)
-    console.print(Text(subject(report)), "", layers, Text(verdict(report), style="bold"), "", sep="\n")
+    console.print(
+        Text(subject(report)), "", layers, Text(verdict_sentence(report), style="bold"), "", sep="\n"
+    )
     for said in remarks(report):
         console.print(Text(said), "", sep="\n")
     for further in (table.proposals_table, table.removals_table, table.hyperparameters_table):

@@ -21,18 +21,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from kfac import (
-    KroneckerBlock,
-    KroneckerFactors,
-    compute_factors,
-    project_factors,
-    renew_input_factors,
-)
+from kfac import KroneckerBlock, KroneckerFactors, compute_factors
 from symlearn.analysis.predictive import MEMORY, bytes_a_datum, last_layer
 from symlearn.config import Config
 from symlearn.cost.memory import CurvatureBytes, Memory
@@ -40,13 +34,16 @@ from symlearn.cost.shapes import Shadow, shadow_of
 from symlearn.curvature.coverage import has_evidence, seen
 from symlearn.curvature.sampled import images_used
 from symlearn.curvature.training_set import curvature_options, spectra
-from symlearn.data.samples import Held, SamplesLike, samples_of
+from symlearn.data.samples import SamplesLike, samples_of
+from symlearn.evidence.gradient import HyperObjective, unchecked_gradients
 from symlearn.evidence.jackknife import CHUNKS
+from symlearn.evidence.laplace import Evidence
 from symlearn.evidence.likelihood import likelihood_of
-from symlearn.layers.declared import hyperparameters_of, tracked
+from symlearn.layers.declared import hyperparameters_of
 from symlearn.layers.structure import relaxed_layers
 from symlearn.selection.differences import CONTROLS
 from symlearn.training.schedule import plan
+from symlearn.training.steps import loss_with_gradient
 
 FLOAT64 = 8
 EVALUATED = 500  # images a pass of an evaluation
@@ -199,15 +196,12 @@ def step_bytes(shadow: Shadow, given: FitSizes) -> int:
     training = given.config.training
     x, y = batch_of(shadow, given, min(cast(int, training.batch_size), given.train))
     shadow.model.train()
+    likelihood = likelihood_of(given.config.data.likelihood)
     with shadow.counted(x, y) as live, torch.enable_grad():
         for _ in range(2):  # the second has the gradients of the first
             before = live.mark()
-            f = shadow.model(x)
-            loss = likelihood_of(given.config.data.likelihood).loss(f, y)
-            shadow.model.zero_grad(set_to_none=True)
-            loss.backward()
+            loss_with_gradient(shadow.model, shadow.model, likelihood, x, y)
             rise = live.peak - before
-            del f, loss
     shadow.model.zero_grad(set_to_none=True)
     temporaries = trained_bytes(shadow.model) if training.optimizer == "adam" else 0
     return bytes_of([x, y]) + max(rise, temporaries)
@@ -276,33 +270,27 @@ def hyper_bytes(shadow: Shadow, given: FitSizes) -> int:
     declared = hyperparameters_of(shadow.model)
     if not declared:
         return 0
-    images = min(config.evidence.gradient_images, given.train)
-    x, y = batch_of(shadow, given, images)
-    loader = list(Held(x, y).batches(config.curvature.batch_size))
-    values = [d.value for d in declared.values()]
-    options = curvature_options(shadow.model, given.config)
-    likelihood = config.data.likelihood
-    local = config.evidence.gradient == "local"
+    x, y = batch_of(shadow, given, min(config.evidence.gradient_images, given.train))
+    objective = ObjectiveOfShapes(
+        shadow.model,
+        (x, y),
+        {},
+        config.data.likelihood,
+        batch_size=config.curvature.batch_size,
+        curvature=curvature_options(shadow.model, config),
+    )
     with shadow.counted(x, y) as live, seen(shadow.model, config.curvature):
-        fixed: dict[str, Any] = {"at_full_resolution": True} if local else {}
-        frozen = compute_factors(shadow.model, loader, likelihood, **options, **fixed) if local else None
-
-        def followed(found: KroneckerFactors) -> KroneckerFactors:
-            if not any(d.moves_inputs for d in declared.values()):
-                return found
-            given = (shadow.model, loader, likelihood, found, config.curvature.weight_sharing)
-            return renew_input_factors(*given, at_full_resolution=True)
-
-        with tracked(values), torch.enable_grad():
-            if frozen is None:
-                factors = compute_factors(shadow.model, loader, likelihood, **options, differentiable=True)
-            else:
-                factors = project_factors(shadow.model, followed(frozen))
-            total = (
-                factors.eigendecompose().logdet(dict.fromkeys(factors.names, 1.0)) + factors.log_likelihood
-            )
-            torch.autograd.grad(total, values, allow_unused=True)
+        unchecked_gradients(objective, declared, config.evidence.gradient)
         return live.peak
+
+
+class ObjectiveOfShapes(HyperObjective):
+    """The evidence where no eigenvalue has a value, and so no precision or norm matters."""
+
+    def terms(self, factors: KroneckerFactors) -> Evidence:
+        """Likelihood and log determinant at precisions of 1."""
+        logdet = factors.eigendecompose().logdet(dict.fromkeys(factors.names, 1.0))
+        return Evidence(torch.as_tensor(factors.log_likelihood), torch.zeros_like(logdet), -0.5 * logdet)
 
 
 def screening_bytes(shadow: Shadow, given: FitSizes, curvature: CurvatureBytes) -> int:
@@ -316,7 +304,7 @@ def screening_bytes(shadow: Shadow, given: FitSizes, curvature: CurvatureBytes) 
 def prediction_bytes(shadow: Shadow, given: FitSizes, curved: bool) -> int:
     """The most that evaluation and, of classes, the last layer's Laplace predictive hold."""
     most = forward_bytes(shadow, given, min(EVALUATED, max(given.test, 1)))
-    if not (curved and given.test and likelihood_of(given.config.data.likelihood).classes):
+    if not (curved and given.test and likelihood_of(given.config.data.likelihood).discrete):
         return most
     x, _ = batch_of(shadow, given, 2)
     with shadow.running():

@@ -226,7 +226,7 @@ def seconds_of(model: nn.Module, config: Config, train: Samples, test: Samples |
     asked = len(removable(state)) if config.evidence.selection == "gradient" else 0
     removed = asked or 2 * rounds * choices
     curved = has_evidence(state.model, config.curvature)
-    outputs = train.targets.unique().numel() if state.likelihood.classes else 1
+    outputs = train.targets.unique().numel() if state.likelihood.discrete else 1
     images = Measured(
         len(train),
         step=min(cast(int, config.training.batch_size), len(train)),

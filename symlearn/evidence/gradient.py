@@ -87,13 +87,14 @@ class HyperObjective:
         options: dict[str, Any] = {**self.curvature, **how}
         return compute_factors(self.model, self._batches(), self.likelihood, **options).scaled(self.scale)
 
-    def _terms(self, factors: KroneckerFactors) -> Evidence:
+    def terms(self, factors: KroneckerFactors) -> Evidence:
+        """The evidence of scaled factors, with its terms apart."""
         model = EvidenceModel(factors, squared_norms(self.model), self.likelihood)
         return model.terms(self.prior_precision, self.sigma_noise)
 
     def full(self) -> Tensor:
         """The log evidence, differentiable through outputs and factors; float64."""
-        return self._terms(self._factors({"differentiable": True})).total
+        return self.terms(self._factors({"differentiable": True})).total
 
     def frozen(self) -> KroneckerFactors:
         """A and B at the bases' points and at the present hyperparameters, for `local`."""
@@ -106,7 +107,7 @@ class HyperObjective:
             sharing = self.curvature.get("weight_sharing", "expand")
             given = (self.model, self._batches(), self.likelihood, frozen, sharing)
             frozen = renew_input_factors(*given, at_full_resolution=True)
-        return self._terms(project_factors(self.model, frozen)).volume
+        return self.terms(project_factors(self.model, frozen)).volume
 
     def fit(self) -> Tensor:
         """The scaled log-likelihood, differentiable through the outputs; without the noise's own term."""
@@ -133,6 +134,24 @@ def evidence_gradients(
         NonFiniteGradientError: a gradient is not finite.
         ValueError: an unknown estimator, or `local` for a hyperparameter that is not part of a basis.
     """
+    found = unchecked_gradients(objective, declared, estimator)
+    for name, gradient in found.items():
+        if not torch.isfinite(gradient).all():
+            raise NonFiniteGradientError(
+                f"the evidence's gradient with respect to {name} is not finite; lower hyper_lr or fix the "
+                "hyperparameter (learn)"
+            )
+    return found
+
+
+def unchecked_gradients(
+    objective: HyperObjective, declared: Mapping[str, Hyperparameter], estimator: Estimator = "full"
+) -> dict[str, Tensor]:
+    """The same, finite or not, which shapes alone cannot tell.
+
+    Raises:
+        ValueError: an unknown estimator, or `local` for a hyperparameter that is not part of a basis.
+    """  # noqa: DOC201, the first line says it
     if estimator not in ("full", "local"):
         raise ValueError(f"unknown estimator {estimator!r}; choose 'full' or 'local'")
     values = [d.value for d in declared.values()]
@@ -148,14 +167,7 @@ def evidence_gradients(
         for k, d in enumerate(declared.values()):
             if gradients[k] is not None:
                 gradients[k] = _sum(gradients[k], _hyperprior_gradient(d))
-    found = {name: g for name, g in zip(declared, gradients, strict=True) if g is not None}
-    for name, gradient in found.items():
-        if not torch.isfinite(gradient).all():
-            raise NonFiniteGradientError(
-                f"the evidence's gradient with respect to {name} is not finite; lower hyper_lr or fix the "
-                "hyperparameter (learn)"
-            )
-    return found
+    return {name: g for name, g in zip(declared, gradients, strict=True) if g is not None}
 
 
 def sampled_gradients(
@@ -205,7 +217,7 @@ def sampled_gradients(
             scale = n / (len(kept) * size)
             total = reduce(add, [sums[c] for c in kept]).scaled(scale)
             if full:
-                return _gradients(lambda: objective._terms(total).total, values, keep=True)
+                return _gradients(lambda: objective.terms(total).total, values, keep=True)
             volume = _gradients(lambda: objective.volume(total), values, keep=True)
             fit = _gradients(lambda: scale * torch.stack([fits[c] for c in kept]).sum(), values, keep=True)
             return _together(fit, volume, declared)

@@ -86,7 +86,7 @@ class EvidenceModel:
         self.eigen = factors.eigendecompose() if eigen is None else eigen
         self.names = factors.names
         self.likelihood = likelihood_of(likelihood)
-        self.regression = not self.likelihood.classes
+        self.regression = not self.likelihood.discrete
         self.fit = factors.log_likelihood  # classification: log p; regression: -SSE / 2
         self.n_targets = factors.n_targets
         spectra = [self.eigen.eigenvalues[name] for name in self.names]

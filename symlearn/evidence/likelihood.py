@@ -25,16 +25,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class Likelihood(ABC):
+class ObservationModel(ABC):
     """p(y | f) of targets given outputs `[batch, outputs]`.
 
     Attributes:
         name: as configurations call it.
-        classes: whether targets are classes, so that there is an accuracy and no noise to learn.
+        discrete: whether targets are classes, so that there is an accuracy and no noise to learn.
     """
 
     name: ClassVar[str]
-    classes: ClassVar[bool]
+    discrete: ClassVar[bool]
 
     @abstractmethod
     def loss(self, f: Tensor, y: Tensor, sigma_noise: float = 1.0) -> Tensor:
@@ -81,11 +81,11 @@ class Likelihood(ABC):
         """Log marginal likelihood of the constant predictor over all targets, in nats."""
 
 
-class Classification(Likelihood):
+class Classification(ObservationModel):
     """Classes by a softmax."""
 
     name = "classification"
-    classes = True
+    discrete = True
 
     def loss(self, f: Tensor, y: Tensor, sigma_noise: float = 1.0) -> Tensor:
         """Cross entropy."""
@@ -137,11 +137,11 @@ class Classification(Likelihood):
         return -n * self.constant_loss(y) - float(cost.min())
 
 
-class Regression(Likelihood):
+class Regression(ObservationModel):
     """Real numbers with Gaussian noise of one standard deviation sigma."""
 
     name = "regression"
-    classes = False
+    discrete = False
 
     def loss(self, f: Tensor, y: Tensor, sigma_noise: float = 1.0) -> Tensor:
         """Half of the squared distance by sigma^2."""
@@ -185,10 +185,10 @@ class Regression(Likelihood):
         return float((-n / 2 * (torch.log(2 * math.pi * variances) + 1) - math.log(n)).sum())
 
 
-LIKELIHOODS: dict[str, Likelihood] = {kind.name: kind for kind in (Classification(), Regression())}
+LIKELIHOODS: dict[str, ObservationModel] = {kind.name: kind for kind in (Classification(), Regression())}
 
 
-def likelihood_of(name: str) -> Likelihood:
+def likelihood_of(name: str) -> ObservationModel:
     """A likelihood by its name.
 
     Returns:

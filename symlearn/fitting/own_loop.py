@@ -30,7 +30,7 @@ from symlearn.data.streams import Data
 from symlearn.fitting.result import DataInfo, FitResult
 from symlearn.networks.unread import expect_own_options
 from symlearn.report.notebook import ReportDict
-from symlearn.report.numbers import Tried, build_report, calibration, sample_report, training_report
+from symlearn.report.numbers import TriedChanges, build_report, calibration, sample_report, training_report
 from symlearn.training.inputs import check_fits, dtype_of, inputs_of, samples_from
 from symlearn.training.state import FitState
 from symlearn.training.updates import update_evidence
@@ -177,7 +177,7 @@ class EvidenceUpdates:
             state,
             info.data,
             info.task,
-            Tried(),
+            TriedChanges(),
             calibration(state, held_out) if held_out is not None else None,
             training_report(state, [], self._train),
             sample_report(state, self._train),

@@ -18,7 +18,7 @@ from symlearn.data import Preprocessing
 from symlearn.data.samples import Samples
 from symlearn.report.notebook import report_html
 from symlearn.report.plots import run_figures
-from symlearn.report.sentence import verdict
+from symlearn.report.sentence import verdict_sentence
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class FitResult:
     train: Samples | None = None
 
     def __repr__(self) -> str:
-        return f"FitResult: {verdict(self.report)}"
+        return f"FitResult: {verdict_sentence(self.report)}"
 
     def _repr_html_(self) -> str:
         return report_html(self.report)

@@ -32,7 +32,7 @@ from symlearn.layers.kept import Kept
 from symlearn.layers.sizes import Size, sides
 
 Anchors = float | int | Tensor
-Learned = Literal["lengthscale", "anchors", "noise"]
+LearnedOfSparse = Literal["lengthscale", "anchors", "noise"]
 SHORTEST, LONGEST = 0.1, 1e3  # lengthscales the evidence may reach, in grid spacings
 ALONG = {"t": "times", "d": "depths", "h": "rows", "w": "columns"}  # places along an axis
 QUIETEST, LOUDEST = 1e-3, 1.0  # noises it may reach
@@ -123,7 +123,7 @@ class AnchorBasis(nn.Module):
         anchors: Anchors = 0.5,
         lengthscale: float = 1.0,
         noise: float = 0.01,
-        learn: tuple[Learned, ...] = (),
+        learn: tuple[LearnedOfSparse, ...] = (),
         lengthscale_precision: float | None = None,
     ) -> None:
         super().__init__()
@@ -134,9 +134,11 @@ class AnchorBasis(nn.Module):
             raise ValueError(
                 f"lengthscale_precision must be positive and finite, got {lengthscale_precision}"
             )
-        unknown = set(learn) - set(get_args(Learned))
+        unknown = set(learn) - set(get_args(LearnedOfSparse))
         if unknown:
-            raise ValueError(f"cannot learn {sorted(unknown)}; choose any of {', '.join(get_args(Learned))}")
+            raise ValueError(
+                f"cannot learn {sorted(unknown)}; choose any of {', '.join(get_args(LearnedOfSparse))}"
+            )
         self.size, self.learn = sides(size), tuple(learn)
         self.lengthscale_precision = lengthscale_precision
         self.register_buffer("grid", grid_points(self.size), persistent=False)

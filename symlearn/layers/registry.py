@@ -16,7 +16,7 @@ from torch import nn
 
 from symlearn.groups import FiniteGroup, find_group
 from symlearn.kinds import of_size
-from symlearn.layers.anchor_basis import Learned
+from symlearn.layers.anchor_basis import LearnedOfSparse
 from symlearn.layers.banks import BANKS_HELP, bank_turns, banks_within, is_bank
 from symlearn.layers.conv import CIRCULAR_CONVS
 from symlearn.layers.factored_fc import FactoredLinear2d
@@ -46,12 +46,12 @@ class PathOptions:
     kernel_size: int | None = None
     anchors: float | int = 0.5
     lengthscale: float = 1.0
-    learn: tuple[Learned | LearnedOfBanks, ...] = ()
+    learn: tuple[LearnedOfSparse | LearnedOfBanks, ...] = ()
     lengthscale_precision: float | None = None
     generator_offset: float = 0.0
 
     def __post_init__(self) -> None:
-        known = {*get_args(Learned), *get_args(LearnedOfBanks)}
+        known = {*get_args(LearnedOfSparse), *get_args(LearnedOfBanks)}
         if set(self.learn) - known:
             raise ValueError(
                 f"cannot learn {sorted(set(self.learn) - known)}; choose any of {', '.join(sorted(known))}"
@@ -68,7 +68,7 @@ class PathOptions:
         return {
             "anchors": self.anchors,
             "lengthscale": self.lengthscale,
-            "learn": tuple(what for what in self.learn if what in get_args(Learned)),
+            "learn": tuple(what for what in self.learn if what in get_args(LearnedOfSparse)),
             "lengthscale_precision": self.lengthscale_precision,
         }
 
@@ -180,7 +180,7 @@ PATHS: dict[str, PathKind] = {
         words=FULLY,
         colour="#CC79A7",
         options=SPARSE,
-        learns=frozenset(get_args(Learned)),
+        learns=frozenset(get_args(LearnedOfSparse)),
         axes=ANY_AXES,
     ),
     "conv": PathKind(
@@ -202,7 +202,7 @@ PATHS: dict[str, PathKind] = {
         words=CONVOLUTIONAL,
         colour="#56B4E9",
         options=KERNEL | SPARSE,
-        learns=frozenset(get_args(Learned)),
+        learns=frozenset(get_args(LearnedOfSparse)),
         axes=ANY_AXES,
     ),
 }

@@ -25,7 +25,7 @@ from symlearn.networks.gcnn import RotatedMnistNetwork
 from symlearn.networks.resnet44 import ResNet44
 from symlearn.networks.ten_layer import SMALL, TEN_LAYER, RelaxedNetwork
 from symlearn.networks.unfolded import UnfoldedNetwork
-from symlearn.networks.unread import expect_read
+from symlearn.networks.unread import expect_given_read, expect_read
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "ten-layer": partial(RelaxedNetwork, TEN_LAYER),
@@ -98,7 +98,7 @@ def build_model(
         raise ValueError(
             f"the network {name} is not for {of_size(sides(size))}; choose from {', '.join(sorted(ANY_AXES))}"
         )
-    expect_readers(name, parse_paths(paths), options)
+    expect_given_read(options, *reading(name, parse_paths(paths)))
     return NETWORKS[name](
         paths,
         alpha=alpha,
@@ -109,29 +109,9 @@ def build_model(
     )
 
 
-def read_by(network: str, paths: Sequence[str]) -> tuple[set[str], set[str]]:
-    """The options that a network of these paths reads, and what it can learn."""
-    kinds = [] if network in ON_ONE_GROUP else [path_kind(path) for path in paths]
-    return {o for kind in kinds for o in kind.options}, {what for kind in kinds for what in kind.learns}
-
-
-def expect_readers(network: str, paths: tuple[str, ...], options: dict[str, Any]) -> None:
-    """Refuse options that would be ignored.
-
-    Raises:
-        ValueError: an option, or something to learn, that neither the network nor one of its paths reads.
-    """
-    read, learned = read_by(network, paths)
-    unread = sorted(set(options) - read)
-    if unread:
-        who = f"the network {network}" if network in ON_ONE_GROUP else f"{' + '.join(paths)}"
-        raise ValueError(f"{who} has no use for {', '.join(unread)}; leave it out")
-    idle = sorted(set(options.get("learn", ())) - learned)
-    if idle:
-        raise ValueError(
-            f"nothing in {' + '.join(paths)} learns {', '.join(idle)}; expected any of "
-            f"{', '.join(sorted(learned)) or 'nothing'}"
-        )
+def reading(network: str | None, paths: Sequence[str]) -> tuple[Sequence[str], str]:
+    """The paths whose options a network reads, none on one group, and what messages call it."""
+    return ((), f"the network {network}") if network in ON_ONE_GROUP else (paths, " + ".join(paths))
 
 
 def expect_used(chosen: ModelConfig) -> None:
@@ -140,9 +120,7 @@ def expect_used(chosen: ModelConfig) -> None:
     Raises:
         ValueError: such a key, set to something else than its default.
     """
-    paths, network = parse_paths(chosen.paths), chosen.network
-    alone = network in ON_ONE_GROUP
-    expect_read(chosen, () if alone else paths, f"the network {network}" if alone else " + ".join(paths))
+    expect_read(chosen, *reading(chosen.network, parse_paths(chosen.paths)))
 
 
 def configured_model(chosen: ModelConfig, in_channels: int, size: Size, classes: int) -> nn.Module:
@@ -189,8 +167,15 @@ def averaged(model: nn.Module, chosen: ModelConfig, in_channels: int, size: Size
 
 def read_options(chosen: ModelConfig, paths: Sequence[str] | None = None) -> dict[str, Any]:
     """Those of a configuration's options that paths read, its own if not given; it has all of them."""
-    read, learned = read_by(chosen.network or "", parse_paths(chosen.paths) if paths is None else paths)
-    options = {name: value for name, value in chosen.path_options.items() if name in read}
+    read, _ = reading(chosen.network, parse_paths(chosen.paths) if paths is None else paths)
+    kinds = [path_kind(path) for path in read]
+    options = {
+        name: value
+        for name, value in chosen.path_options.items()
+        if any(name in kind.options for kind in kinds)
+    }
     if "learn" in options:
-        options["learn"] = tuple(what for what in options["learn"] if what in learned)
+        options["learn"] = tuple(
+            what for what in options["learn"] if any(what in kind.learns for kind in kinds)
+        )
     return options

@@ -9,12 +9,13 @@ Axes: none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from symlearn.config import ModelConfig
-from symlearn.layers.registry import PATHS, known_kind, path_kind
+from symlearn.layers.registry import PATHS, PathKind, known_kind, path_kind
 from symlearn.layers.structure import paths_of
 
 BANK = "cyclic-90"  # stands for all cyclic banks, which are made from their names
@@ -44,11 +45,7 @@ def expect_read(chosen: ModelConfig, paths: Sequence[str], who: str) -> None:
         value = getattr(chosen, key)
         if value == ModelConfig.model_fields[key].default:
             continue
-        if not any(option in kind.options for kind in kinds):
-            raise ValueError(
-                f"{key} is {value!r}, but nothing in {who} reads it; leave it out, or use a path that does "
-                f"({readers(option)})"
-            )
+        _expect_reader(key, value, option, kinds, who)
         if key == "lengthscale_precision" and chosen.sparse_prior != "lengthscale":
             raise ValueError(
                 f"{key} is {value!r}, but the prior is put on the weights; leave it out, or set sparse_prior "
@@ -61,10 +58,40 @@ def expect_read(chosen: ModelConfig, paths: Sequence[str], who: str) -> None:
         )
     if chosen.learn in (ModelConfig.model_fields["learn"].default, "invariances"):
         return
-    for what in chosen.path_options["learn"]:
+    _expect_learned(chosen.learn, chosen.path_options["learn"], kinds, who)
+
+
+def expect_given_read(options: Mapping[str, Any], paths: Sequence[str], who: str) -> None:
+    """Refuse options given to `build_model`, whatever their values, that no path reads.
+
+    Args:
+        options: those of paths (`PathOptions`), by name.
+        paths: whose options count.
+        who: what messages call them.
+
+    Raises:
+        ValueError: an option that is not read, or something to learn that no path has.
+    """
+    kinds = [path_kind(path) for path in paths]
+    for name, value in options.items():
+        _expect_reader(name, value, name, kinds, who)
+    learn = options.get("learn", ())
+    _expect_learned(learn, learn, kinds, who)
+
+
+def _expect_reader(key: str, value: object, option: str, kinds: Sequence[PathKind], who: str) -> None:
+    if not any(option in kind.options for kind in kinds):
+        raise ValueError(
+            f"{key} is {value!r}, but nothing in {who} reads it; leave it out, or use a path that does "
+            f"({readers(option)})"
+        )
+
+
+def _expect_learned(learn: object, asked: Sequence[str], kinds: Sequence[PathKind], who: str) -> None:
+    for what in asked:
         if not any(what in kind.learns for kind in kinds):
             raise ValueError(
-                f"learn is {chosen.learn!r}, but nothing in {who} has a {what} to learn; leave it out, or "
+                f"learn is {learn!r}, but nothing in {who} has {what} to learn; leave it out, or "
                 f"use a path that has ({readers(what)})"
             )
 

@@ -34,7 +34,7 @@ from symlearn.report.sentence import (
     nothing_learned,
     sample_sentence,
     setbacks_sentence,
-    verdict,
+    verdict_sentence,
     who,
     without_verdict,
 )
@@ -116,7 +116,7 @@ def _cares(report: Report) -> list[str]:
         if decided(layer) and layer["verdict"]["symmetry"] != UNDECIDED:
             groups.setdefault(str(layer["verdict"]["symmetry"]), []).append(layer)
     if not groups:
-        return [verdict(report)]
+        return [verdict_sentence(report)]
     clauses = [f"in {_which(members, len(layers))} {matters(name)}" for name, members in groups.items()]
     sentence = "; ".join(clauses)
     return [f"{sentence[0].upper()}{sentence[1:]}."]

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from symlearn.report.reading import Report
 from symlearn.report.remarks import remarks
-from symlearn.report.sentence import verdict
+from symlearn.report.sentence import verdict_sentence
 from symlearn.report.table import layer_table, removals_table, run_numbers
 
 WIDTH = 110  # columns
@@ -22,7 +22,7 @@ WIDTH = 110  # columns
 def report_html(report: Report) -> str:
     """Verdict and tables as HTML with its styles inline; whatever names hold is escaped."""
     console = Console(file=io.StringIO(), record=True, width=WIDTH, force_jupyter=False, highlight=False)
-    sentences = [verdict(report), *remarks(report)]
+    sentences = [verdict_sentence(report), *remarks(report)]
     tables = [layer_table(report), removals_table(report)]
     for part in [*(Text(s) for s in sentences), *(t for t in tables if t is not None)]:
         console.print(part)

@@ -38,7 +38,7 @@ SCHEMA = 2  # 1: no verdicts by evidence
 def calibration(state: FitState, data: SamplesLike) -> dict[str, float | None]:
     """Accuracy, negative log-likelihood and calibration error of the MAP predictions."""
     accuracy, nll = evaluate(state, data)
-    if not state.likelihood.classes:
+    if not state.likelihood.discrete:
         return {"accuracy": None, "nll": nll, "ece": None}
     with torch.no_grad():
         found = [(state.model(x).softmax(1), y) for x, y in samples_of(data).batches(500)]
@@ -108,7 +108,7 @@ def sample_report(state: FitState, data: SamplesLike) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True)
-class Tried:
+class TriedChanges:
     """What a fit tried to add and to remove.
 
     Attributes:
@@ -128,7 +128,7 @@ def build_report(
     state: FitState,
     data: str,
     task: str,
-    tried: Tried,
+    tried: TriedChanges,
     test: dict[str, float | None] | None,
     training: dict[str, Any],
     sample: dict[str, Any] | None = None,
@@ -171,7 +171,7 @@ def build_report(
         "active_parameters": sum(trained),
         "log_marginal_likelihood": state.evidence,
         "evidence_sample": sample,
-        "sigma_noise": None if state.likelihood.classes else state.sigma_noise,
+        "sigma_noise": None if state.likelihood.discrete else state.sigma_noise,
         "test": test or {"accuracy": None, "nll": None, "ece": None},
         "laplace": None,
         "selection": {

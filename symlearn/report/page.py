@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from symlearn.report.plots import path_colour
 from symlearn.report.reading import Report, body_layers, finite, head_layers, layer_label, proposals_of
 from symlearn.report.remarks import remarks
-from symlearn.report.sentence import layer_verdict, verdict
+from symlearn.report.sentence import layer_verdict, verdict_sentence
 from symlearn.report.table import (
     LAYER_HEADINGS,
     PROPOSAL_HEADINGS,
@@ -77,7 +77,7 @@ def html_page(
         style=style(),
         found=found,
         subject=subject(report),
-        verdict=verdict(report),
+        verdict=verdict_sentence(report),
         remarks=remarks(report),
         numbers=run_numbers(report),
         headings=LAYER_HEADINGS,

@@ -74,7 +74,7 @@ def decided(layer: Layer) -> bool:
     return bool(entry.get("needed") or entry.get("removals"))
 
 
-def verdict(report: Report) -> str:
+def verdict_sentence(report: Report) -> str:
     """Say what the evidence made of the layers (the heads apart).
 
     Where no path was tried without (a fit by MAP, a short one, one of an earlier version), it says so, and

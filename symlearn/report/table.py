@@ -34,7 +34,7 @@ from symlearn.report.reading import (
     train_examples,
 )
 from symlearn.report.remarks import remarks
-from symlearn.report.sentence import layer_verdict, verdict
+from symlearn.report.sentence import layer_verdict, verdict_sentence
 from symlearn.report.wording import (
     MISSING,
     action_phrase,
@@ -129,7 +129,7 @@ def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -
     numbers = run_numbers(report)
     if format == "md":
         parts = [f"## {_markdown(subject(report))}", _markdown_table(LAYER_HEADINGS, layers, numeric_from=3)]
-        parts.append(f"**{_markdown(verdict(report))}**")
+        parts.append(f"**{_markdown(verdict_sentence(report))}**")
         parts += [_markdown(said) for said in remarks(report)]
         if proposals_of(report):
             parts.append(_markdown_table(PROPOSAL_HEADINGS, proposal_rows(report), numeric_from=3))
@@ -141,7 +141,7 @@ def layer_table_text(report: Report, format: Literal["table", "md"] = "table") -
             )
         parts.append(_markdown_table(("", "value"), numbers, numeric_from=1))
     else:
-        parts = [_wrapped(subject(report)), _plain(layer_table(report)), _wrapped(verdict(report))]
+        parts = [_wrapped(subject(report)), _plain(layer_table(report)), _wrapped(verdict_sentence(report))]
         parts += [_wrapped(said) for said in remarks(report)]
         if (proposals := proposals_table(report)) is not None:
             parts.append(_plain(proposals))

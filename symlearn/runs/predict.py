@@ -16,7 +16,7 @@ from symlearn.evidence.likelihood import likelihood_of
 from symlearn.kinds import kind_of
 from symlearn.run_folder import RunFolder
 from symlearn.runs.experiment import Build, load
-from symlearn.runs.results import Learned, read_learned
+from symlearn.runs.results import LearnedNetwork, read_learned
 from symlearn.training.inputs import samples_from
 
 BATCH = 500
@@ -31,19 +31,19 @@ class Predictions:
         outputs: names of the classes, or of a regression's outputs.
         values: probabilities `[n, classes]`, or predicted targets, float64.
         spread: standard deviations `[n, outputs]` of the targets (regression with Laplace), or None.
-        classes: whether the outputs are classes.
+        discrete: whether the outputs are classes.
     """
 
     names: tuple[str, ...]
     outputs: tuple[str, ...]
     values: Tensor
     spread: Tensor | None
-    classes: bool
+    discrete: bool
 
     @property
     def columns(self) -> list[str]:
         """The header of a table of them."""
-        if self.classes:
+        if self.discrete:
             return ["name", "class", "probability", *self.outputs]
         spread = [f"{name} (standard deviation)" for name in self.outputs] if self.spread is not None else []
         return ["name", *self.outputs, *spread]
@@ -51,7 +51,7 @@ class Predictions:
     def rows(self) -> Iterator[list[str | float]]:
         """A row an image."""
         for i, (name, values) in enumerate(zip(self.names, self.values.tolist(), strict=True)):
-            if self.classes:
+            if self.discrete:
                 top = max(range(len(values)), key=values.__getitem__)
                 yield [name, self.outputs[top], values[top], *values]
             else:
@@ -95,10 +95,10 @@ def predict_images(
         with torch.no_grad():
             f = torch.cat([learned.model(part) for part in x.split(BATCH)]).double()
         values, spread = likelihood.predicted(f), None
-    return Predictions(names, learned.class_names, values, spread, likelihood.classes)
+    return Predictions(names, learned.class_names, values, spread, likelihood.discrete)
 
 
-def _laplace(learned: Learned, x: Tensor) -> tuple[Tensor, Tensor | None]:
+def _laplace(learned: LearnedNetwork, x: Tensor) -> tuple[Tensor, Tensor | None]:
     """Probabilities `[n, classes]`, or mean and standard deviation of a regression's targets."""
     from symlearn.analysis.predictive import predictive_of
 
@@ -110,6 +110,6 @@ def _laplace(learned: Learned, x: Tensor) -> tuple[Tensor, Tensor | None]:
         learned.prior_precision,
         learned.sigma_noise,
     )
-    if likelihood_of(config.data.likelihood).classes:
+    if likelihood_of(config.data.likelihood).discrete:
         return predictive.probabilities(x), None
     return predictive.targets(x)

@@ -42,7 +42,7 @@ LINKS = {"report": PAGE, "found": FOUND}
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class LearnedNetwork:
     """A learned network and what it needs to be used.
 
     Attributes:
@@ -264,7 +264,7 @@ def expect_builder(config: Config, network: Callable[..., nn.Module] | None) -> 
         )
 
 
-def read_learned(folder: RunFolder, network: Callable[..., nn.Module] | None = None) -> Learned:
+def read_learned(folder: RunFolder, network: Callable[..., nn.Module] | None = None) -> LearnedNetwork:
     """Read the learned network of a finished run.
 
     Args:
@@ -302,7 +302,9 @@ def read_learned(folder: RunFolder, network: Callable[..., nn.Module] | None = N
         raise ValueError(
             f"{folder.file(MODEL)} does not belong to {folder.file(CONFIG)}; restore them or fit again"
         ) from None
-    return Learned(model.eval(), preprocessing, tuple(saved["class_names"]), precision, sigma_noise, config)
+    return LearnedNetwork(
+        model.eval(), preprocessing, tuple(saved["class_names"]), precision, sigma_noise, config
+    )
 
 
 def _write_figures(folder: RunFolder, drawn: Mapping[str, bytes]) -> list[Path]:

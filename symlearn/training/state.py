@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from symlearn.config import Config
 from symlearn.evidence.hyperparameters import Hyperparameters
-from symlearn.evidence.likelihood import Likelihood, likelihood_of
+from symlearn.evidence.likelihood import ObservationModel, likelihood_of
 from symlearn.evidence.prior import PriorPrecision, widest_priors
 from symlearn.evidence.sampled import Noted
 from symlearn.ranks import ALONE, Ranks
@@ -121,7 +121,7 @@ class FitState:
             evidence.prior_structure,
             evidence.prior_precision,
             self.config.curvature.left_out,
-            widest_priors(self.model, self.input_scale) if self.likelihood.classes else None,
+            widest_priors(self.model, self.input_scale) if self.likelihood.discrete else None,
         )
         named = list(self.model.named_parameters())
         self.optimizer = OPTIMIZERS[training.optimizer](
@@ -144,7 +144,7 @@ class FitState:
         return self.config.training.seed + 104729 * (self.sample + 1)
 
     @property
-    def likelihood(self) -> Likelihood:
+    def likelihood(self) -> ObservationModel:
         """Of the targets."""
         return likelihood_of(self.config.data.likelihood)
 

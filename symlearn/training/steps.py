@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from typing import cast
 
 import torch
+from torch import Tensor, nn
 
 from kfac import explained_backward
 from symlearn.data.samples import WHOLE, SamplesLike, samples_of
+from symlearn.evidence.likelihood import ObservationModel
 from symlearn.training.state import Augment, FitState, TrainingStoppedError
 
 
@@ -33,6 +35,40 @@ def explained_compilation() -> Iterator[None]:
     except torch._dynamo.exc.TorchDynamoException as error:
         said = str(error).strip().partition("\n")[0]
         raise TrainingStoppedError(f"torch.compile failed here ({said}); set compile to false") from error
+
+
+def loss_with_gradient(
+    forward: Callable[[Tensor], Tensor],
+    model: nn.Module,
+    likelihood: ObservationModel,
+    x: Tensor,
+    y: Tensor,
+    sigma_noise: float = 1.0,
+    weight: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """The loss of one batch, and its gradient in every parameter, in place of what lay there.
+
+    Args:
+        forward: the network's pass, compiled or not.
+        model: whose parameters get the gradient.
+        likelihood: of the targets.
+        x: images `[batch, c, *size]`.
+        y: their targets.
+        sigma_noise: of a regression.
+        weight: that the loss counts with.
+
+    Returns:
+        Outputs `[batch, outputs]` and the weighted loss, both without their graph.
+
+    Raises:
+        ValueError: an operation in place destroyed what the backward pass needs.
+    """
+    f = forward(x)
+    loss = weight * likelihood.loss(f, y, sigma_noise)
+    model.zero_grad(set_to_none=True)
+    with explained_backward():
+        loss.backward()
+    return f.detach(), loss.detach()
 
 
 @explained_compilation()
@@ -73,15 +109,13 @@ def train_epoch(
         if augment is not None:
             xb, yb = augment(xb, state.generator)[start:stop], yb[start:stop]
         state.optimizer.set_rate(rates(k / steps) * state.lr_scale * state.caution)
-        f = state.forward(xb)
-        loss = weight * state.likelihood.loss(f, yb, state.sigma_noise)
-        state.optimizer.zero_grad(set_to_none=True)
-        with explained_backward():
-            loss.backward()
+        f, loss = loss_with_gradient(
+            state.forward, state.model, state.likelihood, xb, yb, state.sigma_noise, weight
+        )
         shared.add_gradients(state.model.parameters())
         state.optimizer.step()
-        total += loss.detach()
-        correct += state.likelihood.correct(f.detach(), yb) or 0
+        total += loss
+        correct += state.likelihood.correct(f, yb) or 0
     state.epoch += 1
     state.step += steps
     shared.spread(state.model.buffers())
@@ -97,7 +131,7 @@ def train_epoch(
     state.losses = [*state.losses, mean][-10:]
     chance = state.likelihood.constant_loss(samples.targets, state.sigma_noise)
     state.warm_up.after_epoch(state.step, state.begun, state.config.training.prior_warmup, mean, chance)
-    return mean, right / (steps * size) if state.likelihood.classes else None
+    return mean, right / (steps * size) if state.likelihood.discrete else None
 
 
 def evaluate(state: FitState, data: SamplesLike, size: int = 500) -> tuple[float | None, float]:
@@ -119,4 +153,4 @@ def evaluate(state: FitState, data: SamplesLike, size: int = 500) -> tuple[float
             correct += likelihood.correct(f, y) or 0
     loss, count, right = shared.totals(total, targets, correct)
     nll = loss / len(samples) + likelihood.constants(count / len(samples), state.sigma_noise)
-    return (right / len(samples) if likelihood.classes else None), nll
+    return (right / len(samples) if likelihood.discrete else None), nll

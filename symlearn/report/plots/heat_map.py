@@ -29,7 +29,7 @@ from symlearn.report.reading import (
     path_names,
     top_path,
 )
-from symlearn.report.sentence import layer_verdict, verdict
+from symlearn.report.sentence import layer_verdict, verdict_sentence
 from symlearn.report.wording import count, percent
 
 TITLE = "Relative effective dimension"
@@ -68,7 +68,7 @@ def effective_dimension_heat_map(report: Report) -> Figure:
         figure,
         "outlined: largest, the paper's effective type     hatched: absent     γ: effective parameters",
     )
-    figure.set_label(f"Heat map of relative effective dimension, layers by paths. {verdict(report)}")
+    figure.set_label(f"Heat map of relative effective dimension, layers by paths. {verdict_sentence(report)}")
     return figure
 
 

@@ -21,7 +21,7 @@ TITLE = "Change of log evidence of every proposal against the unchanged control"
 _COLUMNS = 3  # panels side by side
 _MARKERS = {"add": "^", "remove": "v"}
 
-Tried = Mapping[str, Any]  # an entry of the report's proposals
+ProposalEntry = Mapping[str, Any]  # an entry of the report's proposals
 
 
 def proposals(report: Report) -> Figure:
@@ -69,7 +69,7 @@ def proposals(report: Report) -> Figure:
     return figure
 
 
-def _draw_round(axes: Axes, tried: Sequence[Tried], layers: Sequence[str]) -> None:
+def _draw_round(axes: Axes, tried: Sequence[ProposalEntry], layers: Sequence[str]) -> None:
     axes.axhline(0, color=INK, linewidth=1)
     for place, layer in enumerate(layers):
         here = [each for each in tried if str(each["layer"]) == layer]
@@ -105,7 +105,7 @@ def _draw_round(axes: Axes, tried: Sequence[Tried], layers: Sequence[str]) -> No
     tidy(axes)
 
 
-def _linear_below(tried: Sequence[Tried]) -> float | None:
+def _linear_below(tried: Sequence[ProposalEntry]) -> float | None:
     """Below which change [nats] a symmetric log axis is linear; None where a linear axis shows everything."""
     sizes = sorted(abs(float(each["delta_log_evidence"])) for each in tried)
     middle = sizes[len(sizes) // 2]
@@ -143,7 +143,7 @@ def _per_example(axes: Axes, examples: int | None, threshold: float | None) -> N
     second.spines["right"].set_color(FAINT)
 
 
-def _legend(tried: Sequence[Tried]) -> list[Line2D]:
+def _legend(tried: Sequence[ProposalEntry]) -> list[Line2D]:
     paths = dict.fromkeys(str(each.get("path")) for each in tried)
     actions = dict.fromkeys(str(each.get("action")) for each in tried)
     handles = [Line2D([], [], color=path_colour(path), linewidth=4, label=path) for path in paths]
@@ -169,13 +169,13 @@ def _legend(tried: Sequence[Tried]) -> list[Line2D]:
     return handles
 
 
-def _reach(proposal: Tried) -> float | None:
+def _reach(proposal: ProposalEntry) -> float | None:
     """Half of a change's interval, or its noise in files of schema 1 [nats]."""
     interval = proposal.get("interval")
     return (interval[1] - interval[0]) / 2 if interval else finite(proposal.get("noise"))
 
 
-def _label(proposal: Tried) -> str:
+def _label(proposal: ProposalEntry) -> str:
     return layer_label(str(proposal["layer"]))
 
 
@@ -184,7 +184,7 @@ def _by_depth(layer: str) -> tuple[str, int]:
     return (stem, int(number)) if number.isdecimal() else (layer, -1)
 
 
-def _summary(tried: Sequence[Tried]) -> str:
+def _summary(tried: Sequence[ProposalEntry]) -> str:
     kept = [
         f"{action_phrase(each)} in {_label(each)} ({signed(each['delta_log_evidence'])} nats)"
         for each in tried

@@ -13,7 +13,7 @@ from symlearn.report.plots.style import (
     path_colour,
 )
 from symlearn.report.reading import Layer, Report, body_layers, finite, layer_label, path_names
-from symlearn.report.sentence import decided, layer_verdict, verdict
+from symlearn.report.sentence import decided, layer_verdict, verdict_sentence
 from symlearn.report.wording import signed
 
 TITLE = "Change of log evidence without each path [nats]"
@@ -44,7 +44,7 @@ def removals_heat_map(report: Report) -> Figure:
     frame(axes, [layer_label(layer["name"]) for layer in layers], len(paths))
     label_paths(axes, paths)
     note(figure, "framed: needed     pale: undecided     white: not needed     in brackets: 90 % interval")
-    figure.set_label(f"Heat map of the change of log evidence without each path. {verdict(report)}")
+    figure.set_label(f"Heat map of the change of log evidence without each path. {verdict_sentence(report)}")
     return figure
 
 

@@ -20,8 +20,8 @@ from PIL import Image
 import symlearn.cli.display as shown
 from symlearn.cli.options import configured
 from symlearn.config import read_config
-from symlearn.fitting.fit import Fit
 from symlearn.fitting.result import Progress
+from symlearn.fitting.stages import Fit
 from symlearn.run_folder import (
     CHECKPOINT,
     CONFIG,

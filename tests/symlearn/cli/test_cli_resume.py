@@ -23,7 +23,7 @@ FIT += ["--rounds", "1", "--proposals", "2", "--task", "quadrant-digit", "--augm
 # Kills its own process at the n-th epoch: after the epoch's metrics are written, before its checkpoint is.
 CHILD = """
 import os, signal, sys
-import symlearn.fitting.fit as fitting
+import symlearn.fitting.stages as fitting
 from symlearn.cli import run
 
 fitting.SAVE_EVERY = 0.0

@@ -18,7 +18,8 @@ from symlearn.config import Config, checked
 from symlearn.curvature.coverage import diagonal_blocks, seen
 from symlearn.curvature.training_set import curvature_of, curvature_options, training_factors
 from symlearn.evidence.gradient import HyperObjective, evidence_gradients
-from symlearn.fitting.fit import Fit, fit
+from symlearn.fitting.fit import fit
+from symlearn.fitting.stages import Fit
 from symlearn.layers.declared import Hyperparameter
 from symlearn.report.table import layer_table_text
 from symlearn.selection.changes import possible_changes, strictest_start

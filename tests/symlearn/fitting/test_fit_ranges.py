@@ -12,8 +12,9 @@ from torch import nn
 import symlearn
 from symlearn.config import Config, ModelConfig
 from symlearn.cost.estimate import estimate
-from symlearn.fitting.fit import Fit, fit
+from symlearn.fitting.fit import fit
 from symlearn.fitting.result import FitResult, Progress
+from symlearn.fitting.stages import Fit
 from symlearn.layers import OrbitAverage
 from symlearn.networks import averaged, build_model, configured_model
 from symlearn.report.plots import run_figures

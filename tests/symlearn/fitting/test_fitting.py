@@ -25,9 +25,10 @@ import symlearn
 import symlearn.training.phases as phases
 from kfac import compute_factors
 from symlearn.fitting.beginning import Beginning
-from symlearn.fitting.fit import Fit, fit
+from symlearn.fitting.fit import fit
 from symlearn.fitting.result import Progress
-from symlearn.report.sentence import verdict
+from symlearn.fitting.stages import Fit
+from symlearn.report.sentence import verdict_sentence
 from symlearn.report.table import layer_table_text
 from symlearn.run_folder import RunFolder
 from symlearn.training.inputs import as_tensors
@@ -391,7 +392,7 @@ class TestTrouble:
         )
         result = fit(one_layer(classes=3), directions(100), config=config)
         assert result.report["training"]["learned"] is False
-        assert verdict(result.report).startswith("Nothing was learned, so no layer has a verdict")
+        assert verdict_sentence(result.report).startswith("Nothing was learned, so no layer has a verdict")
 
 
 class TestCollapse:
@@ -427,7 +428,7 @@ class TestCollapse:
 
     @pytest.mark.slow
     def test_killed_around_it_resumes_exactly(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("symlearn.fitting.fit.SAVE_EVERY", 0.0)
+        monkeypatch.setattr("symlearn.fitting.stages.SAVE_EVERY", 0.0)
         data, config = directions(100), options(selection="gradient", epochs=40, frequency=2, lr=0.03)
 
         self.one_spike(monkeypatch, 20)
@@ -509,7 +510,7 @@ class TestStarts:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("symlearn.fitting.beginning.PROBE", 120)
-        monkeypatch.setattr("symlearn.fitting.fit.SAVE_EVERY", 0.0)
+        monkeypatch.setattr("symlearn.fitting.stages.SAVE_EVERY", 0.0)
         data, config = bars(300, "quadrant"), self.config()
         alone = fit(one_layer(), data, config=config)
         tried = alone.report["training"]["starts"]
@@ -537,7 +538,7 @@ class TestStarts:
     ) -> None:
         """A start whose loss fell runs on at a falling rate before it counts as dead; also when killed there."""
         monkeypatch.setattr("symlearn.fitting.beginning.PROBE", 120)
-        monkeypatch.setattr("symlearn.fitting.fit.SAVE_EVERY", 0.0)
+        monkeypatch.setattr("symlearn.fitting.stages.SAVE_EVERY", 0.0)
         asked = [0.0]  # no evidence reaches 0; the second time any does
 
         def constant(*_: Any) -> float:

@@ -136,7 +136,7 @@ RESUMED: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("case", RESUMED)
 def test_interrupted_and_resumed(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("symlearn.fitting.fit.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("symlearn.fitting.stages.SAVE_EVERY", 0.0)
     config = options(epochs=8, selection="gradient", frequency=2)
     make, told = RESUMED[case], 0
     alone = symlearn.fit(one_layer(classes=3), make(), TEST, config)
@@ -163,7 +163,7 @@ import torch
 from streamed_sets import Listed
 from tiny_fits import bars, one_layer, options
 import symlearn
-import symlearn.fitting.fit as fitting
+import symlearn.fitting.stages as fitting
 
 fitting.SAVE_EVERY, told = 0.0, 0
 

@@ -26,7 +26,7 @@ from symlearn.layers import (
 from symlearn.layers.exchanges import rotations_of
 from symlearn.layers.own_symmetry import actions_of_layer, blocks
 from symlearn.layers.registry import path_kind
-from symlearn.report.sentence import verdict
+from symlearn.report.sentence import verdict_sentence
 from symlearn.run_folder import RunFolder
 from symlearn.runs.experiment import read_result
 from symlearn.runs.results import read_report
@@ -197,7 +197,7 @@ def test_a_run_is_read_again_where_the_path_is_registered(
     assert plain.collapse_report.relative_change is None or plain.collapse_report.relative_change < 1e-4
     monkeypatch.setattr("symlearn.layers.registry.PATHS", dict(PATHS))
     assert_refused(lambda: read_result(folder), "register a path of your own before")
-    assert verdict(read_report(RunFolder(folder)))
+    assert verdict_sentence(read_report(RunFolder(folder)))
 
 
 def test_another_group_under_the_same_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

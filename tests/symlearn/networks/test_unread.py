@@ -27,7 +27,7 @@ UNREAD = {  # paths and keys: what the message says
     "learned generator": ({"learn": "generator"}, "learn is 'generator'", "cyclic-90"),
     "free bank": (
         {"learn": "shared-generator", "paths": "free", "network": "unfolded"},
-        "nothing in free has a shared-generator",
+        "nothing in free has shared-generator",
         "cyclic-90",
     ),
     "lengthscale of a bank": (
@@ -99,7 +99,7 @@ def toy() -> tuple[torch.Tensor, torch.Tensor]:
     ("given", "words"),
     [
         ({"anchors": 0.3}, r"anchors is 0.3, but nothing in the network's f-fc \+ conv reads it"),
-        ({"learn": "generator"}, "has a generator to learn"),
+        ({"learn": "generator"}, "has generator to learn"),
         ({"alpha": 3}, "alpha is 3, but the network was built with alpha 1"),
     ],
 )

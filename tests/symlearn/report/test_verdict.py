@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from symlearn.report.reading import tensor_place, top_path
-from symlearn.report.sentence import State, layer_state, layer_verdict, verdict
+from symlearn.report.sentence import State, layer_state, layer_verdict, verdict_sentence
 
 Make = Callable[..., dict[str, Any]]
 
@@ -59,7 +59,7 @@ def test_verdict_goes_by_what_is_needed(
             deltas = {"conv": -9.0} if undecided else {}
             layer = decided(layer, symmetry, needed, "", undecided, **deltas)
         layers.append(layer)
-    said = verdict(make_report(layers, ["f-fc", "conv"]))
+    said = verdict_sentence(make_report(layers, ["f-fc", "conv"]))
     assert said == sentence, said
 
 
@@ -84,7 +84,7 @@ def test_without_removals_there_is_no_verdict(
     made = [make_layer(at, paths) for at, paths in enumerate(layers)]
     for schema in (1, 2):
         report = make_report(made, ["f-fc", "conv"], schema=schema)
-        assert verdict(report) == (
+        assert verdict_sentence(report) == (
             "No path was tried without, so no layer has a verdict by evidence. By relative effective "
             f"dimension, the paper's measure, {words}."
         )
@@ -98,7 +98,7 @@ def test_both_measures_are_told_where_they_differ(make_layer: Make, make_report:
         decided(make_layer(1, CONV), "none", "f-fc", "conv", conv=45.0, f_fc=-1501.0),
     ]
     report = make_report(layers, ["f-fc", "conv"])
-    assert verdict(report) == (
+    assert verdict_sentence(report) == (
         "Layer 0 became convolutional; layer 1 fully connected. By relative effective dimension, which goes "
         "by the parameter, layer 1 CONV instead."
     )
@@ -107,7 +107,7 @@ def test_both_measures_are_told_where_they_differ(make_layer: Make, make_report:
 
 def test_layers_that_hold_next_to_nothing(make_layer: Make, make_report: Make, decided: Make) -> None:
     layers = [decided(make_layer(at, CONV if at else DEAD), "shifts", "conv", "f-fc") for at in range(2)]
-    said = verdict(make_report(layers, ["f-fc", "conv"]))
+    said = verdict_sentence(make_report(layers, ["f-fc", "conv"]))
     assert said.endswith("Layer 0 passes signals on with next to no effective parameters.")
 
 
@@ -115,24 +115,24 @@ def test_map_has_no_verdict(make_layer: Make, make_report: Make) -> None:
     """Effective parameters at fixed precisions are no verdict, and nothing has collapsed."""
     selection = {"method": "none", "proposals": [], "removals": []}
     report = make_report([make_layer(0, DEAD)], ["f-fc", "conv"], selection=selection)
-    assert verdict(report).startswith("No layer has a verdict: weights were fitted by MAP")
+    assert verdict_sentence(report).startswith("No layer has a verdict: weights were fitted by MAP")
 
 
 def test_verdict_of_a_searched_run(search_report: dict[str, Any]) -> None:
-    assert verdict(search_report) == (
+    assert verdict_sentence(search_report) == (
         "Layers 0–3 became convolutional; layer 4 fully connected beside convolutional, both needed."
     )
     assert [layer_verdict(layer) for layer in search_report["layers"][:5]] == ["shifts"] * 4 + ["none"]
 
 
 def test_verdict_says_when_nothing_was_measured(map_report: dict[str, Any]) -> None:
-    assert "No effective parameters were computed" in verdict(map_report)
+    assert "No effective parameters were computed" in verdict_sentence(map_report)
     assert layer_state(map_report["layers"][0]) is State.NOT_MEASURED
 
 
 def test_verdict_claims_no_choice_for_a_single_path(make_layer: Make, make_report: Make) -> None:
     layers = [make_layer(0, {"conv": (100, 50.0)}), make_layer(1, {"conv": (100, 0.0)})]
-    assert verdict(make_report(layers, ["conv"])) == (
+    assert verdict_sentence(make_report(layers, ["conv"])) == (
         "Only the path conv, so there was nothing to choose. Layer 1 passes signals on with next to no "
         "effective parameters."
     )
@@ -143,7 +143,7 @@ def test_verdict_tells_paths_of_one_family_apart(make_layer: Make, make_report: 
         decided(make_layer(0, {"fc": (10, 9.0), "f-fc": (10, 0.0)}), "none", "fc"),
         decided(make_layer(1, {"fc": (10, 0.0), "f-fc": (10, 9.0)}), "none", "f-fc"),
     ]
-    sentence = verdict(make_report(layers, ["fc", "f-fc"]))
+    sentence = verdict_sentence(make_report(layers, ["fc", "f-fc"]))
     assert sentence == "Layer 0 became fully connected (fc); layer 1 fully connected (f-fc)."
 
 
@@ -152,7 +152,7 @@ def test_verdict_names_the_group_of_a_group_convolution(
 ) -> None:
     layer = make_layer(0, {"gconv-p4:pointwise": (10, 9.0), "conv": (10, 0.0)})
     layer = decided(layer, "p4", "gconv-p4:pointwise", "conv")
-    sentence = verdict(make_report([layer], ["conv", "gconv-p4:pointwise"]))
+    sentence = verdict_sentence(make_report([layer], ["conv", "gconv-p4:pointwise"]))
     assert sentence == "Layer 0 became group-convolutional (p4, pointwise)."
 
 
@@ -216,7 +216,7 @@ def test_layers_that_deviate(
     report = make_report([layer], paths)
     other = " By relative effective dimension, which goes by the parameter, layer 0 GCONV instead."
     expected = f"Layer 0 became {words}." + (other if near["deviation"] == 0.7 else "")
-    assert verdict(report) == expected
+    assert verdict_sentence(report) == expected
     assert layer_verdict(layer, report) == cell
 
 

@@ -234,7 +234,7 @@ class TestFit:
     def test_killed_among_the_removals_resumes_exactly(
         self, selection: str, epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("symlearn.fitting.fit.SAVE_EVERY", 0.0)
+        monkeypatch.setattr("symlearn.fitting.stages.SAVE_EVERY", 0.0)
         data, config = bars(60, "quadrant"), options(**SHORT, selection=selection, rounds=0)
         if selection == "search":  # with nothing to add, both paths have to be there from the start
             monkeypatch.setattr("symlearn.fitting.beginning.strictest_start", lambda *_: None)

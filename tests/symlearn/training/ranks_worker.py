@@ -22,7 +22,7 @@ from tiny_fits import one_layer, options, state_of
 from torch import Tensor, nn
 
 import symlearn
-import symlearn.fitting.fit as fitting
+import symlearn.fitting.stages as fitting
 import symlearn.selection.turns as turns
 import symlearn.training.phases as phases
 from symlearn.cli import run

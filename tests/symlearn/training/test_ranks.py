@@ -20,7 +20,7 @@ import symlearn
 from symlearn.cli import run
 from symlearn.data.samples import WHOLE, Held, Share
 from symlearn.ranks import ALONE, code_digest, launched, losses_told, present_ranks
-from symlearn.report.sentence import verdict
+from symlearn.report.sentence import verdict_sentence
 from symlearn.run_folder import CHECKPOINT, REPORT
 from symlearn.selection.turns import dealt
 
@@ -108,7 +108,7 @@ class TestTwoProcesses:
     ) -> None:
         for found in two:
             report = found["fit"]["report"]
-            assert verdict(report) == verdict(one.report)
+            assert verdict_sentence(report) == verdict_sentence(one.report)
             assert report["log_marginal_likelihood"] == pytest.approx(
                 one.report["log_marginal_likelihood"], rel=1e-3
             )
@@ -168,7 +168,7 @@ class TestTwoProcesses:
             kind, line = torch.load(found, weights_only=False)["line"]
             assert kind == "ValueError" and "lost the others" in line and "\n" not in line
         resumed = tiny_fit(folder, resume=True)
-        assert verdict(resumed.report) == verdict(one.report)
+        assert verdict_sentence(resumed.report) == verdict_sentence(one.report)
         assert len(resumed.metrics) == len(one.metrics)
 
 
