@@ -97,6 +97,11 @@ class ModelConfig(Table):
         "cyclic-<angle> such as cyclic-60",
     )
     alpha: PositiveInt | None = Field(None, description="width multiplier; the network's own if not given")
+    kernel_size: PositiveInt | None = Field(
+        None,
+        description="taps an axis of convolutions' filters and banks'; the network's own, mostly 3, if "
+        "not given",
+    )
     anchors: PositiveFloat = Field(
         0.5, le=1, description="anchors of sparsified paths, as a fraction of their places, rounded up"
     )
@@ -136,6 +141,7 @@ class ModelConfig(Table):
         chosen = several.get(self.learn, (self.learn,))
         on_lengthscale = self.sparse_prior == "lengthscale"
         return {
+            "kernel_size": self.kernel_size,
             "anchors": self.anchors,
             "lengthscale": self.lengthscale,
             "learn": chosen,

@@ -60,12 +60,15 @@ def own_network(named: str, chosen: ModelConfig) -> Build:
     make = getattr(module_of(path), function, None)
     if not callable(make):
         raise ValueError(f"{path} has no function {function!r}; define it, or name another")
+    from symlearn.layers.registry import PathOptions, parse_paths
+    from symlearn.networks import expect_read, read_options
+
+    added = [path for path in parse_paths(chosen.paths) if path != "conv"]
+    expect_read(chosen, added, f"{' + '.join(added)} beside your convolutions" if added else "your network")
 
     def build(in_channels: int, size: tuple[int, ...], classes: int) -> nn.Module:
         from torch import nn
 
-        from symlearn.layers.registry import PathOptions, parse_paths
-        from symlearn.networks import read_options
         from symlearn.transfer.relax import relax
 
         given = {"in_channels": in_channels, "size": size, "classes": classes}
@@ -77,7 +80,6 @@ def own_network(named: str, chosen: ModelConfig) -> Build:
             raise ValueError(f"{function} of {path} failed: {one_line(error)}") from error
         if not isinstance(network, nn.Module):
             raise ValueError(f"{function} of {path} must return an nn.Module, got {type(network).__name__}")
-        added = [path for path in parse_paths(chosen.paths) if path != "conv"]
         options = PathOptions(**read_options(chosen, added))
         return relax(network, (in_channels, *size), added, options=options) if added else network
 

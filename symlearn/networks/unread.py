@@ -20,6 +20,7 @@ from symlearn.layers.structure import paths_of
 
 BANK = "cyclic-90"  # stands for all cyclic banks, which are made from their names
 OPTIONS = {  # what a key of the configuration is called among the options of paths
+    "kernel_size": "kernel_size",
     "anchors": "anchors",
     "lengthscale": "lengthscale",
     "generator_offset": "generator_offset",
@@ -100,9 +101,14 @@ def expect_own_options(model: nn.Module, chosen: ModelConfig) -> None:
     """Refuse keys of `[model]` that say nothing of a network which has been built already.
 
     Raises:
-        ValueError: `alpha` of another width, or an option that none of the network's paths reads.
+        ValueError: `alpha` of another width, a `kernel_size`, or an option that none of the network's paths
+            reads.
     """
     expect_own_width(chosen, model)
+    if chosen.kernel_size is not None:
+        raise ValueError(
+            f"kernel_size is {chosen.kernel_size}, but the network's filters have their sizes; leave it out"
+        )
     paths = paths_of(model)
     expect_read(chosen, paths, f"the network's {' + '.join(paths)}" if paths else "the network")
 

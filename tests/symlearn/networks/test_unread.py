@@ -40,6 +40,12 @@ UNREAD = {  # paths and keys: what the message says
         "the prior is put on the weights",
         "sparse_prior to 'lengthscale'",
     ),
+    "filters": ({"kernel_size": 5, "paths": "f-fc"}, "kernel_size is 5", "conv"),
+    "filters of their own": (
+        {"kernel_size": 5, "paths": "conv", "network": "all-cnn"},
+        "nothing in the network all-cnn",
+        "conv",
+    ),
     "copies": ({"copies": 4}, "copies is 4", "averaged over no transforms"),
     "network on one group": (
         {"anchors": 0.3, "paths": "gconv-p4", "network": "p4cnn"},
@@ -54,6 +60,8 @@ READ: tuple[dict[str, Any], ...] = (
     {"sparse_prior": "lengthscale", "lengthscale_precision": 2.0, "paths": "s-fc"},
     {"learn": "generator", "generator_offset": 5.0, "paths": "free+cyclic-60", "network": "unfolded"},
     {"alpha": 3, "paths": "gconv-p4", "network": "p4cnn"},
+    {"kernel_size": 5, "paths": "f-fc+conv"},
+    {"kernel_size": 9, "paths": "free", "network": "unfolded"},
     {"learn": "invariances", "transforms": "rotation", "copies": 4},
     {"alpha": 12, "paths": "free", "network": "unfolded-dense-published"},
 )
@@ -101,6 +109,7 @@ def toy() -> tuple[torch.Tensor, torch.Tensor]:
         ({"anchors": 0.3}, r"anchors is 0.3, but nothing in the network's f-fc \+ conv reads it"),
         ({"learn": "generator"}, "has generator to learn"),
         ({"alpha": 3}, "alpha is 3, but the network was built with alpha 1"),
+        ({"kernel_size": 5}, "kernel_size is 5, but the network's filters have their sizes"),
     ],
 )
 def test_fit_refuses_them(given: dict[str, Any], words: str, tmp_path: Path) -> None:
