@@ -1,12 +1,13 @@
 """scikit-learn's conventions: `SymmetryClassifier` and `SymmetryRegressor`.
 
 Images are numeric arrays `[n, h, w]`, `[n, h, w, c]` or `[n, c, h, w]` (c is 1 or 3, or `image_shape` says
-it), or flattened, `[n, features]`, as pipelines hand them on. They are put in the middle of a black frame
-whose sides are the next multiples of 4 (32 for the ten-layer network), since networks halve them, and
-normalised with the training set's statistics. A fit also takes a torch data set of ([c, h, w], target) items,
-a loader or a `symlearn.Stream` in place of X and y, and reads it as its images are needed.
+it), or flattened, `[n, features]`, as pipelines hand them on. With `kind` signals are `[n, t]` or
+`[n, c, t]`, volumes `[n, d, h, w]` or `[n, c, d, h, w]`. All are put in the middle of a black frame whose
+sides are the next multiples of 4 (32 for the ten-layer network), since networks halve them, and normalised
+with the training set's statistics. A fit also takes a torch data set of ([c, *size], target) items, a loader
+or a `symlearn.Stream` in place of X and y, and reads it as its images are needed.
 
-Axes: n, c, h, w, classes, outputs.
+Axes: n, c, t, d, h, w, classes, outputs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from symlearn.data.samples import Held, Samples
 from symlearn.data.streams import Data, Stream
 from symlearn.fitting.fit import fit
 from symlearn.fitting.result import DataInfo, FitResult
+from symlearn.kinds import AXES, Kind, layout
 from symlearn.networks import configured_model, default_network
 from symlearn.report.plots.heat_map import effective_dimension_heat_map
 from symlearn.training.inputs import samples_from, usable_device
@@ -74,8 +76,40 @@ def image_shape_of(shape: tuple[int, ...], asked: tuple[int, ...] | None) -> tup
         return each[2], each[0], each[1]
     raise ValueError(
         f"X has shape {shape}; expected [n, h, w], [n, h, w, c] or [n, c, h, w] with c 1 or 3, or "
-        "[n, features]; give image_shape for other channels (volumes and signals of several channels: "
-        "symlearn.fit)"
+        "[n, features]; give image_shape for other channels, or kind='signals' or 'volumes'"
+    )
+
+
+def map_shape_of(shape: tuple[int, ...], asked: tuple[int, ...] | None, kind: Kind) -> tuple[int, ...]:
+    """Channels and size of the signals, images or volumes in an array of this shape.
+
+    Returns:
+        (c, *size); c is 1 where neither the array nor `asked` says otherwise.
+
+    Raises:
+        ValueError: an unknown kind; the array holds none of the shape that was asked for.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind is {kind!r}; expected {', '.join(get_args(Kind))}")
+    if kind == "images":
+        return image_shape_of(shape, asked)
+    each, axes = shape[1:], AXES[kind]
+    if asked is not None:
+        sides = tuple(asked) if isinstance(asked, Iterable) else ()
+        if len(sides) not in (axes, axes + 1) or not all(isinstance(n, Integral) and n > 0 for n in sides):
+            wanted = f"{layout(axes, '')} or {layout(axes, 'c')}".replace("[, ", "[")
+            raise ValueError(f"image_shape of {kind} is {wanted}, whole numbers above 0, got {asked!r}")
+        full = sides if len(sides) > axes else (1, *sides)
+        if each not in ((math.prod(full),), full, *([full[1:]] if full[0] == 1 else [])):
+            raise ValueError(f"X has {kind} of shape {each}, which are not image_shape {asked}")
+        return full
+    if len(each) in (axes, axes + 1):
+        return each if len(each) > axes else (1, *each)
+    if len(each) == 1 and (side := round(each[0] ** (1 / axes))) ** axes == each[0]:
+        return (1, *[side] * axes)
+    raise ValueError(
+        f"X has shape {shape}; expected {layout(axes, 'n')} or {layout(axes)}, or [n, features] with "
+        f"image_shape, as {kind} have"
     )
 
 
@@ -109,6 +143,7 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         selection: str = "search",
         epochs: int | None = None,
         image_shape: tuple[int, ...] | None = None,
+        kind: Kind = "images",
         random_state: Any = None,
         options: dict[str, Any] | None = None,
     ) -> None:
@@ -118,6 +153,7 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         self.selection = selection
         self.epochs = epochs
         self.image_shape = image_shape
+        self.kind = kind
         self.random_state = random_state
         self.options = options
 
@@ -129,15 +165,15 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _images(self, X: Any, y: Any = None, *, reset: bool) -> tuple[Tensor, Any]:
-        """Raw images `[n, c, h, w]` float32, and y as it was checked."""
+        """Raw images `[n, c, *size]` float32, and y as it was checked."""
         numeric = self._numeric_targets()
         shape = None
         if isinstance(X, list | tuple):
             X = array_of(X)
         if getattr(X, "ndim", 2) > 2:
             X = check_array(X, dtype=np.float32, allow_nd=True, input_name="X")
-            shape = image_shape_of(X.shape, self.image_shape)
-            last = X.ndim == 4 and X.shape[1:] != shape
+            shape = map_shape_of(X.shape, self.image_shape, self.kind)
+            last = self.kind == "images" and X.ndim == 4 and X.shape[1:] != shape
             X = (np.moveaxis(X, 3, 1) if last else X).reshape(len(X), -1)
         if reset:
             X, y = validate_data(
@@ -149,9 +185,11 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
                 y_numeric=numeric,
                 multi_output=numeric,
             )
-            self.image_shape_ = shape or image_shape_of(X.shape, self.image_shape)
+            self.image_shape_ = shape or map_shape_of(X.shape, self.image_shape, self.kind)
         elif shape is not None and shape != self.image_shape_:
-            raise ValueError(f"X has images of shape {shape}, but those of the fit were {self.image_shape_}")
+            raise ValueError(
+                f"X has {self.kind} of shape {shape}, but those of the fit were {self.image_shape_}"
+            )
         else:
             X = validate_data(self, X, reset=False, dtype=np.float32)
         return torch.from_numpy(np.ascontiguousarray(X)).reshape(-1, *self.image_shape_), y
@@ -204,10 +242,14 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         if y is not None:
             raise ValueError("a data set has its own targets; leave y out")
         read = samples_from(X, torch.device("cpu"))
-        if len(read.shape) != 3:
-            raise ValueError(f"expected items ([c, h, w], target), got images {list(read.shape)}")
-        c, h, w = self.image_shape_ = read.shape
-        self.n_features_in_ = c * h * w
+        if self.kind not in AXES or len(read.shape) != 1 + AXES[self.kind]:
+            wanted = layout(AXES.get(self.kind, 2), "c")
+            raise ValueError(
+                f"expected items ({wanted}, target), got {list(read.shape)}; kind is {self.kind!r}, of "
+                f"{', '.join(get_args(Kind))}"
+            )
+        self.image_shape_ = tuple(read.shape)
+        self.n_features_in_ = math.prod(read.shape)
         return read, read.targets.numpy()
 
     def _fit(self, raw: Samples, y: Tensor, labels: Change, outputs: int, likelihood: str) -> Self:
@@ -223,12 +265,12 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         Returns:
             The estimator itself, fitted.
         """
-        c, h, w = self.image_shape_
+        c, *sides = self.image_shape_
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         config = self._config(seed, likelihood)
-        frame = framed((h, w), config.model.network)
+        frame = framed(sides, config.model.network)
         mean, std = statistics_of(lambda: (x for x, _ in raw.batches(chunk_size(raw.shape))))
-        self.preprocessing_ = Preprocessing(mean, std, (h, w), frame, frame)
+        self.preprocessing_ = Preprocessing(mean, std, tuple(sides), frame, frame)
         device = usable_device(config)
         train: Data
         if raw.held:
@@ -270,11 +312,11 @@ class SymmetryEstimator(BaseEstimator):  # type: ignore[misc]
         return effective_dimension_heat_map(self.report_)
 
 
-def framed(size: tuple[int, int], network: str | None) -> tuple[int, int]:
+def framed(size: Sequence[int], network: str | None) -> tuple[int, ...]:
     """The smallest frame of an image whose sides the network halves as often as it does."""
 
-    def up_to(divisor: int) -> tuple[int, int]:
-        return math.ceil(size[0] / divisor) * divisor, math.ceil(size[1] / divisor) * divisor
+    def up_to(divisor: int) -> tuple[int, ...]:
+        return tuple(math.ceil(side / divisor) * divisor for side in size)
 
     name = network or default_network(up_to(DIVISOR))
     return up_to(DIVISORS.get(name, DIVISOR))
@@ -289,7 +331,9 @@ class SymmetryClassifier(ClassifierMixin, SymmetryEstimator):  # type: ignore[mi
         alpha: width; None takes the network's own.
         selection: "search", "gradient" or "none".
         epochs: passes over the training set; None takes about 6,700 steps.
-        image_shape: (h, w) or (c, h, w) of the images, where X does not say it.
+        image_shape: (h, w) or (c, h, w) of the images, where X does not say it; (t,) or (c, t) of signals,
+            (d, h, w) or (c, d, h, w) of volumes.
+        kind: "images", "signals" or "volumes": what X holds.
         random_state: seed of weights and batches.
         options: further options of `symlearn fit` by name, such as {"lr": 0.005}.
 
@@ -299,7 +343,7 @@ class SymmetryClassifier(ClassifierMixin, SymmetryEstimator):  # type: ignore[mi
         model_: the learned network, in `eval` mode, on preprocessed images.
         result_: the `FitResult`, for `symlearn.collapse`.
         preprocessing_: what raw images go through.
-        image_shape_: (c, h, w).
+        image_shape_: (c, h, w), or (c, *size).
         n_iter_: epochs done.
     """
 

@@ -24,7 +24,7 @@ from tiny_fits import differences, noisy_map
 
 import symlearn
 from symlearn import SymmetryClassifier, SymmetryRegressor
-from symlearn.estimator import image_shape_of
+from symlearn.estimator import image_shape_of, map_shape_of
 
 QUICK: dict[str, Any] = {
     "alpha": 1,
@@ -218,3 +218,72 @@ def test_arrays_that_are_no_images() -> None:
             image_shape_of(swapped, asked)
     with pytest.raises(ValueError, match="image_shape is"):
         image_shape_of((9, 64), (8,))
+
+
+class TestSignalsAndVolumes:
+    @pytest.mark.parametrize(
+        ("shape", "kind", "asked", "wanted"),
+        [
+            ((5, 30), "signals", None, (1, 30)),
+            ((5, 2, 30), "signals", None, (2, 30)),
+            ((5, 60), "signals", (2, 30), (2, 30)),
+            ((5, 30), "signals", (30,), (1, 30)),
+            ((5, 4, 5, 6), "volumes", None, (1, 4, 5, 6)),
+            ((5, 2, 4, 5, 6), "volumes", None, (2, 4, 5, 6)),
+            ((5, 64), "volumes", None, (1, 4, 4, 4)),
+            ((5, 240), "volumes", (2, 4, 5, 6), (2, 4, 5, 6)),
+        ],
+    )
+    def test_shapes(self, shape: tuple, kind: str, asked: tuple | None, wanted: tuple) -> None:
+        assert map_shape_of(shape, asked, kind) == wanted
+
+    @pytest.mark.parametrize(
+        ("shape", "kind", "asked", "said"),
+        [
+            ((5, 30), "sounds", None, "kind is 'sounds'; expected signals, images, volumes"),
+            (
+                (5, 2, 3, 30),
+                "signals",
+                None,
+                r"X has shape \(5, 2, 3, 30\); expected \[n, t\] or \[n, c, t\]",
+            ),
+            ((5, 30), "volumes", None, "with image_shape, as volumes have"),
+            ((5, 30), "signals", (2, 16), "X has signals of shape"),
+            ((5, 30), "signals", (0,), r"image_shape of signals is \[t\] or \[c, t\]"),
+        ],
+    )
+    def test_wrong_ones_are_refused(self, shape: tuple, kind: str, asked: tuple | None, said: str) -> None:
+        with pytest.raises(ValueError, match=said):
+            map_shape_of(shape, asked, kind)
+
+    @pytest.mark.parametrize(("kind", "size"), [("signals", (2, 30)), ("volumes", (1, 7, 8, 9))])
+    def test_fitted_scored_and_collapsed(self, kind: str, size: tuple) -> None:
+        X, y = planted(size)
+        model = SymmetryClassifier("f-fc+conv", kind=kind, network="small", **QUICK).fit(X, y)
+        assert model.image_shape_ == size
+        assert model.predict_proba(X).shape == (len(X), 2)
+        np.testing.assert_array_equal(model.predict_proba(X.reshape(len(X), -1)), model.predict_proba(X))
+        plain = symlearn.collapse(model.model_, model.result_)
+        assert isinstance(plain, torch.nn.Module)
+        streamed = SymmetryClassifier("conv", kind=kind, network="small", **QUICK)
+        streamed.fit(Listed(torch.from_numpy(X), torch.from_numpy(y)))
+        assert streamed.image_shape_ == size
+
+    def test_a_data_set_of_another_kind_is_refused(self) -> None:
+        X, y = planted((2, 30))
+        with pytest.raises(
+            ValueError, match=r"expected items \(\[c, h, w\], target\), got \[2, 30\]; kind is"
+        ):
+            SymmetryClassifier("conv", **QUICK).fit(Listed(torch.from_numpy(X), torch.from_numpy(y)))
+
+    def test_regression(self) -> None:
+        X, y = planted((1, 32))
+        model = SymmetryRegressor("conv", kind="signals", network="small", **QUICK).fit(X, y.astype(float))
+        assert model.predict(X).shape == (len(X),)
+
+
+def planted(size: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """40 noisy maps `[n, *size]`, of which the second half is brighter."""
+    rng = np.random.default_rng(0)
+    y = np.arange(40) // 20
+    return (rng.standard_normal((40, *size)) + 2 * y.reshape(-1, *[1] * len(size))).astype(np.float32), y
