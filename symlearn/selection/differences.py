@@ -25,7 +25,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes as long to load as symlearn
 
 from symlearn.evidence.jackknife import CHUNKS
 
@@ -54,14 +54,14 @@ class Difference:
         """That holds `COVERAGE` of what further refits would give."""
         if self.spread is None:
             return None
-        half = float(student.ppf(0.5 + COVERAGE / 2, self.freedom)) * self.spread
+        half = float(stdtrit(self.freedom, 0.5 + COVERAGE / 2)) * self.spread
         return self.value - half, self.value + half
 
     def probability_below(self, nats: float) -> float | None:
         """That the true difference lies below so many nats."""
         if self.spread is None:
             return None
-        return float(student.cdf((nats - self.value) / self.spread, self.freedom))
+        return float(stdtr(self.freedom, (nats - self.value) / self.spread))
 
 
 def difference(

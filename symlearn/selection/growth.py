@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from symlearn.curvature.sampled import ChunkSums
 from symlearn.data.samples import SamplesLike, samples_of
@@ -83,7 +83,7 @@ def grown(images: int, of: int) -> int:
 
 def open_at(threshold: float, value: float, error: float) -> bool:
     """Whether a value with a standard error of `CHUNKS` chunks may lie on either side of a threshold."""
-    return abs(value - threshold) < float(student.ppf(0.5 + COVERAGE / 2, CHUNKS - 1)) * error
+    return abs(value - threshold) < float(stdtrit(CHUNKS - 1, 0.5 + COVERAGE / 2)) * error
 
 
 @dataclass(frozen=True)
