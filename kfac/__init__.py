@@ -25,6 +25,7 @@ from kfac.calls import recorded_calls
 from kfac.checks import check_modules, explained_backward, one_line, run
 from kfac.collect import compute_factors, project_factors
 from kfac.diagonal import gradients_by_datum
+from kfac.draws import Place
 from kfac.eigen import EigenFactors
 from kfac.ekfac import correct_eigenvalues
 from kfac.errors import NonFiniteError
@@ -55,6 +56,7 @@ __all__ = [
     "Likelihood",
     "NearestKroneckerBlock",
     "NonFiniteError",
+    "Place",
     "Rule",
     "Window",
     "backpack_extensions",

@@ -26,6 +26,7 @@ from kfac.batches import Batches, batches_of
 from kfac.calls import Call, pull_back, recorded_calls
 from kfac.checks import has_values, prepared, run
 from kfac.diagonal import exact_diagonals
+from kfac.draws import Draws, Place, seeded_draws
 from kfac.factors import Block, DiagonalBlock, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock, Order
 from kfac.loss_hessian import FisherType, Likelihood, check_outputs, log_likelihood, square_root
 from kfac.owners import Fallback, find_owners
@@ -99,10 +100,10 @@ class Collector:
         model: nn.Module,
         curvature: Curvature,
         fallback: Fallback,
-        generator: torch.Generator | None,
+        draws: Draws,
         at_full_resolution: bool = False,
     ) -> None:
-        self.model, self.curvature, self.generator = model, curvature, generator
+        self.model, self.curvature, self.draws = model, curvature, draws
         self.at_full_resolution = at_full_resolution
         self.owners, self.parameters, self.diagonal_names = find_owners(model, fallback)
         if at_full_resolution:
@@ -138,7 +139,7 @@ class Collector:
                 self.curvature.likelihood,
                 self.curvature.fisher_type,
                 self.curvature.mc_samples,
-                self.generator,
+                self.draws,
             )
             self.add_inputs(calls)
             if self.diagonal_names:
@@ -252,14 +253,6 @@ class Collector:
         return KroneckerFactors(blocks, self.n_data, self.log_likelihood, self.n_targets)
 
 
-def seeded_generator(model: nn.Module, seed: int | None) -> torch.Generator | None:
-    """A generator on the model's device, or None for torch's global one; shapes alone have none."""
-    device = next(model.parameters()).device
-    if seed is None or device.type == "meta":
-        return None
-    return torch.Generator(device=device).manual_seed(seed)
-
-
 def compute_factors(
     model: nn.Module,
     loader: Batches,
@@ -273,6 +266,7 @@ def compute_factors(
     differentiable: bool = False,
     at_full_resolution: bool = False,
     process_group: ProcessGroup | None = None,
+    place: Place | None = None,
 ) -> KroneckerFactors:
     """Kronecker factors of the GGN of the summed negative log-likelihood, one pass over `loader`.
 
@@ -300,6 +294,8 @@ def compute_factors(
         process_group: of `torch.distributed`, if the data lie in several processes: each passes over its own
             part, and all return the same sums over all data. Drawn columns differ by process, and `seed`
             fixes them all; without it, seed torch differently on every process. None: this one's data alone.
+        place: where this process' data lie among all; with it and a `seed` the columns of "sketch" are those
+            that one process would draw, whoever shares the data.
 
     Returns:
         A and B of every trainable parameter's block (or its diagonal), summed over the data, with the
@@ -332,8 +328,8 @@ def compute_factors(
 
     def own_part() -> Collector:
         with prepared(model):
-            generator = seeded_generator(model, ranks.seed(seed))
-            collector = Collector(model, curvature, fallback or {}, generator, at_full_resolution)
+            draws = seeded_draws(device_of(model), seed, ranks.rank, place)
+            collector = Collector(model, curvature, fallback or {}, draws, at_full_resolution)
             for x, y in batches_of(loader, model, likelihood):
                 collector.add_batch(x, y)
         return collector

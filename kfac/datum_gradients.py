@@ -19,6 +19,7 @@ from kfac.calls import Call, pull_back, recorded_calls
 from kfac.checks import run
 from kfac.collect import Curvature
 from kfac.diagonal import exact_diagonals
+from kfac.draws import Draws
 from kfac.factors import Order
 from kfac.loss_hessian import Columns, check_outputs, square_root
 from kfac.owners import Owner
@@ -90,7 +91,7 @@ class DatumGradients:
         owners: the modules with rules.
         diagonal: parameters of which only the diagonal is asked for.
         curvature: likelihood and columns.
-        generator: draws the columns.
+        draws: what random columns come from.
         turn_input: applied to rows a `[group, batch, place, d_in]` once a batch.
         turn_output: applied to rows g `[group, batch, place, d_out]` of every column.
 
@@ -102,7 +103,7 @@ class DatumGradients:
     owners: list[Owner]
     diagonal: Mapping[str, Tensor]
     curvature: Curvature
-    generator: torch.Generator | None
+    draws: Draws
     turn_input: Turn = unturned
     turn_output: Turn = unturned
 
@@ -127,7 +128,7 @@ class DatumGradients:
         curvature = self.curvature
         check_outputs(f, y, curvature.likelihood)
         columns = square_root(
-            f.detach(), y, curvature.likelihood, curvature.fisher_type, curvature.mc_samples, self.generator
+            f.detach(), y, curvature.likelihood, curvature.fisher_type, curvature.mc_samples, self.draws
         )
         with torch.no_grad():
             diagonals = exact_diagonals(self.model, self.diagonal, x, columns) if self.diagonal else {}

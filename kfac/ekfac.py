@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from kfac.batches import Batches, batches_of
 from kfac.checks import prepared
-from kfac.collect import Curvature, seeded_generator
+from kfac.collect import Curvature
 from kfac.datum_gradients import DatumGradients
+from kfac.draws import Place, seeded_draws
 from kfac.eigen import EigenBlock, EigenFactors
 from kfac.loss_hessian import FisherType, Likelihood
 from kfac.owners import Owner, find_owners
@@ -80,6 +81,7 @@ def correct_eigenvalues(
     mc_samples: int = 1,
     seed: int | None = None,
     process_group: ProcessGroup | None = None,
+    place: Place | None = None,
 ) -> EigenFactors:
     """The spectra with s_i = q_i^T H q_i in place of products of Kronecker eigenvalues (EKFAC).
 
@@ -95,6 +97,7 @@ def correct_eigenvalues(
         seed: fixes the drawn columns.
         process_group: as for `compute_factors`; the basis must be the same on all processes, as
             `factors.eigendecompose(vectors=True, process_group=...)` gives it.
+        place: as for `compute_factors`.
 
     Returns:
         New spectra in the same basis, `[params]` float64 a tensor, summed over the data.
@@ -126,7 +129,7 @@ def correct_eigenvalues(
             owners,
             diagonal_parameters,
             curvature,
-            seeded_generator(model, ranks.seed(seed)),
+            seeded_draws(device_of(model), seed, ranks.rank, place),
             lambda name, rows: rotated(rows, eigen.blocks[name].input_vectors),
             lambda name, rows: rotated(rows, eigen.blocks[name].output_vectors),
         )

@@ -17,6 +17,7 @@ from kfac.batches import Batches, batches_of
 from kfac.calls import recorded_calls
 from kfac.checks import prepared, run
 from kfac.collect import Collector, Curvature, Role, Sums, WeightSharing
+from kfac.draws import Draws
 from kfac.factors import Block, KroneckerBlock, KroneckerFactors, NearestKroneckerBlock
 from kfac.loss_hessian import Likelihood
 
@@ -48,7 +49,7 @@ def renew_input_factors(
     """
     curvature = Curvature(likelihood, weight_sharing=weight_sharing, differentiable=True)
     with prepared(model):
-        collector = Collector(model, curvature, "diagonal", None, at_full_resolution)
+        collector = Collector(model, curvature, "diagonal", Draws(), at_full_resolution)
         for x, _ in batches_of(loader, model, likelihood):
             with torch.enable_grad(), recorded_calls(collector.owners, len(x), keep_graph=True) as calls:
                 run(model, x)

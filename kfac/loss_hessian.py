@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kfac.checks import has_values
+from kfac.draws import Draws
 from kfac.errors import NonFiniteError
 from kfac.precision import working
 
@@ -132,27 +133,21 @@ def regression_columns(f: Tensor) -> Columns:
     return Columns(make, f.shape[-1], len(f))
 
 
-def sampled_classification(f: Tensor, samples: int, generator: torch.Generator | None) -> Columns:
+def sampled_classification(f: Tensor, samples: int, draws: Draws) -> Columns:
     """Monte-Carlo columns (p - e_y) / sqrt(M), y ~ p."""
     softmax = Softmax.of(f)
-    drawn = torch.multinomial(softmax.p.detach(), samples, replacement=True, generator=generator)
+    drawn = torch.multinomial(softmax.p.detach(), samples, replacement=True, generator=draws.generator)
     return Columns(lambda k, part: softmax.gradient(drawn[:, k], part) / samples**0.5, samples, len(f))
 
 
-def sampled_regression(f: Tensor, samples: int, generator: torch.Generator | None) -> Columns:
+def sampled_regression(f: Tensor, samples: int, draws: Draws) -> Columns:
     """Monte-Carlo columns eps / sqrt(M), eps ~ N(0, I)."""
     dtype = working(f).dtype
-    noise = torch.randn(samples, *f.shape, dtype=dtype, device=f.device, generator=generator)
+    noise = torch.randn(samples, *f.shape, dtype=dtype, device=f.device, generator=draws.generator)
     return Columns(lambda k, part: noise[k, part] / samples**0.5, samples, len(f))
 
 
-def drawn_signs(count: int, f: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
-    """Independent signs `[M, column, batch]`, one byte each."""
-    signs = torch.randint(0, 2, (samples, count, len(f)), generator=generator, device=f.device)
-    return signs.mul_(2).sub_(1).to(torch.int8)
-
-
-def sketched_classification(f: Tensor, samples: int, generator: torch.Generator | None) -> Columns:
+def sketched_classification(f: Tensor, samples: int, draws: Draws) -> Columns:
     """Random-sign mixtures of the exact columns: the reflection applied to signs, times r.
 
     s = sum_k eps_k s_k / sqrt(M) with independent signs eps: unbiased like Monte-Carlo labels, but every
@@ -165,7 +160,7 @@ def sketched_classification(f: Tensor, samples: int, generator: torch.Generator 
     root = softmax.p.sqrt()
     last, top = root[:, -1:], root[:, :-1].argmax(-1, keepdim=True)
     diagonal = last + softmax.others[:, :-1]
-    signs = drawn_signs(f.shape[-1] - 1, f, samples, generator)
+    signs = draws.signs(samples, f.shape[-1] - 1, len(f), f.device)
 
     def make(k: int, part: slice) -> Tensor:
         z, r, at = signs[k, :, part].T.to(root.dtype), root[part, :-1], top[part]
@@ -179,9 +174,9 @@ def sketched_classification(f: Tensor, samples: int, generator: torch.Generator 
     return Columns(make, samples, len(f))
 
 
-def sketched_regression(f: Tensor, samples: int, generator: torch.Generator | None) -> Columns:
+def sketched_regression(f: Tensor, samples: int, draws: Draws) -> Columns:
     """Random signs / sqrt(M)."""
-    signs, dtype = drawn_signs(f.shape[-1], f, samples, generator), working(f).dtype
+    signs, dtype = draws.signs(samples, f.shape[-1], len(f), f.device), working(f).dtype
     return Columns(lambda k, part: signs[k, :, part].T.to(dtype) / samples**0.5, samples, len(f))
 
 
@@ -213,15 +208,16 @@ def square_root(
     likelihood: Likelihood,
     fisher_type: FisherType = "type-2",
     mc_samples: int = 1,
-    generator: torch.Generator | None = None,
+    draws: Draws | None = None,
 ) -> Columns:
-    """Columns of the chosen curvature type; see the module's notation."""
+    """Columns of the chosen curvature type, random ones from `draws` (None: torch's global generator)."""
+    draws = draws or Draws()
     if fisher_type == "type-2":
         return EXACT[likelihood](f)
     if fisher_type == "mc":
-        return SAMPLED[likelihood](f, mc_samples, generator)
+        return SAMPLED[likelihood](f, mc_samples, draws)
     if fisher_type == "sketch":
-        return SKETCHED[likelihood](f, mc_samples, generator)
+        return SKETCHED[likelihood](f, mc_samples, draws)
     return EMPIRICAL[likelihood](f, y)
 
 

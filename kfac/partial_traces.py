@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from kfac.batches import Batches, batches_of
 from kfac.checks import prepared
-from kfac.collect import Curvature, seeded_generator
+from kfac.collect import Curvature
 from kfac.datum_gradients import DatumGradients
+from kfac.draws import Place, seeded_draws
 from kfac.eigen import EigenBlock, EigenFactors, decompose_diagonal, symmetric_eigenvalues
 from kfac.eigen_shares import Task, decomposed, eigen_cost
 from kfac.loss_hessian import FisherType, Likelihood
@@ -84,6 +85,7 @@ def partial_trace_basis(
     seed: int | None = None,
     fallback: Fallback | None = None,
     process_group: ProcessGroup | None = None,
+    place: Place | None = None,
 ) -> EigenFactors:
     """Spectra with vectors of the Kronecker products that have the exact blocks' partial traces.
 
@@ -98,6 +100,7 @@ def partial_trace_basis(
         seed: fixes the drawn columns.
         fallback: as for `compute_factors`.
         process_group: as for `compute_factors`; every process returns the same basis.
+        place: as for `compute_factors`.
 
     Returns:
         A spectrum with vectors a parameter, in the model's order; declared diagonals as they are.
@@ -112,8 +115,8 @@ def partial_trace_basis(
     def own_part() -> dict[Sum, Tensor]:
         owners, parameters, diagonal_names = find_owners(model, fallback or {})
         named = {name: parameters[name] for name in diagonal_names}
-        generator = seeded_generator(model, ranks.seed(seed))
-        gradients = DatumGradients(model, owners, named, curvature, generator)
+        draws = seeded_draws(device_of(model), seed, ranks.rank, place)
+        gradients = DatumGradients(model, owners, named, curvature, draws)
         sums: dict[Sum, Tensor] = {}
         with prepared(model):
             for x, y in batches_of(loader, model, likelihood):

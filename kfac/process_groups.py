@@ -66,10 +66,6 @@ class Ranks:
     def broadcast(self, tensor: Tensor, source: int) -> None:
         """Fill a tensor with that of another process."""
 
-    def seed(self, seed: int | None) -> int | None:
-        """A seed of this process' own, fixed by the common one; the first keeps it."""
-        return seed
-
 
 class GroupRanks(Ranks):
     """The processes of a group of `torch.distributed`.
@@ -218,13 +214,6 @@ class GroupRanks(Ranks):
     def broadcast(self, tensor: Tensor, source: int) -> None:
         """See `Ranks`."""
         dist.broadcast(tensor, dist.get_global_rank(self.group, source), group=self.group)
-
-    def seed(self, seed: int | None) -> int | None:
-        """See `Ranks`."""
-        if seed is None or self.rank == 0:
-            return seed
-        digest = hashlib.sha256(f"{seed} of rank {self.rank}".encode()).digest()
-        return int.from_bytes(digest[:7], "big")
 
 
 def ranks_of(group: ProcessGroup | None) -> Ranks:

@@ -16,7 +16,14 @@ from typing import Any
 
 from torch import nn
 
-from kfac import EigenFactors, KroneckerFactors, compute_factors, correct_eigenvalues, partial_trace_basis
+from kfac import (
+    EigenFactors,
+    KroneckerFactors,
+    Place,
+    compute_factors,
+    correct_eigenvalues,
+    partial_trace_basis,
+)
 from symlearn.config import Config
 from symlearn.curvature.coverage import diagonal_blocks, seen
 from symlearn.data.samples import SamplesLike, samples_of
@@ -47,10 +54,14 @@ def curvature_options(model: nn.Module, config: Config) -> dict[str, Any]:
 
 def own_batches(config: Config, data: SamplesLike, ranks: Ranks) -> dict[str, Any]:
     """This process' part of the images as batches, and whom a pass is shared with: arguments of passes."""
-    samples = samples_of(data)
+    samples, size = samples_of(data), config.curvature.batch_size
     shared = ranks.over(len(samples))
-    loader = samples.batches(config.curvature.batch_size, shared.share)
-    return {"loader": loader, "process_group": shared.group}
+    place = Place(shared.share.of(len(samples))[0], len(samples), size)
+    return {
+        "loader": samples.batches(size, shared.share),
+        "process_group": shared.group,
+        "place": place if shared.size > 1 else None,
+    }
 
 
 def training_factors(

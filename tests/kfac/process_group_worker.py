@@ -83,12 +83,31 @@ def same(folder: Path, rank: int, group: Any) -> Any:
             network(), part, "classification", "sketch", seed=seed, process_group=group
         )
         found.setdefault("sketched", []).append({n: factors.to_dense(n) for n in factors.names})
+    found["placed"] = placed(rank, group)
     low = network().bfloat16()
     few = [(x.bfloat16(), y) for x, y in part]
     factors = kfac.compute_factors(low, few, "classification", process_group=group)
     found["bfloat16"] = {n: factors.to_dense(n) for n in factors.names}
     found["bfloat16 rows"] = [rows.dtype for rows in factors["3.weight"].inputs.rows]
     return found
+
+
+def placed(rank: int = 0, group: Any = None) -> dict[str, Any]:
+    """Factors and spectra of drawn columns whose data say where they lie, in batches of 5 of 12 data."""
+    x, y = (torch.cat(parts) for parts in zip(*batches((6, 6)), strict=True))
+    cut = slice(None) if group is None else slice(0, 7) if rank == 0 else slice(7, 12)
+    data = list(zip(x[cut].split(5), y[cut].split(5), strict=True))
+    place = None if group is None else kfac.Place(cut.start, 12, 5)
+    given: dict[str, Any] = {"fisher_type": "sketch", "mc_samples": 2, "seed": 3}
+    given |= {"process_group": group, "place": place}
+    factors = kfac.compute_factors(network(), data, "classification", **given)
+    traces = kfac.partial_trace_basis(network(), data, "classification", **given)
+    corrected = kfac.correct_eigenvalues(network(), data, "classification", traces, **given)
+    return {
+        "factors": {n: factors.to_dense(n) for n in factors.names},
+        "traces": {n: values.sort().values for n, values in traces.eigenvalues.items()},
+        "corrected": {n: values.sum() for n, values in corrected.eigenvalues.items()},
+    }
 
 
 def failures(folder: Path, rank: int, group: Any) -> Any:

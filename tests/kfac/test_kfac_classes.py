@@ -19,6 +19,7 @@ from oracles import assert_close
 from torch import Tensor, nn
 
 import kfac
+from kfac.draws import Draws
 from kfac.loss_hessian import Columns, exact_classification, square_root
 
 LIMIT = 300  # MiB beyond the network and torch
@@ -32,7 +33,9 @@ def test_a_sketched_column_is_the_exact_ones_mixed_by_its_signs(
     """The signs are those drawn as one tensor `[samples, classes - 1, batch]`."""
     f = scale * torch.randn(5, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     y = torch.zeros(5, dtype=torch.long)
-    found = square_root(f, y, "classification", "sketch", 3, torch.Generator().manual_seed(seed)).stacked()
+    found = square_root(
+        f, y, "classification", "sketch", 3, Draws(torch.Generator().manual_seed(seed))
+    ).stacked()
     signs = torch.randint(0, 2, (3, classes - 1, 5), generator=torch.Generator().manual_seed(seed)) * 2.0 - 1
     truth = torch.einsum("mkb,kbc->mbc", signs.double(), exact_classification(f)) / 3**0.5
     assert float((found - truth).abs().max()) < 1e-14
@@ -65,7 +68,7 @@ def test_confident_data_keep_their_digits_in_float32(fisher_type: str, where: in
 
     def columns(outputs: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(2)
-        return square_root(outputs, y, "classification", fisher_type, 2, generator).stacked().double()
+        return square_root(outputs, y, "classification", fisher_type, 2, Draws(generator)).stacked().double()
 
     single, double = columns(f), columns(f.double())
     worst = ((single - double).abs() / double.abs()).max()

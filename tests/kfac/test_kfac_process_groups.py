@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 from oracles import assert_close, assert_refused
-from process_group_worker import PARTS, SPLITS, batches, everything, network
+from process_group_worker import PARTS, SPLITS, batches, everything, network, placed
 
 import kfac
+from kfac.draws import seed_of_rank
 from kfac.eigen_shares import shares
-from kfac.process_groups import GroupRanks, Ranks
 
 WORKER = Path(__file__).parent / "process_group_worker.py"
 pytestmark = pytest.mark.slow
@@ -80,19 +80,18 @@ def test_random_columns_differ_by_process_and_come_again(same: list[Any]) -> Non
         kfac.compute_factors(network(), [b], "classification", "sketch", seed=3) for b in batches((6, 6))
     ]
     assert not torch.allclose((alike[0] + alike[1]).to_dense("6.bias"), once["6.bias"], rtol=1e-3)
-    seeds = [
-        Ranks().seed(3),
-        GroupRanks.seed(_rank(1), 3),
-        GroupRanks.seed(_rank(2), 3),
-        GroupRanks.seed(_rank(1), 4),
-    ]
-    assert seeds[0] == 3 and len(set(seeds)) == 4 and GroupRanks.seed(_rank(1), None) is None
+    seeds = [seed_of_rank(3, 0), seed_of_rank(3, 1), seed_of_rank(3, 2), seed_of_rank(4, 1)]
+    assert seeds[0] == 3 and len(set(seeds)) == 4
 
 
-def _rank(rank: int) -> GroupRanks:
-    ranks = object.__new__(GroupRanks)
-    ranks.rank = rank
-    return ranks
+def test_columns_of_data_in_their_place_are_those_of_one_process(same: list[Any]) -> None:
+    alone = placed()
+    for rank, found in enumerate(same):
+        for key, truths in alone.items():
+            for name, truth in truths.items():
+                assert_close(
+                    found["placed"][key][name].double(), truth.double(), 1e-6, f"{key} {name} {rank}"
+                )
 
 
 def test_rows_in_low_precision_travel_whole(same: list[Any]) -> None:

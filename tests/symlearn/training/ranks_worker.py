@@ -44,6 +44,8 @@ CURVATURES: dict[str, dict[str, Any]] = {
     "part": {"evidence_images": 64},
     "corrected": {"eigenvalues": "corrected"},
     "traces": {"eigenvalues": "partial-traces"},
+    "sketched": {"fisher_type": "sketch", "curvature_batch_size": 20},
+    "sketched, part": {"fisher_type": "sketch", "evidence_images": 64},
 }
 SEARCH = {
     "selection": "search",
@@ -54,7 +56,6 @@ SEARCH = {
     "removal_rounds": 1,
     "frequency": 1,
     "batch_size": 20,
-    "fisher_type": "type-2",
 }
 
 
@@ -65,7 +66,7 @@ def data() -> Pairs:
 
 def state(ranks: Ranks = ALONE, **changes: Any) -> FitState:
     model = one_layer(classes=3).double()
-    made = state_of(model, data(), fisher_type="type-2", **changes)
+    made = state_of(model, data(), **{"fisher_type": "type-2", **changes})
     made.ranks = ranks
     return made
 
