@@ -8,6 +8,9 @@ same decisions. What they divide up is work:
 - a pass for the curvature: every rank takes its slice of the images, raw sums are added (`kfac` does it);
 - the refits of a round: every rank trains some of them alone, and ends are exchanged (`selection/turns.py`).
 
+Steps and passes of less than `STEP` and `PASS` operations are not divided up: handing over would take as long
+as it saves. Every rank then computes them itself, bit for bit as one process alone.
+
 `Ranks` is one process by itself, to whom none of this costs anything: nothing is sent, nothing is rounded.
 Code asks `ranks` and does not ask how many there are.
 
@@ -41,6 +44,7 @@ from symlearn.data.samples import WHOLE, Share
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+STEP, PASS = 5e8, 2e9  # floating-point operations of a forward pass over the images: 15 and 60 ms of a core
 T = TypeVar("T")
 
 
@@ -51,11 +55,13 @@ class Ranks:
         rank: its number.
         size: how many there are.
         group: for `kfac`'s passes; None: this process alone.
+        operations: floating-point operations of a forward pass, an image; None where nobody counted.
     """
 
     rank: int = 0
     size: int = 1
     group: ProcessGroup | None = None
+    operations: int | None = None
 
     @property
     def first(self) -> bool:
@@ -67,8 +73,16 @@ class Ranks:
         """The part of the images that is this rank's."""
         return WHOLE
 
-    def over(self, images: int) -> Ranks:
-        """Who shares a pass over so many images: each rank needs one at least, or every one does them all."""
+    def over(self, images: int, least: float | None = None) -> Ranks:
+        """Who shares a pass over images: each rank needs one at least, or every one does them all.
+
+        Args:
+            images: how many.
+            least: operations from which it is shared; None: `PASS`.
+
+        Returns:
+            These ranks, or this process by itself.
+        """
         return self
 
     def gather(self, own: T) -> list[T]:
@@ -118,9 +132,10 @@ class GroupRanks(Ranks):
         """See `Ranks`."""
         return Share(self.rank, self.size)
 
-    def over(self, images: int) -> Ranks:
+    def over(self, images: int, least: float | None = None) -> Ranks:
         """See `Ranks`."""
-        return self if images >= self.size else ALONE
+        small = self.operations is not None and images * self.operations < (PASS if least is None else least)
+        return self if images >= self.size and not small else ALONE
 
     def gather(self, own: T) -> list[T]:
         """See `Ranks`."""

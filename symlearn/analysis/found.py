@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from kfac import evaluated, one_line
+from kfac import one_line
 from symlearn.analysis.edges import edge_transforms, edges, middle_edge, spread_out, told
 from symlearn.analysis.examples import Shown, edge_sheet
 from symlearn.analysis.range_curves import average_within, range_curves
@@ -27,6 +26,7 @@ from symlearn.data import Preprocessing
 from symlearn.data.samples import Samples
 from symlearn.evidence.likelihood import likelihood_of
 from symlearn.evidence.sampled import Precisions
+from symlearn.networks.operations import operations_of
 
 EDGED = 24  # images whose edges are looked for
 SHOWN = 6  # of them, that are shown
@@ -95,12 +95,10 @@ class Measured:
 
 def affordable(model: nn.Module, x: Tensor) -> Callable[[int], int]:
     """How many images to measure on, of so many: fewer where a pass costs much, `LEAST` at least."""
-    try:
-        with torch.no_grad(), evaluated(model), FlopCounterMode(display=False) as counted:
-            model(x[:1])
-    except Exception:  # noqa: BLE001 - what it cannot count it raises anything at; measuring says the rest
+    operations = operations_of(model, x[:1])
+    if operations is None:
         return lambda most: most
-    work = PASSES * ANSWERED * counted.get_total_flops()
+    work = PASSES * ANSWERED * operations
     return lambda most: most if work <= BUDGET else max(int(most * BUDGET / work), LEAST)
 
 

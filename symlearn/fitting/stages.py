@@ -26,6 +26,7 @@ from symlearn.fitting.board import Board
 from symlearn.fitting.ending import final_report
 from symlearn.fitting.result import DataInfo, FitResult, Progress
 from symlearn.layers.structure import tensor_places
+from symlearn.networks.operations import operations_of
 from symlearn.ranks import ALONE, Ranks
 from symlearn.report.numbers import TriedChanges
 from symlearn.run_folder import CHECKPOINT, CONFIG, MODEL, RunFolder
@@ -74,6 +75,9 @@ class Fit:
         self.given = self.model
         self.places = tensor_places(self.model)
         self.state = FitState(self.model, self.config, len(self.train), input_scale=self.train.input_scale())
+        x, _ = self.train.first(1)
+        if self.ranks.size > 1 and x.device.type == "cpu":  # what a GPU computes again need not be the same
+            self.ranks.operations = operations_of(self.model, x)
         self.state.ranks = self.ranks
         self.beginning = Beginning()
         self.best: dict[str, Any] | None = None

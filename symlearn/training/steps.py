@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from kfac import explained_backward
 from symlearn.data.samples import WHOLE, SamplesLike, samples_of
 from symlearn.evidence.likelihood import ObservationModel
+from symlearn.ranks import STEP
 from symlearn.training.state import Augment, FitState, TrainingStoppedError
 
 
@@ -96,7 +97,7 @@ def train_epoch(
     """
     samples = samples_of(data)
     size = min(cast(int, state.config.training.batch_size), len(samples))
-    steps, shared = len(samples) // size, state.ranks.over(size)
+    steps, shared = len(samples) // size, state.ranks.over(size, STEP)
     start, stop = shared.share.of(size)
     weight = (stop - start) / size
     # augmentation draws for whole batches, so that images are those of one process

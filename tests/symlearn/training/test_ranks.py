@@ -103,6 +103,15 @@ class TestTwoProcesses:
         for first, second in zip(two[0]["fit"]["metrics"], two[1]["fit"]["metrics"], strict=True):
             assert {**first, "seconds": 0} == {**second, "seconds": 0}
 
+    def test_a_small_fit_is_that_of_one_process_bit_for_bit(
+        self, two: list[dict[str, Any]], one: symlearn.FitResult
+    ) -> None:
+        for found in two:
+            assert not differences(found["small fit"]["weights"], one.model.state_dict())
+            for got, expected in zip(found["small fit"]["metrics"], one.metrics, strict=True):
+                assert {**got, "seconds": 0} == {**expected, "seconds": 0}
+            assert {**found["small fit"]["report"], "seconds": 0} == {**one.report, "seconds": 0}
+
     def test_a_fit_comes_to_the_same_verdict(
         self, two: list[dict[str, Any]], one: symlearn.FitResult
     ) -> None:
