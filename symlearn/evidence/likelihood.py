@@ -48,8 +48,8 @@ class ObservationModel(ABC):
         """What `loss` leaves out, in nats an image with so many targets."""
 
     @abstractmethod
-    def correct(self, f: Tensor, y: Tensor) -> int | None:
-        """How many of a batch are classified rightly, or None."""
+    def correct(self, f: Tensor, y: Tensor) -> Tensor | None:
+        """How many of a batch are classified rightly, on its device, or None."""
 
     @abstractmethod
     def variance(self, sigma_noise: float) -> float:
@@ -95,9 +95,9 @@ class Classification(ObservationModel):
         """Nothing."""
         return 0.0
 
-    def correct(self, f: Tensor, y: Tensor) -> int | None:
+    def correct(self, f: Tensor, y: Tensor) -> Tensor | None:
         """By the largest output."""
-        return int((f.argmax(1) == y).sum())
+        return (f.argmax(1) == y).sum()
 
     def variance(self, sigma_noise: float) -> float:
         """1: there is no noise."""
@@ -151,7 +151,7 @@ class Regression(ObservationModel):
         """1/2 log(2 pi sigma^2) a target."""
         return targets / 2 * math.log(2 * math.pi * sigma_noise**2)
 
-    def correct(self, f: Tensor, y: Tensor) -> int | None:
+    def correct(self, f: Tensor, y: Tensor) -> Tensor | None:
         """No such thing."""
         return None
 

@@ -70,8 +70,7 @@ class ProximalAdam(torch.optim.Adam):
                 self.decay[n] for n, p in zip(names, group["params"], strict=True) if p.grad is not None
             ]
             states = [self.state[p] for p in parameters]
-            corrections = [1 - group["betas"][1] ** float(state["step"]) for state in states]
-            scale = torch._foreach_div([state["exp_avg_sq"] for state in states], corrections)
+            scale = unbiased_squares(states, group["betas"][1], parameters[0].is_cuda)
             torch._foreach_sqrt_(scale)
             torch._foreach_add_(scale, group["eps"])
             torch._foreach_reciprocal_(scale)
@@ -79,6 +78,14 @@ class ProximalAdam(torch.optim.Adam):
             torch._foreach_add_(scale, 1.0)
             torch._foreach_div_(parameters, scale)
         return loss
+
+
+def unbiased_squares(states: Sequence[Mapping[str, Tensor]], beta: float, on_gpu: bool) -> list[Tensor]:
+    """Adam's second moments over 1 - beta^step; on a GPU, where the steps are, nothing waits for them."""
+    squares = [state["exp_avg_sq"] for state in states]
+    if on_gpu:
+        return list(torch._foreach_div(squares, [1 - beta ** state["step"].double() for state in states]))
+    return list(torch._foreach_div(squares, [1 - beta ** float(state["step"]) for state in states]))
 
 
 class ProximalSGD(torch.optim.SGD):

@@ -105,7 +105,8 @@ def train_epoch(
     state.model.train()
     strength = state.warm_up.strength(state.step, state.config.training.prior_warmup)
     state.optimizer.decay = {name: strength * delta for name, delta in state.prior.floats().items()}
-    total, correct = torch.zeros((), device=samples.device), 0
+    total = torch.zeros((), device=samples.device)
+    correct = torch.zeros((), dtype=torch.int64, device=samples.device)
     for k, (xb, yb) in enumerate(epoch):
         if augment is not None:
             xb, yb = augment(xb, state.generator)[start:stop], yb[start:stop]
@@ -116,11 +117,12 @@ def train_epoch(
         shared.add_gradients(state.model.parameters())
         state.optimizer.step()
         total += loss
-        correct += state.likelihood.correct(f, yb) or 0
+        if (right := state.likelihood.correct(f, yb)) is not None:
+            correct += right
     state.epoch += 1
     state.step += steps
     shared.spread(state.model.buffers())
-    whole, right = shared.totals(float(total), correct)
+    whole, classified = shared.totals(float(total), float(correct))  # where a GPU is waited for
     mean = whole / steps
     if not math.isfinite(mean) or not all(torch.isfinite(p).all() for p in state.model.parameters()):
         what = (
@@ -132,7 +134,7 @@ def train_epoch(
     state.losses = [*state.losses, mean][-10:]
     chance = state.likelihood.constant_loss(samples.targets, state.sigma_noise)
     state.warm_up.after_epoch(state.step, state.begun, state.config.training.prior_warmup, mean, chance)
-    return mean, right / (steps * size) if state.likelihood.discrete else None
+    return mean, classified / (steps * size) if state.likelihood.discrete else None
 
 
 def evaluate(state: FitState, data: SamplesLike, size: int = 500) -> tuple[float | None, float]:
@@ -144,14 +146,15 @@ def evaluate(state: FitState, data: SamplesLike, size: int = 500) -> tuple[float
     """
     likelihood, samples = state.likelihood, samples_of(data)
     state.model.eval()
-    correct, total, targets = 0, 0.0, 0
+    correct, total, targets = 0.0, 0.0, 0
     shared = state.ranks.over(len(samples))
     with torch.no_grad():
         for x, y in samples.batches(size, shared.share):
             f = state.model(x)
             total += float(likelihood.loss(f.double(), y, state.sigma_noise)) * len(x)
             targets += f.numel()
-            correct += likelihood.correct(f, y) or 0
-    loss, count, right = shared.totals(total, targets, correct)
+            if (right := likelihood.correct(f, y)) is not None:
+                correct += float(right)
+    loss, count, classified = shared.totals(total, targets, correct)
     nll = loss / len(samples) + likelihood.constants(count / len(samples), state.sigma_noise)
-    return (right / len(samples) if likelihood.discrete else None), nll
+    return (classified / len(samples) if likelihood.discrete else None), nll

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from symlearn.training.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD
+from symlearn.training.optimizer import OPTIMIZERS, ProximalAdam, ProximalSGD, unbiased_squares
 
 N_DATA = 60
 
@@ -156,3 +156,12 @@ def test_no_prior_is_the_plain_optimizer(kind: str) -> None:
             theta.grad = torch.tensor([math.sin(t + 1.0), 0.1 * t], dtype=torch.float64)
             optimizer.step()
     assert torch.allclose(named[0][1], plain, rtol=1e-12)
+
+
+def test_a_gpu_need_not_be_waited_for_to_correct_the_moments() -> None:
+    """Steps that stay tensors give what steps that are read give."""
+    states = [{"exp_avg_sq": torch.rand(3, 2) + 0.1, "step": torch.tensor(float(n))} for n in (1, 7, 4000)]
+    read, kept = (unbiased_squares(states, 0.999, on_gpu) for on_gpu in (False, True))
+    for one, other in zip(read, kept, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=0)
