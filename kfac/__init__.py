@@ -3,8 +3,9 @@
 `compute_factors` makes one pass over data and returns `KroneckerFactors`: for every parameter the raw sums
 of a Kronecker-factored generalized Gauss-Newton block. They add up over data, turn into eigenvalues with
 `eigendecompose`, and from these come log determinants and effective numbers of parameters. A second pass,
-`correct_eigenvalues`, makes the eigenvalues exact in their basis (EKFAC). The package knows nothing of any
-particular network; layer types join by `register_rule`.
+`correct_eigenvalues`, makes the eigenvalues exact in their basis (EKFAC). Of few data `compute_gram` gives
+the whole GGN, blocks between layers included. The package knows nothing of any particular network; layer
+types join by `register_rule`.
 
 `KfacGGN` and `KfacLaplace` plug it into laplace-torch, `extend` and `backpack_extensions` into BackPACK; both
 libraries are slow to import, and loaded when these are first named.
@@ -37,6 +38,7 @@ from kfac.modes import differentiable_kernels, evaluated
 from kfac.owners import find_owners, uncovered
 from kfac.partial_traces import partial_trace_basis
 from kfac.rules import Conv2dRule, ConvRule, Rule, gram, register_rule
+from kfac.whole_ggn import GramFactors, compute_gram, rows_needed
 from kfac.windows import Window, circular_patch_gram
 
 if TYPE_CHECKING:  # what editors and type checkers see of the names in `_LAZY`
@@ -49,6 +51,7 @@ __all__ = [
     "ConvRule",
     "DiagonalBlock",
     "EigenFactors",
+    "GramFactors",
     "KfacGGN",
     "KfacLaplace",
     "KroneckerBlock",
@@ -63,6 +66,7 @@ __all__ = [
     "check_modules",
     "circular_patch_gram",
     "compute_factors",
+    "compute_gram",
     "correct_eigenvalues",
     "differentiable_kernels",
     "evaluated",
@@ -79,6 +83,7 @@ __all__ = [
     "recorded_calls",
     "register_rule",
     "renew_input_factors",
+    "rows_needed",
     "run",
     "tensor_of",
     "uncovered",

@@ -27,6 +27,7 @@ from pydantic import (
 from symlearn.kinds import Kind
 
 ALL_UP_TO, AUTO_IMAGES = 10_000, 5_000  # images: an evidence update takes all of so many, so many of more
+WHOLE_UP_TO = 1024  # rows, images times outputs: an evidence update is of the whole GGN
 Names = Annotated[  # of parameters; TOML and dictionaries give a list
     tuple[str, ...], BeforeValidator(lambda given: tuple(given) if isinstance(given, list) else given)
 ]
@@ -240,6 +241,12 @@ class CurvatureConfig(Table):
         "kronecker",
         description="of the curvature: its Kronecker factors' own, corrected in their basis (EKFAC, one more "
         "pass), or corrected in the basis of the exact blocks' partial traces (two more, the sharpest)",
+    )
+    ggn: Literal["auto", "blocks", "whole"] = Field(
+        "auto",
+        description="what the curvature is of: blocks, each tensor by itself; whole, with what lies between "
+        f"tensors, exact; auto: whole where images times outputs make up to {WHOLE_UP_TO:,} rows and nothing "
+        "but precisions is learned, else blocks",
     )
     batch_size: PositiveInt = Field(500, description="images a batch of a curvature pass")
     diagonal: Names = Field(

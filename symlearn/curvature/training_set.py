@@ -21,13 +21,16 @@ from kfac import (
     KroneckerFactors,
     Place,
     compute_factors,
+    compute_gram,
     correct_eigenvalues,
     partial_trace_basis,
 )
 from symlearn.config import Config
 from symlearn.curvature.coverage import diagonal_blocks, seen
+from symlearn.curvature.whole import uses_whole
 from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.evidence.laplace import EvidenceModel, squared_norms
+from symlearn.evidence.whole import WholeEvidence
 from symlearn.ranks import ALONE, Ranks
 
 
@@ -128,7 +131,13 @@ def spectra(
         return CORRECTIONS[choice](model, config, data, factors, ranks)
 
 
-def curvature_of(model: nn.Module, config: Config, data: SamplesLike, ranks: Ranks = ALONE) -> EvidenceModel:
+def curvature_of(
+    model: nn.Module,
+    config: Config,
+    data: SamplesLike,
+    ranks: Ranks = ALONE,
+    n_data: int | None = None,
+) -> EvidenceModel:
     """Curvature over the training set at the present weights.
 
     Args:
@@ -136,6 +145,7 @@ def curvature_of(model: nn.Module, config: Config, data: SamplesLike, ranks: Ran
         config: says how the curvature is computed.
         data: the training set.
         ranks: who share the passes and the eigendecompositions, all with the same network and data.
+        n_data: how many images the training set has, where `data` are a part of it.
 
     Returns:
         The evidence as a function of precisions and noise, the weights fixed.
@@ -143,6 +153,12 @@ def curvature_of(model: nn.Module, config: Config, data: SamplesLike, ranks: Ran
     Raises:
         ValueError: as `spectra`.
     """
+    likelihood = config.data.likelihood
+    samples = samples_of(data)
+    if uses_whole(model, config, samples, ranks, n_data):
+        with seen(model, config.curvature):
+            loader = list(samples.batches(config.curvature.batch_size))
+            return WholeEvidence.of(model, compute_gram(model, loader, likelihood), likelihood)
     factors = training_factors(model, config, data, ranks)
     eigen = spectra(model, config, data, factors, ranks=ranks)
     return EvidenceModel(factors, squared_norms(model), config.data.likelihood, eigen)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,12 @@ class EvidenceModel:
 
     Raises:
         ValueError: a tensor has curvature but no norm.
+
+    Attributes:
+        still: change of every log precision below which the fixed point counts as reached; 0: never.
     """
+
+    still: ClassVar[float] = 0.0
 
     def __init__(
         self,
@@ -104,8 +109,8 @@ class EvidenceModel:
         log_likelihood = torch.as_tensor(self.fit, dtype=torch.float64)
         if self.regression:
             log_likelihood = log_likelihood / sigma2 - self.n_targets / 2 * torch.log(2 * math.pi * sigma2)
-        ratio = torch.log1p(self.spectrum / sigma2 / delta[self.segments])
-        return Evidence(log_likelihood, -0.5 * (delta * self.norms).sum(), -0.5 * ratio.sum())
+        ratio = self._log_det_ratio(delta, sigma2)
+        return Evidence(log_likelihood, -0.5 * (delta * self.norms).sum(), -0.5 * ratio)
 
     def effective_parameters(
         self, prior_precision: Mapping[str, Tensor | float], sigma_noise: float = 1.0
@@ -122,6 +127,10 @@ class EvidenceModel:
         """Delta by tensor, in `names` order."""
         values = [torch.as_tensor(prior_precision[name], dtype=torch.float64).cpu() for name in self.names]
         return torch.stack(values)
+
+    def _log_det_ratio(self, delta: Tensor, variance: Tensor) -> Tensor:
+        """Log det(H / variance + D) - log det D."""
+        return torch.log1p(self.spectrum / variance / delta[self.segments]).sum()
 
     def _gamma(self, delta: Tensor, sigma_noise: float) -> Tensor:
         scaled = self.spectrum / self.likelihood.variance(sigma_noise)
@@ -157,11 +166,14 @@ class EvidenceModel:
             gamma = torch.zeros_like(norms).index_add_(0, index, gamma_t)
             target = torch.log(gamma + TINY) - torch.log(norms + TINY)
             settled = ((gamma <= TINY) & (norms <= TINY)) | held
+            before = log
             log = torch.where(settled, log, log + damping * (target - log)).clamp(LOG_MIN, LOG_MAX)
             if self.regression:
                 freedom = max(self.n_targets - float(gamma.sum()), 1.0)
                 target_sigma = math.sqrt(max(-2 * float(self.fit) / freedom, TINY))
                 sigma_noise = sigma_noise * (target_sigma / sigma_noise) ** damping
+            if float((log - before).abs().max()) < self.still:
+                break
         for group, value in zip(groups, log.tolist(), strict=True):
             prior.set_log(group, value)
         return sigma_noise

@@ -14,6 +14,7 @@ from symlearn.analysis.codes import code_sparsity
 from symlearn.analysis.equivariance import IMAGES, equivariance_report
 from symlearn.analysis.predictive import predictive_of
 from symlearn.curvature.coverage import has_evidence
+from symlearn.curvature.whole import uses_whole
 from symlearn.data.samples import Samples
 from symlearn.fitting.result import DataInfo
 from symlearn.report.notebook import ReportDict
@@ -64,6 +65,8 @@ def final_report(
     if test is not None and curved and state.likelihood.discrete:
         predictive = predictive_of(model, train, state.config, state.prior.floats())
         report["laplace"] = scores(*predictive.labelled(test))
+    whole = curved and uses_whole(model, state.config, train, state.ranks)
+    report["ggn"] = "whole" if whole else "blocks"
     report["test_examples"] = None if test is None else len(test)
     few, _ = train.first(LOOKED_AT)
     report["equivariance"] = equivariance_report(model, few)

@@ -15,6 +15,7 @@ from kfac import check_modules, one_line
 from symlearn.config import Config, checked
 from symlearn.curvature.coverage import check_coverage, has_evidence
 from symlearn.curvature.training_set import curvature_of
+from symlearn.curvature.whole import check_whole
 from symlearn.data.pairs import pair_of
 from symlearn.data.reading import deaths_told
 from symlearn.data.samples import Held, Pairs, Samples
@@ -80,6 +81,7 @@ def check_fits(model: nn.Module, train: Samples, test: Samples | None, config: C
             f"evidence_images is {images}, but corrected eigenvalues are those of all images' basis; set "
             "evidence.evidence_images to 'all', or curvature.eigenvalues to 'kronecker'"
         )
+    check_whole(model, config, train)
     if not has_evidence(model, config.curvature):
         return
     check_modules(model)

@@ -90,7 +90,7 @@ def update_evidence(state: FitState, data: SamplesLike, step_hyperparameters: bo
             sums = ChunkSums(state.model, state.config, data, used, state.sample_seed, state.ranks)
             model = sums.whole()
         else:
-            model = curvature_of(state.model, state.config, data, state.ranks)
+            model = curvature_of(state.model, state.config, data, state.ranks, state.n_data)
     except NonFiniteError as error:
         raise TrainingStoppedError(f"in epoch {state.epoch} {error}; lower lr or check the data") from None
     before = model.terms(state.prior.by_tensor(), state.sigma_noise).total

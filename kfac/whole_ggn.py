@@ -1,0 +1,199 @@
+"""The whole GGN, all its blocks, through the Gram matrix of its root: exact where data are few.
+
+With R `[row, params]` the rooted Jacobian (a row a datum and column of the loss Hessian's root), H = R^T R
+has the eigenvalues of R R^T, whose side is the number of rows (the kernel, or dual, form: Khan et al. 2019;
+Immer et al. 2021). Under a Gaussian prior of precision delta_t on tensor t,
+
+    log det(H + D) - log det D = log det(I + sum_t K_t / delta_t),      K_t = R_t R_t^T,
+    gamma_t = tr((I + sum_s K_s / delta_s)^-1 K_t / delta_t),
+
+so that tensors' own Gram matrices are all that is kept. Nothing is left out: neither blocks between layers
+nor what a Kronecker product is not.
+
+Axes: row, tensor, params, batch, classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kfac.batches import Batches, batches_of
+from kfac.checks import prepared, run
+from kfac.collect import Curvature
+from kfac.datum_gradients import DatumGradients
+from kfac.diagonal import gradients_by_datum, rows_of
+from kfac.draws import Draws
+from kfac.errors import NonFiniteError
+from kfac.loss_hessian import Likelihood, check_outputs, log_likelihood, square_root
+from kfac.owners import find_owners, uncovered
+from kfac.precision import working_type
+
+MEMORY = 2**28  # bytes that the rows of the tensors of one pass may take
+
+
+@dataclass(frozen=True)
+class GramFactors:
+    """Gram matrices of a network's GGN at its present weights, summed over data; of unit noise.
+
+    Attributes:
+        names: of the parameters, in the model's order.
+        grams: K_t `[tensor, row, row]`, float64.
+        n_data: number of data.
+        log_likelihood: summed, in nats; of regression -1/2 of the squared residuals.
+        n_targets: number of targets.
+    """
+
+    names: tuple[str, ...]
+    grams: Tensor
+    n_data: int
+    log_likelihood: float
+    n_targets: int
+
+    def total(self, delta: Tensor, variance: float | Tensor = 1.0) -> Tensor:
+        """I + sum_t K_t / (variance delta_t) for precisions `[tensor]`, `[row, row]` float64."""
+        weights = (1 / (delta.to(self.grams) * variance)).to(self.grams)
+        total = (weights @ self.grams.flatten(1)).reshape(self.grams.shape[1:])
+        return total + torch.eye(len(total), dtype=total.dtype, device=total.device)
+
+    def log_det_ratio(self, delta: Tensor, variance: float | Tensor = 1.0) -> Tensor:
+        """Log det(H / variance + D) - log det D, a float64 scalar, differentiable in delta and variance."""
+        return 2 * torch.linalg.cholesky(self.total(delta, variance)).diagonal().log().sum()
+
+    def effective_parameters(self, delta: Tensor, variance: float = 1.0) -> Tensor:
+        """gamma_t `[tensor]`, float64."""
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.total(delta, variance)))
+        return (self.grams.flatten(1) @ inverse.flatten()) / (delta.to(self.grams) * variance)
+
+
+def rows_needed(outputs: int, n_data: int, likelihood: Likelihood) -> int:
+    """Number of rows of the root: data times classes less one, or times targets."""
+    return n_data * (outputs - 1 if likelihood == "classification" else outputs)
+
+
+def compute_gram(model: nn.Module, loader: Batches, likelihood: Likelihood) -> GramFactors:
+    """Gram matrices of the GGN of the summed negative log-likelihood, over all trainable parameters.
+
+    A pass over the data for as many parameters as `MEMORY` holds rows of. Any network will do: where modules
+    have no rules, or use a weight in several roles, gradients are autograd's, datum by datum.
+
+    Args:
+        model: maps x to outputs `[batch, classes]`; evaluated in `eval` mode, left in the mode it was in.
+        loader: batches (x, y), as for `compute_factors`, the same in every pass.
+        likelihood: "classification" or "regression" (of unit noise).
+
+    Returns:
+        The Gram matrices, with log-likelihood and counts.
+
+    Raises:
+        NonFiniteError: outputs or gradients are not finite.
+        ValueError: nothing to train, or data as for `compute_factors`.
+    """
+    Curvature(likelihood)
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        raise ValueError("the network has no trainable parameter; there is no curvature to compute")
+    with prepared(model):
+        batches = list(batches_of(loader, model, likelihood))
+        fit, targets, data, outputs = 0.0, 0, 0, 0
+        with torch.no_grad():
+            for x, y in batches:
+                f = run(model, x)
+                check_outputs(f, y, likelihood)
+                fit += float(log_likelihood(f, y, likelihood))
+                data, targets, outputs = data + len(x), targets + f.numel(), f.shape[1]
+        found: dict[str, Tensor] = {}
+        source = RowSource(model, trained, likelihood)
+        for names in passes(trained, rows_needed(outputs, data, likelihood)):
+            found |= source.grams(names, batches)
+    unused = [name for name in trained if name not in found]
+    if unused:
+        raise ValueError(f"{', '.join(unused)} never influenced an output; freeze or remove what is not used")
+    grams = torch.stack([found[name] for name in trained])
+    if not torch.isfinite(grams.diagonal(dim1=1, dim2=2)).all():  # a row that is not shows there
+        raise NonFiniteError("the network's gradients are not finite; curvature would be meaningless")
+    return GramFactors(tuple(trained), grams, data, fit, targets)
+
+
+def passes(parameters: Mapping[str, Tensor], rows: int) -> Iterator[list[str]]:
+    """Names of parameters whose rows `MEMORY` holds at once; one alone where it does not."""
+    group: list[str] = []
+    held = 0
+    for name, p in parameters.items():
+        size = rows * p.numel() * working_type(p.dtype).itemsize
+        if group and held + size > MEMORY:
+            yield group
+            group, held = [], 0
+        group.append(name)
+        held += size
+    yield group
+
+
+class RowSource:
+    """Rows R_t of a network's parameters: from their modules' rules, or else by autograd.
+
+    Args:
+        model: in `eval` mode.
+        trained: values of its trainable parameters by name.
+        likelihood: of the targets.
+    """
+
+    def __init__(self, model: nn.Module, trained: Mapping[str, Tensor], likelihood: Likelihood) -> None:
+        self.model, self.trained, self.likelihood = model, trained, likelihood
+        ruled = find_owners(model, dict.fromkeys(uncovered(model), "diagonal"))[0]
+        self.ruled: DatumGradients | None
+        try:
+            self.ruled = DatumGradients(model, ruled, {}, Curvature(likelihood), Draws())
+        except ValueError:  # a weight in several roles
+            self.ruled = None
+        owned = {name for owner in ruled for name in (owner.weight, owner.bias) if name}
+        self.by_rule = owned if self.ruled is not None else set()
+
+    def grams(self, names: list[str], batches: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """K_t `[row, row]` of parameters, rows batch by batch and column by column; none of unused ones."""
+        pieces: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        others = {name: self.trained[name] for name in names if name not in self.by_rule}
+        for x, y in batches:
+            if self.ruled is not None and len(others) < len(names):
+                columns, _ = self.ruled.of_batch(x, y)
+                for column in columns:
+                    for name in names:
+                        if name in column:
+                            pieces.setdefault(name, []).append(without_places(*column[name]))
+            if others:
+                f, pull_back = gradients_by_datum(self.model, others, x)
+                for cotangent in square_root(f.detach(), y, self.likelihood):
+                    for name, rows in rows_of(f, pull_back, cotangent).items():
+                        g = rows.flatten(1).unsqueeze(0)
+                        pieces.setdefault(name, []).append((g.new_ones(1, len(rows), 1), g))
+        return {name: gram_of(found) for name, found in pieces.items()}
+
+
+def without_places(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs a `[group, batch, d_in]`, g `[group, batch, d_out]` whose products g a^T are gradients of data.
+
+    Sums over several places become single rows, of which a is 1.
+
+    Args:
+        a: `[group, batch, place, d_in]`.
+        g: `[group, batch, place, d_out]`.
+    """  # noqa: DOC201, the first line says it
+    if a.shape[2] == 1:
+        return a.squeeze(2), g.squeeze(2)
+    rows = torch.einsum("nbpi,nbpo->bnoi", a, g).flatten(1).unsqueeze(0)
+    return rows.new_ones(1, rows.shape[1], 1), rows
+
+
+def gram_of(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Inner products `[row, row]` of gradients g a^T, float64: (a a^T) times (g g^T), entrywise, by group."""
+    a, g = (torch.cat(side, 1) for side in zip(*pairs, strict=True))
+    total = torch.zeros(a.shape[1], a.shape[1], dtype=torch.float64, device=a.device)
+    for of_inputs, of_outputs in zip(a, g, strict=True):
+        product = of_outputs @ of_outputs.mT
+        if of_inputs.shape[1] > 1 or not bool((of_inputs == 1).all()):
+            product *= of_inputs @ of_inputs.mT
+        total += product
+    return total

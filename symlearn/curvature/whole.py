@@ -1,0 +1,82 @@
+"""Whether the evidence is of the whole GGN or of its blocks, tensor by tensor.
+
+The whole GGN is exact and asks no rule; its cost grows with the square and the cube of its rows, images times
+outputs (times classes less one), and with the rows times the largest tensor. Gradients of declared
+hyperparameters are of blocks alone.
+
+Axes: row, params.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from kfac import rows_needed
+from symlearn.config import WHOLE_UP_TO, Config
+from symlearn.curvature.coverage import seen
+from symlearn.data.samples import Samples
+from symlearn.layers.declared import hyperparameters_of
+from symlearn.ranks import ALONE, Ranks
+
+MOST = 4 * WHOLE_UP_TO  # rows, where it is asked for
+LARGEST = 2**27  # rows times parameters of one tensor: half a GiB
+
+
+def uses_whole(
+    model: nn.Module, config: Config, train: Samples, ranks: Ranks = ALONE, n_data: int | None = None
+) -> bool:
+    """Whether the evidence is of the whole GGN; `n_data`: of the training set, where `train` is a part."""
+    chosen = config.curvature
+    if chosen.ggn != "auto":
+        return chosen.ggn == "whole"
+    n = len(train) if n_data is None else n_data
+    if n > WHOLE_UP_TO or hyperparameters_of(model):
+        return False
+    if chosen.eigenvalues != "kronecker" or chosen.fisher_type not in ("sketch", "type-2"):
+        return False
+    if ranks.size > 1 and train.device.type != "cpu":  # what GPUs compute again need not be the same
+        return False
+    rows = rows_of(model, config, train, n)
+    return rows <= WHOLE_UP_TO and rows * largest_tensor(model, config) <= LARGEST
+
+
+def rows_of(model: nn.Module, config: Config, train: Samples, n_data: int) -> int:
+    """Rows of the whole GGN."""
+    with torch.no_grad():
+        outputs = model(train.first(1)[0]).shape[1]
+    return rows_needed(outputs, n_data, config.data.likelihood)
+
+
+def largest_tensor(model: nn.Module, config: Config) -> int:
+    """Parameters of the largest tensor that the evidence sees."""
+    with seen(model, config.curvature):
+        return max((p.numel() for p in model.parameters() if p.requires_grad), default=0)
+
+
+def check_whole(model: nn.Module, config: Config, train: Samples) -> None:
+    """Refuse a whole GGN that is asked for and cannot be.
+
+    Raises:
+        ValueError: too many rows, hyperparameters that layers declare, or another curvature asked for too.
+    """
+    chosen = config.curvature
+    if chosen.ggn != "whole":
+        return
+    if declared := sorted(hyperparameters_of(model)):
+        raise ValueError(
+            f"the whole GGN has no gradient for {declared[0]}, which the evidence learns; set curvature.ggn "
+            "to 'blocks', or model.learn to 'nothing'"
+        )
+    for key, plain in (("eigenvalues", ("kronecker",)), ("fisher_type", ("sketch", "type-2"))):
+        if (value := getattr(chosen, key)) not in plain:
+            raise ValueError(
+                f"the whole GGN is exact, so curvature.{key} {value!r} says nothing of it; leave it out, or "
+                "set curvature.ggn to 'blocks'"
+            )
+    rows = rows_of(model, config, train, len(train))
+    if rows > MOST or rows * largest_tensor(model, config) > LARGEST:
+        raise ValueError(
+            f"the whole GGN of {len(train):,} images has {rows:,} rows, whose gradients do not fit; expected "
+            f"up to {MOST:,}, and {LARGEST:,} numbers of the largest tensor; set curvature.ggn to 'blocks'"
+        )
