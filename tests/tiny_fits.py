@@ -79,8 +79,12 @@ def linear_model(outputs: int, seed: int = 0, size: int = SIDE) -> nn.Module:
 
 
 def options(**changes: Any) -> Config:
-    """A short schedule: batches of 25, an evidence update every second epoch, no burn-in to speak of."""
+    """A short schedule: batches of 25, an evidence update every second epoch, no burn-in to speak of.
+
+    Curvature is Kronecker-factored as it is for larger sets, though so few data would have the whole GGN.
+    """
     short = {"batch_size": 25, "epochs": 10, "frequency": 2, "burn_in": 1, "rounds": 1, "refit_epochs": 4}
+    short["ggn"] = "blocks"
     return Config().with_options(**{**short, **changes})
 
 

@@ -1,6 +1,6 @@
 """What else is to be said of a run beside its verdict, a sentence each.
 
-Ranges of transformations, what was taken back, from how many images the evidence is.
+Ranges of transformations, what was taken back, from how many images and of what curvature the evidence is.
 """
 
 from symlearn.report.reading import Report
@@ -28,9 +28,24 @@ def ranges_sentence(report: Report) -> str | None:
     return f"{said}{none}; {how} the range{several}."
 
 
+def curvature_sentence(report: Report) -> str | None:
+    """Say where the evidence is of the whole GGN; None where it is of blocks, as of larger sets."""
+    if report.get("ggn") != "whole" or report.get("log_marginal_likelihood") is None:
+        return None
+    return (
+        f"The evidence is of the whole GGN, since {report['train_examples']:,} images are few; that of larger "
+        "sets is of its blocks, and not to be compared with it."
+    )
+
+
 def remarks(report: Report) -> list[str]:
     """All of them, in order."""
-    every = (ranges_sentence(report), setbacks_sentence(report), sample_sentence(report))
+    every = (
+        ranges_sentence(report),
+        setbacks_sentence(report),
+        sample_sentence(report),
+        curvature_sentence(report),
+    )
     return [said for said in every if said is not None]
 
 
