@@ -41,7 +41,7 @@ class GramFactors:
 
     Attributes:
         names: of the parameters, in the model's order.
-        grams: K_t `[tensor, row, row]`, float64.
+        grams: K_t `[tensor, row, row]`, float64 of networks in float64, else float32.
         n_data: number of data.
         log_likelihood: summed, in nats; of regression -1/2 of the squared residuals.
         n_targets: number of targets.
@@ -55,8 +55,10 @@ class GramFactors:
 
     def total(self, delta: Tensor, variance: float | Tensor = 1.0) -> Tensor:
         """I + sum_t K_t / (variance delta_t) for precisions `[tensor]`, `[row, row]` float64."""
-        weights = (1 / (delta.to(self.grams) * variance)).to(self.grams)
-        total = (weights @ self.grams.flatten(1)).reshape(self.grams.shape[1:])
+        weights = 1 / (delta.to(self.grams.device).double() * variance)
+        largest = weights.detach().max()  # float32 holds the sum's scale whatever the precisions are
+        scaled = ((weights / largest).to(self.grams.dtype) @ self.grams.flatten(1)).double() * largest
+        total = scaled.reshape(self.grams.shape[1:])
         return total + torch.eye(len(total), dtype=total.dtype, device=total.device)
 
     def log_det_ratio(self, delta: Tensor, variance: float | Tensor = 1.0) -> Tensor:
@@ -66,7 +68,8 @@ class GramFactors:
     def effective_parameters(self, delta: Tensor, variance: float = 1.0) -> Tensor:
         """gamma_t `[tensor]`, float64."""
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.total(delta, variance)))
-        return (self.grams.flatten(1) @ inverse.flatten()) / (delta.to(self.grams) * variance)
+        traces = self.grams.flatten(1) @ inverse.flatten().to(self.grams.dtype)
+        return traces.double() / (delta.to(traces.device).double() * variance)
 
 
 def rows_needed(outputs: int, n_data: int, likelihood: Likelihood) -> int:
@@ -188,9 +191,9 @@ def without_places(a: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gram_of(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Inner products `[row, row]` of gradients g a^T, float64: (a a^T) times (g g^T), entrywise, by group."""
+    """Inner products `[row, row]` of gradients g a^T: (a a^T) times (g g^T), entrywise, group by group."""
     a, g = (torch.cat(side, 1) for side in zip(*pairs, strict=True))
-    total = torch.zeros(a.shape[1], a.shape[1], dtype=torch.float64, device=a.device)
+    total = a.new_zeros(a.shape[1], a.shape[1])
     for of_inputs, of_outputs in zip(a, g, strict=True):
         product = of_outputs @ of_outputs.mT
         if of_inputs.shape[1] > 1 or not bool((of_inputs == 1).all()):

@@ -26,14 +26,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from kfac import KroneckerBlock, KroneckerFactors, compute_factors
+from kfac import KroneckerBlock, KroneckerFactors, compute_factors, rows_needed
+from kfac.whole_ggn import MEMORY as WHOLE_MEMORY
 from symlearn.analysis.predictive import MEMORY, bytes_a_datum, last_layer
-from symlearn.config import Config
+from symlearn.config import WHOLE_UP_TO, Config
 from symlearn.cost.memory import CurvatureBytes, Memory
 from symlearn.cost.shapes import Shadow, shadow_of
 from symlearn.curvature.coverage import has_evidence, seen
 from symlearn.curvature.sampled import images_used
 from symlearn.curvature.training_set import curvature_options, spectra
+from symlearn.curvature.whole import applies
 from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.evidence.gradient import HyperObjective, unchecked_gradients
 from symlearn.evidence.jackknife import CHUNKS
@@ -100,7 +102,8 @@ def memory_of(model: nn.Module, given: FitSizes) -> Memory:
     whole = bytes_of([*shadow.model.parameters(), *shadow.model.buffers()])
     trained = trained_bytes(shadow.model)
     state = whole + moments * trained
-    curvature = curvature_bytes(shadow, given) if curved else CurvatureBytes()
+    blocks = curvature_bytes(shadow, given) if curved else CurvatureBytes()
+    curvature = blocks.or_more(whole_bytes(shadow, given)) if curved else blocks
     hyperparameters = hyper_bytes(shadow, given) if curved and config.evidence.selection != "none" else 0
     activations = step_bytes(shadow, given)
     predictions = prediction_bytes(shadow, given, curved)
@@ -112,14 +115,14 @@ def memory_of(model: nn.Module, given: FitSizes) -> Memory:
     if asks(config) and has_choices(shadow.model):  # the copy, its guard's, two kept ones, the best of all
         removals = 5 * state + trained + grown
     if config.evidence.selection == "search" and has_choices(shadow.model):
-        screening = state + curvature.factors + screening_bytes(shadow, given, curvature)
+        screening = state + blocks.factors + screening_bytes(shadow, given, blocks)
         added = start_search(shadow.model)
         trained_at_start = trained_bytes(shadow.model)
         tried = sorted(added, reverse=True)[: config.evidence.proposals]
         for extra in [*[0] * CONTROLS, *tried]:
             own = trained_at_start + extra
             trials += 2 * (whole + moments * own) + own
-        trial_curvature = curvature_bytes(shadow, given).peak + grown
+        trial_curvature = curvature_bytes(shadow, given).or_more(whole_bytes(shadow, given)).peak + grown
     return Memory(
         data=given.data,
         model=whole,
@@ -229,6 +232,23 @@ def curvature_bytes(shadow: Shadow, given: FitSizes) -> CurvatureBytes:
         largest_of(factors),
         most - held,
         max(decomposed, 3 * FLOAT64 * params, 6 * FLOAT64 * params - held),
+    )
+
+
+def whole_bytes(shadow: Shadow, given: FitSizes) -> CurvatureBytes:
+    """What a whole GGN takes; nothing where the evidence is of blocks."""
+    config, model = given.config, shadow.model
+    rows = rows_needed(outputs_of(shadow, given), given.train, config.data.likelihood)
+    if given.train > WHOLE_UP_TO or not applies(model, config, lambda: rows):
+        return CurvatureBytes()
+    with seen(model, config.curvature):
+        trained = [p.numel() for p in model.parameters() if p.requires_grad]
+    like = next(model.parameters()).element_size()
+    square = like * rows**2
+    held = len(trained) * square
+    of_data = min(WHOLE_MEMORY, like * rows * sum(trained))
+    return CurvatureBytes(
+        len(trained) * square, square, len(trained) * square + of_data, 4 * FLOAT64 * rows**2
     )
 
 

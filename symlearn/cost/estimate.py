@@ -23,6 +23,7 @@ from symlearn.cost.shapes import shadow_of
 from symlearn.curvature.coverage import has_evidence
 from symlearn.curvature.sampled import images_used
 from symlearn.curvature.training_set import curvature_of, training_factors
+from symlearn.curvature.whole import uses_whole
 from symlearn.data.samples import Held, Samples
 from symlearn.data.streams import Data
 from symlearn.evidence.jackknife import CHUNKS
@@ -307,6 +308,8 @@ def measured(state: FitState, train: Samples, test: Samples | None) -> Measured:
     batch = min(curvature.batch_size, images)
     if not has_evidence(state.model, curvature):
         return Measured(images, step, evaluation, 0.0)
+    if uses_whole(state.model, state.config, train):
+        return Measured(images, step, evaluation, whole_seconds(state, train))
     sharp = curvature.eigenvalues != "kronecker"  # then eigenvectors of every batch count, which is too much
     first = train.first(batch)
     factors = timed(lambda: (curvature_of if sharp else training_factors)(state.model, state.config, first))
@@ -315,6 +318,15 @@ def measured(state: FitState, train: Samples, test: Samples | None) -> Measured:
     spectra = 1 if used == images else 1 + CHUNKS
     update = factors * used / batch + spectra * eigenvalue_seconds(shapes)
     return Measured(images, step, evaluation, update)
+
+
+def whole_seconds(state: FitState, train: Samples) -> float:
+    """Seconds of an update by the whole GGN: its Gram matrix, and half of the steps that may be taken."""
+    evidence = curvature_of(state.model, state.config, train)
+    delta = state.prior.by_tensor()
+    once = timed(lambda: evidence.effective_parameters(delta, state.sigma_noise))
+    steps = state.config.evidence.hyper_steps / 2
+    return timed(lambda: curvature_of(state.model, state.config, train)) + steps * once
 
 
 def eigenvalue_seconds(shapes: list[tuple[int, int]]) -> float:

@@ -41,6 +41,10 @@ class CurvatureBytes:
         """The most at once."""
         return self.factors + max(self.activations, self.eigen)
 
+    def or_more(self, other: CurvatureBytes) -> CurvatureBytes:
+        """Whichever of two takes more at once."""
+        return other if other.peak > self.peak else self
+
 
 @dataclass(frozen=True)
 class Memory:

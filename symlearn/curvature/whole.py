@@ -9,6 +9,9 @@ Axes: row, params.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -27,18 +30,26 @@ def uses_whole(
     model: nn.Module, config: Config, train: Samples, ranks: Ranks = ALONE, n_data: int | None = None
 ) -> bool:
     """Whether the evidence is of the whole GGN; `n_data`: of the training set, where `train` is a part."""
+    n = len(train) if n_data is None else n_data
+    if config.curvature.ggn == "auto":
+        if n > WHOLE_UP_TO:
+            return False
+        if ranks.size > 1 and train.device.type != "cpu":  # what GPUs compute again need not be the same
+            return False
+    return applies(model, config, partial(rows_of, model, config, train, n))
+
+
+def applies(model: nn.Module, config: Config, rows: Callable[[], int]) -> bool:
+    """The rule alone: by configuration, what layers declare, rows and the largest tensor."""
     chosen = config.curvature
     if chosen.ggn != "auto":
         return chosen.ggn == "whole"
-    n = len(train) if n_data is None else n_data
-    if n > WHOLE_UP_TO or hyperparameters_of(model):
+    if hyperparameters_of(model) or chosen.eigenvalues != "kronecker":
         return False
-    if chosen.eigenvalues != "kronecker" or chosen.fisher_type not in ("sketch", "type-2"):
+    if chosen.fisher_type not in ("sketch", "type-2"):
         return False
-    if ranks.size > 1 and train.device.type != "cpu":  # what GPUs compute again need not be the same
-        return False
-    rows = rows_of(model, config, train, n)
-    return rows <= WHOLE_UP_TO and rows * largest_tensor(model, config) <= LARGEST
+    found = rows()
+    return found <= WHOLE_UP_TO and found * largest_tensor(model, config) <= LARGEST
 
 
 def rows_of(model: nn.Module, config: Config, train: Samples, n_data: int) -> int:

@@ -19,7 +19,7 @@ from kfac import GramFactors
 from symlearn.evidence.laplace import EvidenceModel
 from symlearn.evidence.likelihood import likelihood_of
 
-STILL = 1e-3  # of log precisions: a step on them costs a decomposition here
+STILL = 1e-2  # of log precisions: a step on them costs a decomposition here
 
 
 class WholeEvidence(EvidenceModel):
@@ -57,7 +57,7 @@ class WholeEvidence(EvidenceModel):
         return cls(factors, norms, {name: p.numel() for name, p in trained.items()}, likelihood)
 
     def _log_det_ratio(self, delta: Tensor, variance: Tensor) -> Tensor:
-        return self.factors.log_det_ratio(delta, variance.to(self.factors.grams)).cpu()
+        return self.factors.log_det_ratio(delta, variance.to(self.factors.grams.device)).cpu()
 
     def _gamma(self, delta: Tensor, sigma_noise: float) -> Tensor:
         return self.factors.effective_parameters(delta, self.likelihood.variance(sigma_noise)).cpu()

@@ -33,8 +33,8 @@ def curvature_sentence(report: Report) -> str | None:
     if report.get("ggn") != "whole" or report.get("log_marginal_likelihood") is None:
         return None
     return (
-        f"The evidence is of the whole GGN, since {report['train_examples']:,} images are few; that of larger "
-        "sets is of its blocks, and not to be compared with it."
+        f"The evidence is of the whole GGN, since {report['train_examples']:,} images are few; that of "
+        "larger sets is of its blocks, and not to be compared with it."
     )
 
 

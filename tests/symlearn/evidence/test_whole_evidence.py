@@ -20,6 +20,7 @@ from symlearn.curvature.training_set import curvature_of
 from symlearn.curvature.whole import uses_whole
 from symlearn.data.samples import samples_of
 from symlearn.evidence.laplace import EvidenceModel
+from symlearn.evidence.prior import PriorPrecision
 from symlearn.evidence.whole import WholeEvidence
 from symlearn.training.updates import update_evidence
 
@@ -67,8 +68,9 @@ def test_terms_are_those_of_one_dense_matrix(likelihood: str) -> None:
 @pytest.mark.parametrize("likelihood", ["classification", "regression"])
 def test_gradients_are_half_of_what_the_fixed_point_balances(likelihood: str) -> None:
     """d log q / d log delta_t = (gamma_t - delta_t ||theta_t||^2) / 2, by finite differences."""
-    data = directions(40) if likelihood == "classification" else noisy_map(40, 0.3)
-    model = one_layer(classes=3 if likelihood == "classification" else 1)
+    x, y = directions(40) if likelihood == "classification" else noisy_map(40, 0.3)
+    data = (x.double(), y.double() if y.is_floating_point() else y)
+    model = one_layer(classes=3 if likelihood == "classification" else 1).double()
     found = whole(model, data, likelihood)
     delta = {name: 0.7 for name in found.names}
     gamma = found.effective_parameters(delta, 0.5)
@@ -81,7 +83,7 @@ def test_gradients_are_half_of_what_the_fixed_point_balances(likelihood: str) ->
 def test_the_fixed_point_is_found() -> None:
     model = one_layer(classes=3)
     found = whole(model, directions(60), "classification")
-    prior = state_of(model, directions(60)).prior
+    prior = PriorPrecision({name: name for name in found.names})
     before = float(found.terms(prior.by_tensor()).total)
     found.mackay(prior, steps=400)
     gamma, precision = found.effective_parameters(prior.by_tensor()), prior.floats()
