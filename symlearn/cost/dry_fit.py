@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 
 from kfac import KroneckerBlock, KroneckerFactors, compute_factors, rows_needed
-from kfac.whole_ggn import MEMORY as WHOLE_MEMORY
 from symlearn.analysis.predictive import MEMORY, bytes_a_datum, last_layer
 from symlearn.config import WHOLE_UP_TO, Config
 from symlearn.cost.memory import CurvatureBytes, Memory
@@ -48,6 +47,7 @@ from symlearn.training.schedule import plan
 from symlearn.training.steps import loss_with_gradient
 
 FLOAT64 = 8
+ROWS_HELD = 2**28  # bytes of gradients that `kfac.compute_gram` holds at once
 EVALUATED = 500  # images a pass of an evaluation
 SCREENED = 2 * 37  # float64 values an eigenvalue while precisions are tried; see `screening.best_gain`
 PASSES = 64  # batches of a curvature pass that are run at most, until rows of inputs are summed
@@ -246,10 +246,8 @@ def whole_bytes(shadow: Shadow, given: FitSizes) -> CurvatureBytes:
     like = next(model.parameters()).element_size()
     square = like * rows**2
     held = len(trained) * square
-    of_data = min(WHOLE_MEMORY, like * rows * sum(trained))
-    return CurvatureBytes(
-        len(trained) * square, square, len(trained) * square + of_data, 4 * FLOAT64 * rows**2
-    )
+    gradients = min(ROWS_HELD, like * rows * sum(trained))
+    return CurvatureBytes(held, square, held + gradients, 4 * FLOAT64 * rows**2)
 
 
 def passes(shadow: Shadow, given: FitSizes) -> int:

@@ -273,3 +273,21 @@ def test_a_run_that_does_not_fit_makes_no_folder(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError, match="does not fit into memory"):
         symlearn.run_experiment(Config().with_options(limit=100, alpha=1), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_whole_ggn_counts_where_data_are_few() -> None:
+    """The Gram matrices of 100 images with ten outputs, and what kfac holds to make them."""
+    from kfac.whole_ggn import MEMORY
+    from symlearn.cost.dry_fit import ROWS_HELD
+
+    assert ROWS_HELD == MEMORY
+    model = symlearn.build_model("f-fc+conv", network="small", size=16, classes=10)
+    tensors = len(list(model.parameters()))
+    few, many = (
+        symlearn.estimate(
+            model, (torch.zeros(n, 1, 16, 16), torch.arange(n) % 10), seconds=False
+        ).memory.curvature
+        for n in (100, 600)
+    )
+    assert few.factors == 4 * tensors * 900**2 and many.factors < few.factors
+    assert few.activations >= few.factors
