@@ -2,6 +2,7 @@
 
     python experiments/robustness/matrix.py --set matrix     # 267 fits, shortened, and MAP
     python experiments/robustness/matrix.py --set digits     # the main job, three seeds
+    python experiments/robustness/matrix.py --set few        # 100 images, by blocks and by the whole GGN
 
 The seven planted tasks with defaults, five seeds each, are another experiment: `symlearn reproduce planted`.
 Each fit is a process of its own with one thread, `--processes` at a time. A row is written as soon as it is
@@ -49,12 +50,14 @@ class Cell:
     selection: str = "search"
     short: bool = False
     epochs: int | None = None
+    ggn: str = "auto"
 
     @property
     def name(self) -> str:
         """Its key in the results."""
         parts = (self.task, self.paths, self.network, self.selection, self.images, self.seed)
-        return " ".join(map(str, parts)) + (" short" if self.short else "")
+        own = "" if self.ggn == "auto" else f" {self.ggn}"
+        return " ".join(map(str, parts)) + (" short" if self.short else "") + own
 
 
 def digits_cells() -> list[Cell]:
@@ -90,19 +93,27 @@ def matrix_cells() -> list[Cell]:
     return random.Random(0).sample(cells, len(cells))
 
 
+def few_cells() -> list[Cell]:
+    """A hundred images, with the curvature of larger sets and with the whole GGN."""
+    tasks = ("digits:class", "two-class", "glyph", "imbalanced", "side", "noisy-labels", "mnist", "cifar10")
+    return [
+        Cell(task, "f-fc+conv", 0, 100, short=True, ggn=ggn) for task in tasks for ggn in ("whole", "blocks")
+    ]
+
+
 def smoke_cells() -> list[Cell]:
     """One fit of a set that is made for it, to see that this runs."""
     return [Cell("glyph", "conv", 0, 60, selection="none", epochs=2)]
 
 
-SETS = {"matrix": matrix_cells, "digits": digits_cells, "smoke": smoke_cells}
+SETS = {"matrix": matrix_cells, "digits": digits_cells, "few": few_cells, "smoke": smoke_cells}
 
 
 def command(cell: Cell, folder: Path, data_root: Path | None, device: str) -> list[str]:
     """The command line of a fit."""
     kind, _, task = cell.task.partition(":")
     options = ["--seed", str(cell.seed), "--paths", cell.paths, "--selection", cell.selection]
-    options += ["--device", device]
+    options += ["--device", device, "--ggn", cell.ggn]
     if kind in REAL:
         assert data_root is not None
         packed = data_root / f"{kind}.npz"
