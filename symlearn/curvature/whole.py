@@ -16,13 +16,14 @@ import torch
 from torch import nn
 
 from kfac import rows_needed
-from symlearn.config import WHOLE_UP_TO, Config
+from symlearn.config import WHOLE_UP_TO, Config, CurvatureConfig
 from symlearn.curvature.coverage import seen
 from symlearn.data.samples import Samples
 from symlearn.layers.declared import hyperparameters_of
 from symlearn.ranks import ALONE, Ranks
 
 MOST = 4 * WHOLE_UP_TO  # rows, where it is asked for
+OF_BLOCKS = ("fisher_type", "mc_samples", "weight_sharing", "group_factors", "eigenvalues")  # kinds of them
 LARGEST = 2**27  # rows times parameters of one tensor: half a GiB
 
 
@@ -44,9 +45,8 @@ def applies(model: nn.Module, config: Config, rows: Callable[[], int]) -> bool:
     chosen = config.curvature
     if chosen.ggn != "auto":
         return chosen.ggn == "whole"
-    if hyperparameters_of(model) or chosen.eigenvalues != "kronecker":
-        return False
-    if chosen.fisher_type not in ("sketch", "type-2"):
+    asked = any(getattr(chosen, key) != CurvatureConfig.model_fields[key].default for key in OF_BLOCKS)
+    if asked or hyperparameters_of(model):
         return False
     found = rows()
     return found <= WHOLE_UP_TO and found * largest_tensor(model, config) <= LARGEST

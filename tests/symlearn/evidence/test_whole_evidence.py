@@ -114,6 +114,9 @@ class TestWhenItIsTaken:
             ({"ggn": "blocks"}, 100, False),
             ({"ggn": "whole"}, WHOLE_UP_TO, True),
             ({"fisher_type": "empirical"}, 100, False),
+            ({"fisher_type": "type-2"}, 100, False),
+            ({"group_factors": "grouped"}, 100, False),
+            ({"fisher_type": "type-2", "ggn": "whole"}, 100, True),
             ({"eigenvalues": "corrected"}, 100, False),
         ],
     )
