@@ -17,10 +17,11 @@ def estimate(
         Path | None, typer.Argument(metavar="CONFIG.toml", help="a configuration file", show_default=False)
     ] = None,
     *,
+    processes: Annotated[int, typer.Option(min=1, help="that share the fit under torchrun")] = 1,
     options: dict[str, Any],
 ) -> None:
     """Say how much memory and time a fit will take, before it runs; takes the options of fit."""
     from symlearn.runs.estimate import estimate_experiment
 
     chosen = configured(config, options)
-    typer.echo(str(estimate_experiment(chosen, typed_network(options, chosen))))
+    typer.echo(str(estimate_experiment(chosen, typed_network(options, chosen), processes)))

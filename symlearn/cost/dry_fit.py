@@ -42,6 +42,8 @@ from symlearn.evidence.laplace import Evidence
 from symlearn.evidence.likelihood import likelihood_of
 from symlearn.layers.declared import hyperparameters_of
 from symlearn.layers.structure import relaxed_layers
+from symlearn.networks.operations import operations_of
+from symlearn.ranks import STEP
 from symlearn.selection.differences import CONTROLS
 from symlearn.training.schedule import plan
 from symlearn.training.steps import loss_with_gradient
@@ -65,6 +67,7 @@ class FitSizes:
         data: bytes that images and targets take.
         checkpoints: whether a folder is written.
         streamed: whether training images are read as they are needed.
+        processes: that share the fit; the numbers are those of one of them.
     """
 
     config: Config
@@ -74,16 +77,19 @@ class FitSizes:
     data: int
     checkpoints: bool = False
     streamed: bool = False
+    processes: int = 1
 
 
-def sizes_of(config: Config, train: SamplesLike, test: SamplesLike | None, checkpoints: bool) -> FitSizes:
+def sizes_of(
+    config: Config, train: SamplesLike, test: SamplesLike | None, checkpoints: bool, processes: int = 1
+) -> FitSizes:
     """The sizes of a fit to these data, with its schedules worked out; see `FitSizes`."""
     largest = max(cast(int, config.training.batch_size), config.curvature.batch_size, EVALUATED)
     sets = [samples_of(data) for data in (train, test) if data is not None]
     held = sum(one.bytes_held(min(largest, len(one))) for one in sets)
     n_test = 0 if test is None else len(sets[1])
     streamed = not sets[0].held
-    return FitSizes(config, len(sets[0]), n_test, sets[0].shape, held, checkpoints, streamed)
+    return FitSizes(config, len(sets[0]), n_test, sets[0].shape, held, checkpoints, streamed, processes)
 
 
 def memory_of(model: nn.Module, given: FitSizes) -> Memory:
@@ -194,10 +200,21 @@ def batch_of(shadow: Shadow, given: FitSizes, count: int) -> tuple[Tensor, Tenso
     return x, y
 
 
+def images_a_step(shadow: Shadow, given: FitSizes) -> int:
+    """Of a batch those that one process sees: all, unless the step is worth sharing (`ranks.py`)."""
+    batch = min(cast(int, given.config.training.batch_size), given.train)
+    if given.processes == 1 or batch < given.processes:
+        return batch
+    with shadow.running():
+        operations = operations_of(shadow.model, shadow.images(1, given.image))
+    small = operations is not None and batch * operations < STEP
+    return batch if small and given.config.training.device == "cpu" else math.ceil(batch / given.processes)
+
+
 def step_bytes(shadow: Shadow, given: FitSizes) -> int:
     """The most that a step on the weights holds besides weights, gradients and moments."""
     training = given.config.training
-    x, y = batch_of(shadow, given, min(cast(int, training.batch_size), given.train))
+    x, y = batch_of(shadow, given, images_a_step(shadow, given))
     shadow.model.train()
     likelihood = likelihood_of(given.config.data.likelihood)
     with shadow.counted(x, y) as live, torch.enable_grad():

@@ -90,9 +90,14 @@ class Estimate:
     seconds: Seconds | None
 
     @property
+    def here(self) -> int:
+        """Processes that take their memory from one place: all of them on a CPU, one a GPU."""
+        return self.given.processes if self.config.training.device == "cpu" else 1
+
+    @property
     def needed(self) -> int:
         """Bytes that must be free."""
-        return self.memory.rise if self.held else self.memory.peak
+        return (self.memory.rise if self.held else self.memory.peak) * self.here
 
     @property
     def fits(self) -> bool:
@@ -117,6 +122,7 @@ def estimate(
     config: Config | dict[str, Any] | None = None,
     *,
     seconds: bool = True,
+    processes: int = 1,
 ) -> Estimate:
     """The cost of `fit` with the same arguments; the network is left as it is.
 
@@ -126,6 +132,7 @@ def estimate(
         test: the same, or None.
         config: a `Config`, or tables as in config.toml; None takes the defaults.
         seconds: whether to run a few steps of a copy, and tell the time of the fit from them.
+        processes: that share the fit (torchrun); memory is of each of them, time of one by itself.
 
     Returns:
         Memory in bytes by stage, and the time of a step, an update and the whole fit in seconds, None without
@@ -139,7 +146,16 @@ def estimate(
     expect_own_options(model, chosen.model)
     with evaluated(model):
         check_fits(model, samples, test_samples, chosen)
-    return estimated(model, lambda: copy.deepcopy(model), samples, test_samples, chosen, seconds, held=True)
+    return estimated(
+        model,
+        lambda: copy.deepcopy(model),
+        samples,
+        test_samples,
+        chosen,
+        seconds,
+        held=True,
+        processes=processes,
+    )
 
 
 def estimate_rows(found: Estimate) -> list[tuple[str, str, str]]:
@@ -170,15 +186,20 @@ def estimate_rows(found: Estimate) -> list[tuple[str, str, str]]:
     rows += [(name, size(count), note) for name, count, note in parts if count]
     at = f"during {memory.largest}"
     free = "" if found.available is None else f"; {size(found.available)} are free"
-    rows.append(("memory at once", size(memory.peak), at + free))
+    every = "" if given.processes == 1 else " a process"
+    alone = free if found.here == 1 else ""
+    rows.append((f"memory at once{every}", size(memory.peak), at + alone))
+    if found.here > 1:
+        rows.append((f"in {found.here} processes", size(memory.peak * found.here), "together" + free))
     if found.seconds is not None:
         seconds = found.seconds
         rows.append(("a step", duration(seconds.step), "measured, with every path"))
         rows.append(("an evidence update", duration(seconds.update), "from one batch, with every path"))
         spread = seconds.least < 0.9 * seconds.most
+        by_one = "" if given.processes == 1 else " by one process"
         whole = f"{duration(seconds.least)} to {duration(seconds.most)}" if spread else duration(seconds.most)
         why = "as early as the search ends, as few paths as it keeps" if spread else ""
-        rows.append(("the whole fit, about", whole, why))
+        rows.append((f"the whole fit{by_one}, about", whole, why))
     return rows
 
 
@@ -190,10 +211,17 @@ def estimated(
     config: Config,
     seconds: bool,
     held: bool,
+    processes: int = 1,
 ) -> Estimate:
-    """See `estimate`; `model` may be of shapes alone, `build` makes one to run."""
+    """See `estimate`; `model` may be of shapes alone, `build` makes one to run.
+
+    Raises:
+        ValueError: fewer processes than one.
+    """  # noqa: DOC201, the first line says it
+    if processes < 1:
+        raise ValueError(f"processes is {processes}; expected a whole number above 0")
     device = usable_device(config)
-    given = sizes_of(config, train, test, checkpoints=not held)
+    given = sizes_of(config, train, test, checkpoints=not held, processes=processes)
     memory = memory_of(model, given)
     found = Estimate(
         config,

@@ -291,3 +291,27 @@ def test_the_whole_ggn_counts_where_data_are_few() -> None:
     )
     assert few.factors == 4 * tensors * 900**2 and many.factors < few.factors
     assert few.activations >= few.factors
+
+
+class TestSeveralProcesses:
+    """Each holds the whole state; of a step that is worth sharing it sees its part of the batch."""
+
+    def test_steps_worth_sharing(self) -> None:
+        model = symlearn.build_model("conv+gconv-p4", network="small", size=16, classes=4)
+        data = torch.zeros(1200, 1, 16, 16), torch.arange(1200) % 4
+        one, two = (symlearn.estimate(model, data, seconds=False, processes=k) for k in (1, 2))
+        assert two.memory.activations == pytest.approx(one.memory.activations / 2, rel=0.2)
+        assert two.memory.curvature == one.memory.curvature and two.needed == 2 * two.memory.rise
+        assert "in 2 processes" in str(two) and "a process" in str(two) and "processes" not in str(one)
+
+    def test_small_steps_are_not(self) -> None:
+        model = symlearn.build_model("conv", network="small", alpha=1, size=16, classes=4)
+        data = torch.zeros(100, 1, 16, 16), torch.arange(100) % 4
+        one, two = (symlearn.estimate(model, data, seconds=False, processes=k) for k in (1, 2))
+        assert two.memory == one.memory
+
+    def test_none_are_refused(self) -> None:
+        model = symlearn.build_model("conv", network="small", alpha=1, size=16, classes=4)
+        data = torch.zeros(100, 1, 16, 16), torch.arange(100) % 4
+        with pytest.raises(ValueError, match="processes is 0; expected a whole number above 0"):
+            symlearn.estimate(model, data, seconds=False, processes=0)
