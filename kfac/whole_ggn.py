@@ -62,14 +62,26 @@ class GramFactors:
         return total + torch.eye(len(total), dtype=total.dtype, device=total.device)
 
     def log_det_ratio(self, delta: Tensor, variance: float | Tensor = 1.0) -> Tensor:
-        """Log det(H / variance + D) - log det D, a float64 scalar, differentiable in delta and variance."""
-        return 2 * torch.linalg.cholesky(self.total(delta, variance)).diagonal().log().sum()
+        """The log of det(H / variance + D) over det D, a float64 scalar, differentiable in both arguments."""
+        total = self.total(delta, variance)
+        root, failed = torch.linalg.cholesky_ex(total)
+        if int(failed):
+            return torch.linalg.eigvalsh(total).clamp_min(1.0).log().sum()
+        return 2 * root.diagonal().log().sum()
 
     def effective_parameters(self, delta: Tensor, variance: float = 1.0) -> Tensor:
         """gamma_t `[tensor]`, float64."""
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(self.total(delta, variance)))
-        traces = self.grams.flatten(1) @ inverse.flatten().to(self.grams.dtype)
-        return traces.double() / (delta.to(traces.device).double() * variance)
+        traces = self.grams.flatten(1) @ inverted(self.total(delta, variance)).flatten().to(self.grams.dtype)
+        return traces.double().clamp_min(0) / (delta.to(traces.device).double() * variance)
+
+
+def inverted(total: Tensor) -> Tensor:
+    """The inverse of a matrix whose eigenvalues are 1 at least, but for the rounding of large ones."""
+    root, failed = torch.linalg.cholesky_ex(total)
+    if not int(failed):
+        return torch.cholesky_inverse(root)
+    values, vectors = torch.linalg.eigh(total)
+    return (vectors / values.clamp_min(1.0)) @ vectors.mT
 
 
 def rows_needed(outputs: int, n_data: int, likelihood: Likelihood) -> int:

@@ -149,3 +149,18 @@ def test_refusals() -> None:
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
     assert_refused(lambda: kfac.compute_gram(model, (x, y), "classification"), "not finite")
+
+
+@pytest.mark.parametrize("precision", [1e-3, 1e-9, 1e-14])
+def test_precisions_so_small_that_rounding_is_seen(precision: float) -> None:
+    """In float32 rounding can make the smallest eigenvalues negative: they are 1 at least, and stay so."""
+    torch.manual_seed(0)
+    model = build_model("f-fc+conv", network="small", alpha=1, size=8, classes=3)
+    x, y = torch.randn(30, 1, 8, 8), torch.arange(30) % 3
+    found = kfac.compute_gram(model, (x, y), "classification")
+    exact = kfac.compute_gram(model.double(), (x.double(), y), "classification")
+    delta = torch.full((len(found.names),), precision, dtype=torch.float64)
+    gamma, truth = (one.effective_parameters(delta) for one in (found, exact))
+    assert torch.isfinite(gamma).all() and (gamma >= -1e-3).all()
+    assert float(gamma.sum()) == pytest.approx(float(truth.sum()), rel=0.02)
+    assert float(found.log_det_ratio(delta)) == pytest.approx(float(exact.log_det_ratio(delta)), rel=0.02)
