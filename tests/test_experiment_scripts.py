@@ -160,6 +160,7 @@ def test_torchrun(script: Run, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.json"))) == 1
 
 
+@pytest.mark.slow
 def test_growth(script: Run, tmp_path: Path) -> None:
     """Every size is timed, and every slope has an expected one beside it."""
     said = script("benchmarks/growth.py", "--smoke", "--results", tmp_path)
@@ -182,6 +183,7 @@ def test_gpu(script: Run, tmp_path: Path) -> None:
         assert "nothing was measured" in script("benchmarks/gpu.py", "--results", tmp_path)
 
 
+@pytest.mark.slow
 def test_search(script: Run, tmp_path: Path) -> None:
     file = tmp_path / "search.json"
     script("benchmarks/search.py", "--smoke", "--tasks", "quadrant-digit", "--results", file)
@@ -238,6 +240,7 @@ def test_summary_of_the_planted_tasks(script: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="commits are compared; this is no checkout")
+@pytest.mark.slow
 def test_graph_of_the_house(script: Run, tmp_path: Path) -> None:
     script("house/graph.py", "HEAD", "--results", tmp_path, "--figures", tmp_path)
     before, after = content(tmp_path / "graph.json")

@@ -37,6 +37,7 @@ def test_the_same_run_whether_held_or_not(
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.slow
 def test_estimate_says_which_will_happen(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for free, words in ((0, "images are read as they are needed"), (None, "held in memory")):
         monkeypatch.setattr("symlearn.data.free_memory.free_bytes", lambda free=free: free)

@@ -66,6 +66,7 @@ def network(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_whole_run(command: Command, network: Path, tmp_path: Path) -> None:
     run, own = tmp_path / "run", f"{network}:build"
     code, out, err = command("fit", *FIT, "--model", own, "--out", run)
@@ -146,6 +147,7 @@ def test_no_file_is_run_because_another_names_it(
     assert code == 2 and "give it again with --model" in err and not trace.exists()
 
 
+@pytest.mark.slow
 def test_options_of_the_paths_reach_the_network(command: Command, network: Path, tmp_path: Path) -> None:
     run, own = tmp_path / "run", f"{network}:build"
     code, _, err = command(

@@ -301,6 +301,7 @@ for one in data:
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies(tmp_path: Path) -> None:
     """In a process of its own: torch raises from a signal handler, wherever that process is."""
     tests = Path(__file__).parents[2]

@@ -260,6 +260,7 @@ class TestStatedErrors:
             assert float(one.standard_error.sum()) == 0 and float(one.bias.abs().sum()) == 0
 
     @pytest.mark.parametrize("estimator", ["full", "local"])
+    @pytest.mark.slow
     def test_against_draws(self, estimator: Estimator) -> None:
         objective, declared = sampled_case(240)
         truth = evidence_gradients(objective, declared, estimator)

@@ -86,6 +86,7 @@ def test_a_search_starts_strict_and_tries_deviations(paths: str) -> None:
 
 
 @pytest.mark.parametrize("paths", TASKS)
+@pytest.mark.slow
 def test_the_evidence_prefers_a_deviation_where_it_must(paths: str) -> None:
     """Labels that the shared path alone cannot tell apart."""
     config = options(epochs=30, selection="gradient", removal_rounds=0)

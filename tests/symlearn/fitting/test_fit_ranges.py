@@ -109,6 +109,7 @@ def test_a_resumed_fit_takes_the_same_steps(tmp_path: Path) -> None:
     assert resumed.report["ranges"] == whole.report["ranges"]
 
 
+@pytest.mark.slow
 def test_a_collapsed_network_has_its_transforms_at_fixed_points(result: FitResult, tmp_path: Path) -> None:
     plain = symlearn.collapse(result.model, result)
     assert plain.collapse_report.relative_change < 1e-5  # type: ignore[union-attr]
@@ -120,6 +121,7 @@ def test_a_collapsed_network_has_its_transforms_at_fixed_points(result: FitResul
     assert change is not None and change < 1e-5
 
 
+@pytest.mark.slow
 def test_an_estimate_counts_the_copies() -> None:
     config = Config().with_options(**SETTINGS)
     plain = build_model("conv", network="small", alpha=1, size=8, classes=2)

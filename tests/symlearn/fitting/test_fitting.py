@@ -564,6 +564,7 @@ class TestStarts:
         resumed = fit(one_layer(classes=3), data, config=config, out=tmp_path / "run", resume=True)
         assert not differences(resumed.model.state_dict(), alone.model.state_dict())
 
+    @pytest.mark.slow
     def test_a_saturated_start_is_not_believed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It has learned, and its evidence is no evidence: there is no curvature. The next start is taken."""
         monkeypatch.setattr("symlearn.fitting.beginning.PROBE", 120)

@@ -162,6 +162,7 @@ class Search:
         *((45.0, 8, 12.0, seed) for seed in range(3)),
     ],
 )
+@pytest.mark.slow
 def test_evidence_finds_a_planted_generator(angle: float, turns: int, away: float, seed: int) -> None:
     """From a random filter at the wrong angle; 24 steps of at most two degrees, then finer ones."""
     torch.manual_seed(seed)

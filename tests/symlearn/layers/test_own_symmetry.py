@@ -179,6 +179,7 @@ def test_a_layer_of_another_width_is_refused_where_it_is_built() -> None:
     assert_refused(lambda: RelaxedLayer2d(3, 4, 2, "colours"), "give multiples of 3")
 
 
+@pytest.mark.slow
 def test_a_run_is_read_again_where_the_path_is_registered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,6 +192,7 @@ def older(
     return folder
 
 
+@pytest.mark.slow
 def test_older_runs_that_hold_them_are_read_and_go_on(
     older: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:

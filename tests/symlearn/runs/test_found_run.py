@@ -153,6 +153,7 @@ def earlier(map_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(map_run, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_folders_of_earlier_versions(earlier: Path) -> None:
     for name in (FOUND, EXAMPLES, FOUND_PAGE):
         (earlier / name).unlink()

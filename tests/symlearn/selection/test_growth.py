@@ -128,6 +128,7 @@ class TestIntervals:
 
 
 @pytest.mark.parametrize("selection", ["search", "gradient"])
+@pytest.mark.slow
 def test_a_fit_from_a_part_resumes_exactly(selection: str, tmp_path: Path) -> None:
     """Killed again and again; decisions, subsets and what they grew to are the same."""
     data = bars(240, "quadrant")
@@ -168,6 +169,7 @@ def test_a_fit_from_a_part_resumes_exactly(selection: str, tmp_path: Path) -> No
     assert asked and all(one["images"] in (64, 128, 240) for one in asked if one["interval"])
 
 
+@pytest.mark.slow
 def test_rounds_have_subsets_of_their_own() -> None:
     data = bars(240, "quadrant")
     result = fit(one_layer(), data, None, options(**{**SHORT, "selection": "gradient"}))

@@ -206,6 +206,7 @@ class TestFit:
         assert set(layer["verdict"]["needed"]) <= set(kept)
         assert plain.collapse_report.symmetries == {"layer": commutes}
 
+    @pytest.mark.slow
     def test_gradients_keep_every_path(self) -> None:
         """The removals are asked of copies; the network is the paper's."""
         model = one_layer(classes=3)

@@ -63,6 +63,7 @@ def test_a_fit_flushes_and_leaves_no_trace(breaks: bool) -> None:
     assert not flushes(), "the fit left its setting behind"
 
 
+@pytest.mark.slow
 def test_threads_started_within_flush_too() -> None:
     code = (
         "import torch; from symlearn.training.subnormals import SMALLEST, subnormals_flushed\n"

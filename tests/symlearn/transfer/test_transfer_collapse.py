@@ -121,6 +121,7 @@ class TestRemoval:
 
 class TestExport:
     @pytest.mark.parametrize("file_format", FORMATS)
+    @pytest.mark.slow
     def test_round_trip(self, result: FitResult, file_format: str, tmp_path: Path) -> None:
         plain, x = symlearn.collapse(result.model, result), torch.randn(9, 1, 8, 8)
         path = tmp_path / f"network.{file_format}"

@@ -57,6 +57,7 @@ def test_the_network_keeps_its_mode(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("file_format", ["pt2", "onnx"])
+@pytest.mark.slow
 def test_layers_that_halve_their_map_take_any_number_of_images(file_format: str, tmp_path: Path) -> None:
     """The choice of a polyphase component, for every image by itself, blank ones too, whose keys all tie."""
     torch.manual_seed(0)
