@@ -256,7 +256,7 @@ def whole_bytes(shadow: Shadow, given: FitSizes) -> CurvatureBytes:
     """What a whole GGN takes; nothing where the evidence is of blocks."""
     config, model = given.config, shadow.model
     rows = rows_needed(outputs_of(shadow, given), given.train, config.data.likelihood)
-    if given.train > WHOLE_UP_TO or not applies(model, config, lambda: rows):
+    if given.train > WHOLE_UP_TO or not applies(model, config, given.train, lambda: rows):
         return CurvatureBytes()
     with seen(model, config.curvature):
         trained = [p.numel() for p in model.parameters() if p.requires_grad]

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from kfac import rows_needed
+from kfac import evaluated, rows_needed
 from symlearn.config import WHOLE_UP_TO, Config, CurvatureConfig
 from symlearn.curvature.coverage import seen
 from symlearn.data.samples import Samples
@@ -37,24 +37,34 @@ def uses_whole(
             return False
         if ranks.size > 1 and train.device.type != "cpu":  # what GPUs compute again need not be the same
             return False
-    return applies(model, config, partial(rows_of, model, config, train, n))
+    return applies(model, config, n, partial(rows_of, model, config, train, n))
 
 
-def applies(model: nn.Module, config: Config, rows: Callable[[], int]) -> bool:
+def applies(model: nn.Module, config: Config, n_data: int, rows: Callable[[], int]) -> bool:
     """The rule alone: by configuration, what layers declare, rows and the largest tensor."""
     chosen = config.curvature
     if chosen.ggn != "auto":
         return chosen.ggn == "whole"
-    asked = any(getattr(chosen, key) != CurvatureConfig.model_fields[key].default for key in OF_BLOCKS)
-    if asked or hyperparameters_of(model):
+    if kinds_of_blocks(chosen) or of_a_part(config, n_data) or hyperparameters_of(model):
         return False
     found = rows()
     return found <= WHOLE_UP_TO and found * largest_tensor(model, config) <= LARGEST
 
 
+def kinds_of_blocks(chosen: CurvatureConfig) -> list[str]:
+    """Keys that are set to another kind of blocks than the default's."""
+    return [key for key in OF_BLOCKS if getattr(chosen, key) != CurvatureConfig.model_fields[key].default]
+
+
+def of_a_part(config: Config, n_data: int) -> bool:
+    """Whether an update is asked to look at a part of so few images, which goes by sums of blocks."""
+    images = config.evidence.evidence_images
+    return isinstance(images, int) and images < n_data
+
+
 def rows_of(model: nn.Module, config: Config, train: Samples, n_data: int) -> int:
     """Rows of the whole GGN."""
-    with torch.no_grad():
+    with torch.no_grad(), evaluated(model):
         outputs = model(train.first(1)[0]).shape[1]
     return rows_needed(outputs, n_data, config.data.likelihood)
 
@@ -69,7 +79,8 @@ def check_whole(model: nn.Module, config: Config, train: Samples) -> None:
     """Refuse a whole GGN that is asked for and cannot be.
 
     Raises:
-        ValueError: too many rows, hyperparameters that layers declare, or another curvature asked for too.
+        ValueError: too many rows, hyperparameters that layers declare, a part of the images, or a kind of
+            blocks asked for too.
     """
     chosen = config.curvature
     if chosen.ggn != "whole":
@@ -79,12 +90,17 @@ def check_whole(model: nn.Module, config: Config, train: Samples) -> None:
             f"the whole GGN has no gradient for {declared[0]}, which the evidence learns; set curvature.ggn "
             "to 'blocks', or model.learn to 'nothing'"
         )
-    for key, plain in (("eigenvalues", ("kronecker",)), ("fisher_type", ("sketch", "type-2"))):
-        if (value := getattr(chosen, key)) not in plain:
+    for key in kinds_of_blocks(chosen):
+        if (value := getattr(chosen, key)) != "type-2":  # whose columns are the whole GGN's too
             raise ValueError(
                 f"the whole GGN is exact, so curvature.{key} {value!r} says nothing of it; leave it out, or "
                 "set curvature.ggn to 'blocks'"
             )
+    if of_a_part(config, len(train)):
+        raise ValueError(
+            f"evidence_images is {config.evidence.evidence_images}, but the whole GGN is of all images; set "
+            "evidence.evidence_images to 'all', or curvature.ggn to 'blocks'"
+        )
     rows = rows_of(model, config, train, len(train))
     if rows > MOST or rows * largest_tensor(model, config) > LARGEST:
         raise ValueError(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kfac import GramFactors
-from symlearn.evidence.laplace import EvidenceModel
+from symlearn.evidence.laplace import EvidenceModel, squared_norms
 from symlearn.evidence.likelihood import likelihood_of
 
 STILL = 1e-2  # of log precisions: a step on them costs a decomposition here
@@ -52,9 +52,8 @@ class WholeEvidence(EvidenceModel):
     @classmethod
     def of(cls, model: nn.Module, factors: GramFactors, likelihood: str) -> WholeEvidence:
         """Of a network at its present weights."""
-        trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-        norms = {name: float(p.double().square().sum()) for name, p in trained.items()}
-        return cls(factors, norms, {name: p.numel() for name, p in trained.items()}, likelihood)
+        sizes = {name: p.numel() for name, p in model.named_parameters()}
+        return cls(factors, squared_norms(model), sizes, likelihood)
 
     def _log_det_ratio(self, delta: Tensor, variance: Tensor) -> Tensor:
         return self.factors.log_det_ratio(delta, variance.to(self.factors.grams.device)).cpu()

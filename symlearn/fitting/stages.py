@@ -75,9 +75,8 @@ class Fit:
         self.given = self.model
         self.places = tensor_places(self.model)
         self.state = FitState(self.model, self.config, len(self.train), input_scale=self.train.input_scale())
-        x, _ = self.train.first(1)
-        if self.ranks.size > 1 and x.device.type == "cpu":  # what a GPU computes again need not be the same
-            self.ranks.operations = operations_of(self.model, x)
+        if self.ranks.size > 1 and self.train.device.type == "cpu":  # GPUs need not come to the same again
+            self.ranks.operations = operations_of(self.model, self.train.first(1)[0])
         self.state.ranks = self.ranks
         self.beginning = Beginning()
         self.best: dict[str, Any] | None = None

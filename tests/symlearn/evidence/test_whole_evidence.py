@@ -152,11 +152,29 @@ class TestWhenItIsTaken:
         [
             ({"eigenvalues": "corrected"}, "so curvature.eigenvalues 'corrected' says nothing of it"),
             ({"fisher_type": "mc"}, "so curvature.fisher_type 'mc' says nothing of it"),
+            ({"weight_sharing": "reduce"}, "so curvature.weight_sharing 'reduce' says nothing of it"),
+            ({"mc_samples": 3}, "so curvature.mc_samples 3 says nothing of it"),
         ],
     )
     def test_asked_for_with_another_curvature(self, given: dict, words: str) -> None:
         chosen = {"curvature": {"ggn": "whole", **given}}
         assert_refused(lambda: symlearn.fit(one_layer(classes=3), directions(60), config=chosen), words)
+
+    def test_asked_for_with_a_part_of_the_images(self) -> None:
+        tables = {"curvature": {"ggn": "whole"}, "evidence": {"evidence_images": 64}}
+        call = lambda: symlearn.fit(one_layer(classes=3), directions(100), config=tables)
+        assert_refused(call, "evidence_images is 64, but the whole GGN is of all images")
+
+    def test_a_part_of_the_images_is_of_blocks(self) -> None:
+        config = Config().with_options(evidence_images=64)
+        assert not uses_whole(one_layer(classes=3), config, samples_of(directions(100)))
+
+    def test_looking_leaves_running_statistics_alone(self) -> None:
+        """One image through a network in training would move them, or fail."""
+        model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 3)).train()
+        before = {name: b.clone() for name, b in model.named_buffers()}
+        assert uses_whole(model, Config(), samples_of(directions(50))) and model.training
+        assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
 
     def test_asked_for_with_too_many_images(self) -> None:
         call = lambda: symlearn.fit(
