@@ -144,8 +144,8 @@ def predictive_of(
     Returns:
         A predictive over the last layer's weights (classes) or over all trainable ones (targets).
     """
-    classes = likelihood_of(config.data.likelihood).discrete
-    names = last_layer(model, samples_of(data).first(1)[0], config.curvature) if classes else None
+    discrete = likelihood_of(config.data.likelihood).discrete
+    names = last_layer(model, samples_of(data).first(1)[0], config.curvature) if discrete else None
     factors = predictive_factors(model, data, config, names)
     sharper = config.curvature.eigenvalues != "kronecker"
     eigen = corrected_spectra(model, factors, data, config) if sharper else None

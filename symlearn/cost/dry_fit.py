@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from kfac import KroneckerBlock, KroneckerFactors, compute_factors, rows_needed
 from symlearn.analysis.predictive import MEMORY, bytes_a_datum, last_layer
-from symlearn.config import WHOLE_UP_TO, Config
+from symlearn.config import Config
 from symlearn.cost.memory import CurvatureBytes, Memory
 from symlearn.cost.shapes import Shadow, shadow_of
 from symlearn.curvature.coverage import has_evidence, seen
@@ -256,7 +256,7 @@ def whole_bytes(shadow: Shadow, given: FitSizes) -> CurvatureBytes:
     """What a whole GGN takes; nothing where the evidence is of blocks."""
     config, model = given.config, shadow.model
     rows = rows_needed(outputs_of(shadow, given), given.train, config.data.likelihood)
-    if given.train > WHOLE_UP_TO or not applies(model, config, given.train, lambda: rows):
+    if not applies(model, config, given.train, lambda: rows):
         return CurvatureBytes()
     with seen(model, config.curvature):
         trained = [p.numel() for p in model.parameters() if p.requires_grad]

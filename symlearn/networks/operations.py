@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from kfac import evaluated
 
@@ -22,6 +21,8 @@ def operations_of(model: nn.Module, x: Tensor) -> int | None:
     Returns:
         Those that torch can count (convolutions and products of matrices); None where a network stops it.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # loads triton
+
     try:
         with torch.no_grad(), evaluated(model), FlopCounterMode(display=False) as counted:
             model(x)

@@ -315,3 +315,11 @@ class TestSeveralProcesses:
         data = torch.zeros(100, 1, 16, 16), torch.arange(100) % 4
         with pytest.raises(ValueError, match="processes is 0; expected a whole number above 0"):
             symlearn.estimate(model, data, seconds=False, processes=0)
+
+
+def test_a_whole_ggn_that_is_asked_for_counts_whatever_the_default_would_be() -> None:
+    model = symlearn.build_model("conv", network="small", alpha=1, size=16, classes=2)
+    data = torch.zeros(2000, 1, 16, 16), torch.arange(2000) % 2
+    chosen = {"curvature": {"ggn": "whole"}}
+    found = symlearn.estimate(model, data, config=chosen, seconds=False).memory.curvature
+    assert found.factors == 4 * len(list(model.parameters())) * 2000**2
