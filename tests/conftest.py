@@ -1,4 +1,4 @@
-"""What all tests share: one thread where sizes are toys, and the long ones first."""
+"""What all tests share: one thread where sizes are toys, registries as they were, and the long ones first."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
+from symlearn.layers import PATHS
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -18,6 +20,15 @@ def one_thread() -> Iterator[None]:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def own_paths() -> Iterator[None]:
+    """What a test, or a page that it runs, registers is gone after it: its neighbours take any order."""
+    known = dict(PATHS)
+    yield
+    PATHS.clear()
+    PATHS.update(known)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

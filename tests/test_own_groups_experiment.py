@@ -60,13 +60,10 @@ def test_verdicts_name_groups_as_registered(row: dict[str, Any]) -> None:
     assert found == (["none", own] if row["task"] == "ordered" else [own, own]), "docs/results.md says so"
 
 
-def test_a_short_fit_goes_through(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_fit_goes_through(script: ModuleType) -> None:
     """The whole of a row, two epochs of it."""
     import argparse
 
-    own = ("rows", "any-channel")  # a page of the site may have registered one of them in this process
-    known = {name: kind for name, kind in script.symlearn.layers.PATHS.items() if name not in own}
-    monkeypatch.setattr("symlearn.layers.registry.PATHS", known)
     script.register()
     row = script.one_fit("channels", "any-channel", 0, argparse.Namespace(images=40, epochs=2))
     assert row["active"] == [["any-channel"]] * 2 and script.table([row])

@@ -18,7 +18,6 @@ from oracles import assert_close, assert_refused
 from torch import Tensor, nn
 
 from symlearn.layers import (
-    PATHS,
     CircularConv1d,
     CircularConv2d,
     CircularConv3d,
@@ -264,9 +263,8 @@ def test_wrong_sizes_and_paths_are_refused() -> None:
     assert_refused(lambda: AnchorBasis((4,), torch.tensor([[5.0]])), "times in (-0.5, 3.5)")
 
 
-def test_a_path_of_others_says_what_it_is_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_of_others_says_what_it_is_for() -> None:
     """Of images alone unless it says more."""
-    monkeypatch.setattr("symlearn.layers.registry.PATHS", dict(PATHS))
     common = {"effective_type": "WIDE", "full_resolution": True, "symmetry": 1}
     register_path("wide", PathKind(lambda s: CircularConv2d(s.c_in, s.c_out, 5), **common))
     register_path(

@@ -33,12 +33,6 @@ from symlearn.runs.results import read_report
 from symlearn.selection.verdict import symmetry
 
 
-@pytest.fixture(autouse=True)
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is gone after it."""
-    monkeypatch.setattr("symlearn.layers.registry.PATHS", dict(PATHS))
-
-
 def register_rows() -> None:
     """The path of the examples."""
     register_symmetry("rows", rows_in_any_order, group="exchanges of rows", words="free to exchange rows")
@@ -180,9 +174,7 @@ def test_a_layer_of_another_width_is_refused_where_it_is_built() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_is_read_again_where_the_path_is_registered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_read_again_where_the_path_is_registered(tmp_path: Path) -> None:
     """Fit, write, report, collapse; without the path: the report is read, the network refused in one line."""
     register_rows()
     config = symlearn.Config().with_options(
@@ -196,16 +188,16 @@ def test_a_run_is_read_again_where_the_path_is_registered(
     assert torch.equal(again.model(x), result.model.eval()(x))
     plain = symlearn.collapse(again.model, again)
     assert plain.collapse_report.relative_change is None or plain.collapse_report.relative_change < 1e-4
-    monkeypatch.setattr("symlearn.layers.registry.PATHS", dict(PATHS))
+    del PATHS["rows"]
     assert_refused(lambda: read_result(folder), "register a path of your own before")
     assert verdict_sentence(read_report(RunFolder(folder)))
 
 
-def test_another_group_under_the_same_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_group_under_the_same_name_is_refused() -> None:
     register_symmetry("own", channels=rotations_of(4))
     torch.manual_seed(0)
     state = RelaxedLayer2d(4, 4, 1, "own").state_dict()
-    monkeypatch.setattr("symlearn.layers.registry.PATHS", dict(PATHS))
+    del PATHS["own"]
     register_symmetry("own", channels=[[1, 3, 0, 2]])
     assert_refused(
         lambda: RelaxedLayer2d(4, 4, 1, "own").load_state_dict(state), "learned with another group"

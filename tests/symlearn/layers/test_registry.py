@@ -33,8 +33,7 @@ def test_no_two_paths_of_a_network_look_alike() -> None:
     assert len(set(colours)) == len(colours)
 
 
-def test_a_path_of_others_joins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("symlearn.layers.registry.PATHS", dict(PATHS))
+def test_a_path_of_others_joins() -> None:
     wide = PathKind(
         lambda s: CircularConv2d(s.c_in, s.c_out, 5),
         "WIDE",

@@ -11,7 +11,6 @@ from torch import nn
 
 from symlearn import build_model
 from symlearn.layers import (
-    PATHS,
     CircularConv2d,
     CosetPool2d,
     FactoredLinear2d,
@@ -118,10 +117,7 @@ class TestPlainCopy:
         assert [m for m in plain.modules() if isinstance(m, nn.Linear)]
         torch.testing.assert_close(plain(x), layer(x))
 
-    def test_a_users_path_at_full_resolution_must_commute_with_shifts(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("symlearn.layers.registry.PATHS", dict(PATHS))
+    def test_a_users_path_at_full_resolution_must_commute_with_shifts(self) -> None:
         kind = PathKind(lambda s: CircularConv2d(s.c_in, s.c_out), "ODD", full_resolution=True, symmetry=0)
         register_path("odd", kind)
         with pytest.raises(ValueError, match="CircularConv2d keeps the full resolution and does not commute"):
