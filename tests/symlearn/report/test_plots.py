@@ -298,12 +298,14 @@ def test_lengthscales_have_a_panel_a_path_and_a_line_a_layer() -> None:
 def test_filters_show_values_and_anchors() -> None:
     _, filters = sparse_run()
     figure = plots.learned_filters(filters)
-    shown = [axes for axes in figure.axes if axes.images]
-    assert len(shown) == 2 + 3
-    assert np.asarray(shown[0].images[0].get_array()).tolist() == [[0.5, -1.0, 0.0], [0.25, 1.0, -0.5]]
-    assert np.asarray(shown[0].collections[0].get_offsets()).tolist() == [[1.0, 0.0], [2.3, 1.2]], (
-        "column, row"
-    )
+    assert [len(axes.images) for axes in figure.axes] == [2, 3]
+    one = figure.axes[0]
+    assert np.asarray(one.images[0].get_array()).tolist() == [[0.5, -1.0, 0.0], [0.25, 1.0, -0.5]]
+    left, right, bottom, top = one.images[0].get_extent()
+    assert (right - left, top - bottom) == pytest.approx((1, 2 / 3)), "three columns, two rows"
+    places = np.asarray(one.collections[0].get_offsets())
+    cells = np.stack([places[:, 0] * 3 - 0.5, (2 / 3 - places[:, 1]) * 3 - 0.5], 1)
+    assert cells == pytest.approx(np.array([[1.0, 0.0], [2.3, 1.2]])), "column, row"
     assert any("ℓ = 1.25" in text for text in texts(figure))
     assert rendered(figure).startswith(b"\x89PNG")
 
@@ -315,8 +317,12 @@ def test_filters_of_signals_are_lines_and_those_of_volumes_slices() -> None:
     volume = {**filters[1], "size": [3, 2, 2], "filters": [values], "anchors": [[0.0, 1.0, 1.0]]}
     figure = plots.learned_filters([signal, volume])
     line = figure.axes[0].get_lines()[-1]
-    assert list(line.get_ydata()) == signal["filters"][0]
-    assert np.asarray(figure.axes[0].collections[0].get_offsets()).tolist() == [[1.0, 0.0], [3.5, 0.0]]
+    assert len(figure.axes[0].get_lines()) == 2 * 2, "zero and the filter, twice"
+    assert (np.asarray(line.get_ydata()) - 0.5) * 2.2 == pytest.approx(signal["filters"][0]), (
+        "its largest is 1"
+    )
+    anchors = np.asarray(figure.axes[0].collections[0].get_offsets())
+    assert anchors[:, 0] * 6 - 0.5 == pytest.approx([1.0, 3.5]) and set(anchors[:, 1]) == {0.5}
     (slices,) = [np.ma.filled(axes.images[0].get_array(), np.nan) for axes in figure.axes if axes.images]
     nan = float("nan")
     expected = [
