@@ -22,7 +22,7 @@ TASKS = {
 }
 
 
-SMOKE = ["--limit", "100", "--alpha", "1", "--epochs", "2", "--selection", "none"]
+SMOKE = ["--limit", "60", "--alpha", "1", "--epochs", "2", "--selection", "none"]
 
 
 def start(
@@ -61,7 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="two epochs of a hundred digits, to see it run")
+    parser.add_argument("--smoke", action="store_true", help="two epochs of sixty digits, to see it run")
     options = parser.parse_args()
     chosen = SMOKE if options.smoke else []
     options.out.mkdir(parents=True, exist_ok=True)

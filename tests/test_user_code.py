@@ -52,8 +52,11 @@ def checked(command: list[str], folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_mypy(script: Path) -> None:
-    said = checked([sys.executable, "-m", "mypy", "--strict", str(script)], script.parent)
+def test_mypy(script: Path, pytestconfig: pytest.Config) -> None:
+    """What mypy knows of the libraries is kept from run to run."""
+    kept = pytestconfig.cache.mkdir("mypy") if pytestconfig.cache else script.parent / "mypy"
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(kept), str(script)]
+    said = checked(command, script.parent)
     revealed = re.findall(r'Revealed type is "(.*)"', said)
     assert len(revealed) == len(REVEALED), said
     for expected, found in zip(REVEALED, revealed, strict=True):

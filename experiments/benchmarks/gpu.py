@@ -114,7 +114,7 @@ def main_job(root: Path | None, device: str, smoke: bool) -> dict[str, Any]:
     options += ["--device", device]
     options += ["--data-root", str(root)] if data == "mnist" else []
     options += (
-        ["--epochs", "2", "--limit", "100", "--selection", "gradient", "--removal-rounds", "0"]
+        ["--epochs", "2", "--limit", "50", "--selection", "gradient", "--removal-rounds", "0"]
         if smoke
         else []
     )

@@ -34,7 +34,7 @@ SMOKE = {"epochs": 4, "burn_in": 1, "refit_epochs": 2, "rounds": 1, "proposals":
 
 def measured(task: str, seed: int, paths: str, selection: str, smoke: bool) -> dict[str, Any]:
     """One fit: seconds, passes over the training set, what the search proposed."""
-    splits = symlearn.load_data("digits", task, seed=seed, limit=100 if smoke else None)
+    splits = symlearn.load_data("digits", task, seed=seed, limit=60 if smoke else None)
     torch.manual_seed(seed)
     model = symlearn.build_model(paths, network="small", size=16, classes=splits.classes)
     asked = dict(SMOKE) if smoke else {}
@@ -75,7 +75,7 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", default=["quadrant-digit", "quadrant"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument(
-        "--smoke", action="store_true", help="100 images and a few epochs, to see that it runs"
+        "--smoke", action="store_true", help="60 images and a few epochs, to see that it runs"
     )
     parser.add_argument("--results", type=Path, help="the JSON; results/search.json, or search.smoke.json")
     options = parser.parse_args()

@@ -42,7 +42,7 @@ from symlearn.training.steps import train_epoch
 from symlearn.training.updates import update_evidence
 
 FULL = {"limit": None, "refit_epochs": 16, "proposals": 6}
-SMOKE = {"limit": 100, "refit_epochs": 2, "proposals": 2}
+SMOKE = {"limit": 40, "refit_epochs": 2, "proposals": 2}
 WANTED = 1.7
 
 

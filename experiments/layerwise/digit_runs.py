@@ -22,7 +22,7 @@ from symlearn.runs.rows import Job as Fit
 HERE = Path(__file__).resolve().parent
 TASKS = ("quadrant-digit", "quadrant")
 SMOKE = {
-    "limit": 100,
+    "limit": 60,
     "alpha": 1,
     "epochs": 2,
     "burn_in": 1,

@@ -17,7 +17,7 @@ import torch
 from symlearn.run_folder import CHECKPOINT, METRICS, MODEL, REPORT
 
 Command = Callable[..., tuple[int, str, str]]
-FIT = ["--limit", "100", "--alpha", "2", "--burn-in", "3", "--epochs", "8", "--refit-epochs", "4"]
+FIT = ["--limit", "60", "--alpha", "2", "--burn-in", "3", "--epochs", "8", "--refit-epochs", "4"]
 FIT += ["--rounds", "1", "--proposals", "2", "--task", "quadrant-digit", "--augment"]
 
 # Kills its own process at the n-th epoch: after the epoch's metrics are written, before its checkpoint is.
