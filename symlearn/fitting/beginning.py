@@ -14,7 +14,7 @@ from symlearn.data.samples import Samples
 from symlearn.layers.structure import relaxed_layers
 from symlearn.selection.changes import strictest_start
 from symlearn.training.phases import Phase
-from symlearn.training.start_scale import PROBE, Start, planned_starts, redraw
+from symlearn.training.start_scale import BRIEF, CLEARLY, PROBE, Start, planned_starts, redraw
 from symlearn.training.state import FitState
 
 SETTLED_FROM, SETTLED_TO = 0.3, 0.01  # parts of the learning rate
@@ -75,38 +75,44 @@ class Beginning:
         fallen = state.warm_up.fallen and loss < chance and fault is None
         effective = sum(state.effective_parameters.values())
         saturated = fallen and state.evidence is not None and effective < LEAST
-        short = state.step - state.begun < PROBE
+        steps = state.step - state.begun
+        short = steps < PROBE
         if fallen and not beaten and not short and not saturated and not self.settling:
             self.settling = True
             return f"start {self.at}: the loss fell; its evidence is given time, at a falling rate"
         self.settling = False
+        good = False
         if fault is not None:
             outcome = fault
         elif saturated:
             outcome = f"saturated: it learned, yet its evidence is of {effective:.2g} effective parameters"
-        elif short or (fallen and beaten):
-            outcome = "too short to be judged" if short else "learned"
-        elif fallen:
-            outcome = "evidence below the constant predictor's"
-        else:
+        elif steps < min(BRIEF, PROBE) or (short and loss < (1 - CLEARLY) * chance):
+            outcome, good = "too short to be judged", True
+        elif not fallen:
             outcome = "the loss stayed at the constant predictor's"
+        elif short and state.evidence is None:
+            outcome = "the loss hardly fell in so few steps"
+        elif beaten:
+            outcome, good = "learned", True
+        else:
+            outcome = "evidence below the constant predictor's"
         self.tried.append(
             {
                 "start": starts[self.at].words,
-                "steps": state.step - state.begun,
+                "steps": steps,
                 "train_loss": loss if math.isfinite(loss) else None,
                 "constant_loss": chance,
                 "log_marginal_likelihood": state.evidence,
                 "outcome": outcome,
             }
         )
-        self.learned = fault is None and not saturated and (short or (fallen and beaten))
+        self.learned = good
         self.fallen = self.learned or fallen
         if self.learned:
             self.initial = self.best = None
             return None
         if fault is None and self.better(state):
-            self.best = {"state": state.saved(), "loss": loss, "fallen": fallen}
+            self.best = {"state": state.saved(), "loss": loss, "fallen": fallen, "short": short}
         if self.at + 1 < len(starts):
             self.at += 1
             self.learned, self.fallen = None, True  # not known yet: a fit resumed here must still run it
@@ -115,6 +121,7 @@ class Beginning:
         if self.best is not None:
             state.load(self.best["state"])
             self.fallen = bool(self.best["fallen"])
+            self.learned = self.fallen and bool(self.best["short"])
         self.initial = self.best = None
         return None
 

@@ -3,8 +3,11 @@
 A start is dead when its loss has not left the constant predictor's after `PROBE` steps, or when at its end
 the evidence still prefers the constant predictor. Then the next one is tried: other initial values, a lower
 rate, and under the search more than the strictest paths, since a task may break their symmetry (where is
-it?). The best by evidence goes on; if none is better than the constant predictor, nothing was learned. A
-start of fewer steps is too short to be judged and goes on as it is.
+it?). The best by evidence goes on; if none is better than the constant predictor, nothing was learned.
+
+A start that ends before `PROBE` steps may have no evidence yet. If its loss has fallen clearly, or after less
+than `BRIEF` steps, it goes on as it is; else the next one is tried, and of several that hardly moved the one
+of lowest loss goes on.
 
 Axes: none.
 """
@@ -19,6 +22,8 @@ from torch import nn
 from symlearn.layers.orbit_average import network_within
 
 PROBE = 1000  # steps
+BRIEF = 250  # steps
+CLEARLY = 0.1  # part of the constant predictor's loss
 ALL = 10**6  # layers
 
 

@@ -32,7 +32,7 @@ from symlearn.report.sentence import verdict_sentence
 from symlearn.report.table import layer_table_text
 from symlearn.run_folder import RunFolder
 from symlearn.training.inputs import as_tensors
-from symlearn.training.start_scale import redraw
+from symlearn.training.start_scale import BRIEF, CLEARLY, PROBE, redraw
 from symlearn.training.state import FitState, TrainingStoppedError
 
 CPU = torch.device("cpu")
@@ -504,6 +504,31 @@ class TestStarts:
         assert outcomes[-1] == "learned" and len(outcomes) > 2, training["starts"]
         assert training["starts"][-1]["start"].endswith("all paths in the last layer")
         assert training["learned"] and result.model is model
+
+    @pytest.mark.slow
+    def test_a_short_start_is_judged_by_its_loss(self) -> None:
+        """Fewer steps than any evidence needs, and none of them moved the loss: the next start is tried."""
+        result = fit(one_layer(), bars(300, "quadrant"), config=self.config())
+        training = result.report["training"]
+        *earlier, last = training["starts"]
+        assert all(BRIEF <= start["steps"] < PROBE for start in training["starts"]), training["starts"]
+        assert {start["outcome"] for start in earlier} == {"the loss stayed at the constant predictor's"}
+        assert last["outcome"] == "too short to be judged" and training["learned"]
+        assert last["train_loss"] < (1 - CLEARLY) * last["constant_loss"]
+
+    @pytest.mark.slow
+    def test_of_short_starts_that_hardly_moved_the_lowest_loss_goes_on(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may have learned a little: rounds of the search are still tried."""
+        monkeypatch.setattr("symlearn.fitting.beginning.CLEARLY", 1.0)
+        training = fit(one_layer(classes=3), bars(300, "direction"), config=self.config(burn_in=1000)).report[
+            "training"
+        ]
+        assert [start["outcome"] for start in training["starts"]] == [
+            "the loss hardly fell in so few steps"
+        ] * 4
+        assert training["learned"]
 
     @pytest.mark.slow
     def test_killed_in_a_later_start_resumes_exactly(
