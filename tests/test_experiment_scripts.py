@@ -255,6 +255,7 @@ def test_learned_ranges(script: Run, tmp_path: Path) -> None:
     script("discovery/ranges.py", "--smoke", *chosen, "--results", file, "--figures", tmp_path)
     (row,) = content(file)["rows"]
     assert row["ranges"]["rotation"] > 0 and (tmp_path / "ranges.png").is_file()
+    assert "whole_evidence_per_image" not in row, "asked for, since it takes minutes"
 
 
 @pytest.mark.slow
