@@ -34,11 +34,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import kfac
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+import kfac
 from symlearn.config import Config
 from symlearn.curvature.training_set import curvature_of
 from symlearn.data import warps
