@@ -83,9 +83,11 @@ class RelaxedNetwork(nn.Module):
         reduction = 2 ** sum(stride == 2 for stride in plan.strides)
         if any(s % reduction for s in left):
             kind = kind_of(left)
+            nearest = shown([-(-s // reduction) * reduction for s in left])
             raise ValueError(
                 f"the network halves the {kind[:-1]} {reduction.bit_length() - 1} times, so its sides must "
-                f"be multiples of {reduction}, got {shown(left)}; resize the {kind}"
+                f"be multiples of {reduction}, got {shown(left)}; resize the {kind}, say to {nearest}"
+                f"{' (option size)' if kind == 'images' else ''}"
             )
         names = parse_paths(paths)
         expect_axes(names, left)
