@@ -245,8 +245,8 @@ class CurvatureConfig(Table):
     ggn: Literal["auto", "blocks", "whole"] = Field(
         "auto",
         description="what the curvature is of: blocks, each tensor by itself; whole, with what lies between "
-        f"tensors, exact; auto: whole where images times outputs make up to {WHOLE_UP_TO:,} rows, only "
-        "precisions are learned and no other key asks for a kind of blocks",
+        f"tensors, exact; auto: whole where images times outputs make up to {WHOLE_UP_TO:,} rows, or three "
+        "random mixtures an image do, only precisions are learned and no other key asks for a kind of blocks",
     )
     batch_size: PositiveInt = Field(500, description="images a batch of a curvature pass")
     diagonal: Names = Field(

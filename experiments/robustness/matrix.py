@@ -2,7 +2,7 @@
 
     python experiments/robustness/matrix.py --set matrix     # 267 fits, shortened, and MAP
     python experiments/robustness/matrix.py --set digits     # the main job, three seeds
-    python experiments/robustness/matrix.py --set few        # 100 images, by blocks and by the whole GGN
+    python experiments/robustness/matrix.py --set few        # 100 and 300 images, by blocks and the whole GGN
 
 The seven planted tasks with defaults, five seeds each, are another experiment: `symlearn reproduce planted`.
 Each fit is a process of its own with one thread, `--processes` at a time. A row is written as soon as it is
@@ -94,10 +94,22 @@ def matrix_cells() -> list[Cell]:
 
 
 def few_cells() -> list[Cell]:
-    """A hundred images, with the curvature of larger sets and with the whole GGN."""
+    """A hundred images, with the curvature of larger sets and with the whole GGN; 300, where it is drawn."""
     tasks = ("digits:class", "two-class", "glyph", "imbalanced", "side", "noisy-labels", "mnist", "cifar10")
-    return [
+    hundred = [
         Cell(task, "f-fc+conv", 0, 100, short=True, ggn=ggn) for task in tasks for ggn in ("whole", "blocks")
+    ]
+    many = (
+        "cifar10",
+        "digits:class",
+        "100-classes",
+        "noisy-labels",
+        "mnist",
+        "20-classes",
+        "digits:quadrant",
+    )
+    return hundred + [
+        Cell(task, "f-fc+conv", 0, 300, short=True, ggn=ggn) for task in many for ggn in ("auto", "blocks")
     ]
 
 

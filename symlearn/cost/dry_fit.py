@@ -34,7 +34,7 @@ from symlearn.cost.shapes import Shadow, shadow_of
 from symlearn.curvature.coverage import has_evidence, seen
 from symlearn.curvature.sampled import images_used
 from symlearn.curvature.training_set import curvature_options, spectra
-from symlearn.curvature.whole import applies
+from symlearn.curvature.whole import applies, drawn_columns
 from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.evidence.gradient import HyperObjective, unchecked_gradients
 from symlearn.evidence.jackknife import CHUNKS
@@ -258,6 +258,8 @@ def whole_bytes(shadow: Shadow, given: FitSizes) -> CurvatureBytes:
     rows = rows_needed(outputs_of(shadow, given), given.train, config.data.likelihood)
     if not applies(model, config, given.train, lambda: rows):
         return CurvatureBytes()
+    columns = drawn_columns(config, given.train, rows)
+    rows = rows if columns is None else given.train * columns
     with seen(model, config.curvature):
         trained = [p.numel() for p in model.parameters() if p.requires_grad]
     like = next(model.parameters()).element_size()

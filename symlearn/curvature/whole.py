@@ -1,8 +1,9 @@
 """Whether the evidence is of the whole GGN or of its blocks, tensor by tensor.
 
 The whole GGN is exact and asks no rule; its cost grows with the square and the cube of its rows, images times
-outputs (times classes less one), and with the rows times the largest tensor. Gradients of declared
-hyperparameters are of blocks alone.
+outputs (times classes less one), and with the rows times the largest tensor. Of too many rows, but not too
+many images, a few mixtures of each image's rows stand for them: `COLUMNS` at least, since with fewer the log
+determinant is more than a tenth too low. Gradients of declared hyperparameters are of blocks alone.
 
 Axes: row, params.
 """
@@ -22,6 +23,7 @@ from symlearn.data.samples import Samples
 from symlearn.layers.declared import hyperparameters_of
 from symlearn.ranks import ALONE, Ranks
 
+COLUMNS = 3  # mixtures of an image's rows
 MOST = 4 * WHOLE_UP_TO  # rows, where it is asked for
 OF_BLOCKS = ("fisher_type", "mc_samples", "weight_sharing", "group_factors", "eigenvalues")  # kinds of them
 LARGEST = 2**27  # rows times parameters of one tensor: half a GiB
@@ -47,8 +49,21 @@ def applies(model: nn.Module, config: Config, n_data: int, rows: Callable[[], in
         return chosen.ggn == "whole"
     if kinds_of_blocks(chosen) or of_a_part(config, n_data) or hyperparameters_of(model):
         return False
-    found = rows()
+    found, columns = rows(), WHOLE_UP_TO // n_data
+    if found > WHOLE_UP_TO and columns >= COLUMNS:
+        found = n_data * columns
     return found <= WHOLE_UP_TO and found * largest_tensor(model, config) <= LARGEST
+
+
+def drawn_columns(config: Config, n_data: int, rows: int) -> int | None:
+    """How many mixtures of an image's rows stand for all of them; None: all are there.
+
+    Args:
+        config: of a fit whose evidence is of the whole GGN.
+        n_data: number of images.
+        rows: of all of them.
+    """  # noqa: DOC201, the first line says it
+    return WHOLE_UP_TO // n_data if config.curvature.ggn == "auto" and rows > WHOLE_UP_TO else None
 
 
 def kinds_of_blocks(chosen: CurvatureConfig) -> list[str]:

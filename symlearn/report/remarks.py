@@ -32,9 +32,11 @@ def curvature_sentence(report: Report) -> str | None:
     """Say where the evidence is of the whole GGN; None where it is of blocks, as of larger sets."""
     if report.get("ggn") != "whole" or report.get("log_marginal_likelihood") is None:
         return None
+    columns = report.get("ggn_columns")
+    drawn = f" ({columns} random mixtures of each image's rows stand for them)" if columns else ""
     return (
-        f"The evidence is of the whole GGN, since {report['train_examples']:,} images are few; that of "
-        "larger sets is of its blocks, and not to be compared with it."
+        f"The evidence is of the whole GGN{drawn}, since {report['train_examples']:,} images are few; that "
+        "of larger sets is of its blocks, and not to be compared with it."
     )
 
 

@@ -107,6 +107,38 @@ def test_log_determinant_and_effective_parameters_are_exact(name: str, likelihoo
     assert found.log_likelihood == pytest.approx(float(fit), rel=1e-12)
 
 
+def test_drawn_columns_are_right_on_average() -> None:
+    """Each tensor's trace, over many seeds; their log determinant on average below the exact one."""
+    make, shape = NETWORKS["a relaxed network"]
+    torch.manual_seed(1)
+    model, (x, y) = make().double().eval(), batch_of(shape, 5)
+    batches = [(x[:3], y[:3]), (x[3:], y[3:])]
+    exact = kfac.compute_gram(model, batches, "classification")
+    drawn = [kfac.compute_gram(model, batches, "classification", 1, seed) for seed in range(100)]
+    assert drawn[0].grams.shape[1] == kfac.rows_needed(3, 5, "classification", 1) == 5
+    traces = torch.stack([g.grams.diagonal(dim1=1, dim2=2).sum(1) for g in drawn])
+    truth = exact.grams.diagonal(dim1=1, dim2=2).sum(1)
+    error = traces.std(0) / len(drawn) ** 0.5
+    assert bool(((traces.mean(0) - truth).abs() < 4 * error + 1e-12 * truth).all())
+    delta = torch.full((len(truth),), 0.1, dtype=torch.float64)
+    log_dets = torch.stack([g.log_det_ratio(delta) for g in drawn])
+    assert float(log_dets.mean()) < float(exact.log_det_ratio(delta))
+
+
+def test_drawn_columns_are_the_same_in_every_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In calls, in passes that hold one tensor each, and of modules whose rules are not used."""
+    make, shape = NETWORKS["a relaxed network"]
+    torch.manual_seed(1)
+    model, batches = make().double().eval(), [batch_of(shape, 4), batch_of(shape, 3, 1)]
+    once = kfac.compute_gram(model, batches, "classification", 2, 5).grams
+    monkeypatch.setattr("kfac.whole_ggn.MEMORY", 1)
+    assert_close(kfac.compute_gram(model, batches, "classification", 2, 5).grams, once, 1e-12, "passes")
+    monkeypatch.setattr("kfac.whole_ggn.find_owners", lambda *_: ([], {}))
+    assert_close(kfac.compute_gram(model, batches, "classification", 2, 5).grams, once, 1e-10, "rules")
+    other = kfac.compute_gram(model, batches, "classification", 2, 6).grams
+    assert float((other - once).norm() / once.norm()) > 0.01
+
+
 def test_memory_only_makes_more_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = mixed().double(), batch_of((2, 5, 4), 6)
     data = (data[0].double(), data[1])

@@ -110,6 +110,7 @@ class TestWhenItIsTaken:
         ("given", "images", "taken"),
         [
             ({}, 100, True),
+            ({}, WHOLE_UP_TO // 2, True),
             ({}, WHOLE_UP_TO // 2 + 1, False),
             ({"ggn": "blocks"}, 100, False),
             ({"ggn": "whole"}, WHOLE_UP_TO, True),
@@ -126,6 +127,35 @@ class TestWhenItIsTaken:
         assert uses_whole(one_layer(classes=3), config, samples_of(data)) is taken
         model = curvature_of(one_layer(classes=3), config, data)
         assert isinstance(model, WholeEvidence) is taken
+
+    @pytest.mark.parametrize(("images", "columns"), [(113, None), (114, 8), (341, 3), (342, None)])
+    def test_of_more_rows_some_are_drawn(self, images: int, columns: int | None) -> None:
+        """Ten classes: nine rows an image up to 113 images, three mixtures of them up to 341."""
+        data, config = (torch.rand(images, 1, 8, 8), torch.arange(images) % 10), Config()
+        model = one_layer(classes=10)
+        assert uses_whole(model, config, samples_of(data)) is (images < 342)
+        evidence = curvature_of(model, config, data)
+        if images < 342:
+            assert isinstance(evidence, WholeEvidence)
+            assert evidence.factors.grams.shape[1] == images * (columns or 9)
+        assert drawn_columns(config, images, 9 * images) == (columns if images < 342 else 2)
+
+    def test_drawn_rows_come_to_nearly_the_same(self) -> None:
+        """Three of nine rows an image: the log determinant is little lower, blocks' is far higher."""
+        torch.manual_seed(0)
+        model = symlearn.build_model("f-fc+conv", network="small", alpha=1, size=8, classes=10)
+        data = (torch.rand(60, 1, 8, 8), torch.arange(60) % 10)
+        sizes = {name: 1e-3 for name, _ in model.named_parameters()}
+        delta = torch.full((len(sizes),), 1e-3, dtype=torch.float64)
+        exact, drawn = (
+            float(kfac.compute_gram(model, [data], "classification", columns, 0).log_det_ratio(delta))
+            for columns in (None, 3)
+        )
+        blocks = EvidenceModel(
+            kfac.compute_factors(model, [data], "classification"), dict.fromkeys(sizes, 0.0)
+        )
+        assert 0.85 * exact < drawn < exact
+        assert float(blocks.log_det_ratio(sizes)) > 1.2 * exact
 
     def test_not_with_hyperparameters_that_layers_declare(self) -> None:
         torch.manual_seed(0)
