@@ -17,7 +17,7 @@ from kfac.ggn import output_jacobian
 from kfac.loss_hessian import square_root
 from symlearn.config import WHOLE_UP_TO, Config
 from symlearn.curvature.training_set import curvature_of
-from symlearn.curvature.whole import uses_whole
+from symlearn.curvature.whole import drawn_columns, uses_whole
 from symlearn.data.samples import samples_of
 from symlearn.evidence.laplace import EvidenceModel
 from symlearn.evidence.prior import PriorPrecision
@@ -141,21 +141,20 @@ class TestWhenItIsTaken:
         assert drawn_columns(config, images, 9 * images) == (columns if images < 342 else 2)
 
     def test_drawn_rows_come_to_nearly_the_same(self) -> None:
-        """Three of nine rows an image: the log determinant is little lower, blocks' is far higher."""
+        """Three of nine rows an image: effective parameters are a little fewer, by blocks far more."""
         torch.manual_seed(0)
         model = symlearn.build_model("f-fc+conv", network="small", alpha=1, size=8, classes=10)
         data = (torch.rand(60, 1, 8, 8), torch.arange(60) % 10)
-        sizes = {name: 1e-3 for name, _ in model.named_parameters()}
-        delta = torch.full((len(sizes),), 1e-3, dtype=torch.float64)
+        names = [name for name, _ in model.named_parameters()]
+        delta = torch.full((len(names),), 1e-2, dtype=torch.float64)
         exact, drawn = (
-            float(kfac.compute_gram(model, [data], "classification", columns, 0).log_det_ratio(delta))
+            kfac.compute_gram(model, [data], "classification", columns, 0).effective_parameters(delta).sum()
             for columns in (None, 3)
         )
-        blocks = EvidenceModel(
-            kfac.compute_factors(model, [data], "classification"), dict.fromkeys(sizes, 0.0)
-        )
-        assert 0.85 * exact < drawn < exact
-        assert float(blocks.log_det_ratio(sizes)) > 1.2 * exact
+        factors = kfac.compute_factors(model, [data], "classification")
+        blocks = EvidenceModel(factors, dict.fromkeys(names, 0.0))
+        gamma = sum(blocks.effective_parameters(dict.fromkeys(names, 1e-2)).values())
+        assert 0.8 * exact < drawn < exact < gamma / 1.2, (drawn, exact, gamma)
 
     def test_not_with_hyperparameters_that_layers_declare(self) -> None:
         torch.manual_seed(0)
@@ -221,10 +220,19 @@ def test_the_report_says_which(ggn: str, told: str) -> None:
         "evidence": {"selection": "gradient", "burn_in": 1, "frequency": 1},
     }
     result = symlearn.fit(one_layer(classes=3), directions(60), config=config)
-    assert result.report["ggn"] == told
+    assert result.report["ggn"] == told and result.report.get("ggn_columns") is None
     assert any("whole GGN" in said for said in symlearn.report.remarks.remarks(result.report)) is (
         told == "whole"
     )
+
+
+def test_the_report_says_how_many_rows_were_drawn() -> None:
+    config = {"training": {"epochs": 1}, "evidence": {"selection": "gradient", "burn_in": 1, "frequency": 1}}
+    data = (torch.rand(150, 1, 8, 8), torch.arange(150) % 10)
+    report = symlearn.fit(one_layer(classes=10), data, config=config).report
+    assert (report["ggn"], report["ggn_columns"]) == ("whole", 6)
+    said = " ".join(symlearn.report.remarks.remarks(report))
+    assert "the whole GGN (6 random mixtures of each image's rows stand for them), since 150 images" in said
 
 
 def test_left_out_parameters_are_no_part_of_it() -> None:
