@@ -33,7 +33,7 @@ def curvature_sentence(report: Report) -> str | None:
     if report.get("ggn") != "whole" or report.get("log_marginal_likelihood") is None:
         return None
     columns = report.get("ggn_columns")
-    drawn = f" ({columns} random mixtures of each image's rows stand for them)" if columns else ""
+    drawn = f" ({columns} random mixtures of each image's rows stand for all)" if columns else ""
     return (
         f"The evidence is of the whole GGN{drawn}, since {report['train_examples']:,} images are few; that "
         "of larger sets is of its blocks, and not to be compared with it."

@@ -232,7 +232,7 @@ def test_the_report_says_how_many_rows_were_drawn() -> None:
     report = symlearn.fit(one_layer(classes=10), data, config=config).report
     assert (report["ggn"], report["ggn_columns"]) == ("whole", 6)
     said = " ".join(symlearn.report.remarks.remarks(report))
-    assert "the whole GGN (6 random mixtures of each image's rows stand for them), since 150 images" in said
+    assert "the whole GGN (6 random mixtures of each image's rows stand for all), since 150 images" in said
 
 
 def test_left_out_parameters_are_no_part_of_it() -> None:
