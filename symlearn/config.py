@@ -242,11 +242,11 @@ class CurvatureConfig(Table):
         description="of the curvature: its Kronecker factors' own, corrected in their basis (EKFAC, one more "
         "pass), or corrected in the basis of the exact blocks' partial traces (two more, the sharpest)",
     )
-    ggn: Literal["auto", "blocks", "whole"] = Field(
+    ggn: Literal["auto", "blocks", "whole", "drawn"] = Field(
         "auto",
         description="what the curvature is of: blocks, each tensor by itself; whole, with what lies between "
-        f"tensors, exact; auto: whole where images times outputs make up to {WHOLE_UP_TO:,} rows, or three "
-        "random mixtures an image do, only precisions are learned and no other key asks for a kind of blocks",
+        f"tensors, exact; drawn: of random mixtures of each image's rows, {WHOLE_UP_TO:,} in all; auto: whole "
+        "where all rows are no more, only precisions are learned and no other key asks for a kind of blocks",
     )
     batch_size: PositiveInt = Field(500, description="images a batch of a curvature pass")
     diagonal: Names = Field(

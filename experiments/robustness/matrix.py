@@ -109,7 +109,7 @@ def few_cells() -> list[Cell]:
         "digits:quadrant",
     )
     return hundred + [
-        Cell(task, "f-fc+conv", 0, 300, short=True, ggn=ggn) for task in many for ggn in ("auto", "blocks")
+        Cell(task, "f-fc+conv", 0, 300, short=True, ggn=ggn) for task in many for ggn in ("drawn", "blocks")
     ]
 
 

@@ -1,9 +1,9 @@
 """Whether the evidence is of the whole GGN or of its blocks, tensor by tensor.
 
 The whole GGN is exact and asks no rule; its cost grows with the square and the cube of its rows, images times
-outputs (times classes less one), and with the rows times the largest tensor. Of too many rows, but not too
-many images, a few mixtures of each image's rows stand for them: `COLUMNS` at least, since with fewer the log
-determinant is more than a tenth too low. Gradients of declared hyperparameters are of blocks alone.
+outputs (times classes less one), and with the rows times the largest tensor. Of too many rows a few mixtures
+of each image's may stand for all, if that is asked for. Gradients of declared hyperparameters are of blocks
+alone.
 
 Axes: row, params.
 """
@@ -23,7 +23,6 @@ from symlearn.data.samples import Samples
 from symlearn.layers.declared import hyperparameters_of
 from symlearn.ranks import ALONE, Ranks
 
-COLUMNS = 3  # mixtures of an image's rows
 MOST = 4 * WHOLE_UP_TO  # rows, where it is asked for
 OF_BLOCKS = ("fisher_type", "mc_samples", "weight_sharing", "group_factors", "eigenvalues")  # kinds of them
 LARGEST = 2**27  # rows times parameters of one tensor: half a GiB
@@ -46,12 +45,10 @@ def applies(model: nn.Module, config: Config, n_data: int, rows: Callable[[], in
     """The rule alone: by configuration, what layers declare, rows and the largest tensor."""
     chosen = config.curvature
     if chosen.ggn != "auto":
-        return chosen.ggn == "whole"
+        return chosen.ggn != "blocks"
     if kinds_of_blocks(chosen) or of_a_part(config, n_data) or hyperparameters_of(model):
         return False
-    found, columns = rows(), WHOLE_UP_TO // n_data
-    if found > WHOLE_UP_TO and columns >= COLUMNS:
-        found = n_data * columns
+    found = rows()
     return found <= WHOLE_UP_TO and found * largest_tensor(model, config) <= LARGEST
 
 
@@ -63,7 +60,9 @@ def drawn_columns(config: Config, n_data: int, rows: int) -> int | None:
         n_data: number of images.
         rows: of all of them.
     """  # noqa: DOC201, the first line says it
-    return WHOLE_UP_TO // n_data if config.curvature.ggn == "auto" and rows > WHOLE_UP_TO else None
+    if config.curvature.ggn != "drawn" or rows <= WHOLE_UP_TO:
+        return None
+    return max(WHOLE_UP_TO // n_data, 1)
 
 
 def kinds_of_blocks(chosen: CurvatureConfig) -> list[str]:
@@ -98,7 +97,7 @@ def check_whole(model: nn.Module, config: Config, train: Samples) -> None:
             blocks asked for too.
     """
     chosen = config.curvature
-    if chosen.ggn != "whole":
+    if chosen.ggn not in ("whole", "drawn"):
         return
     if declared := sorted(hyperparameters_of(model)):
         raise ValueError(
@@ -117,6 +116,7 @@ def check_whole(model: nn.Module, config: Config, train: Samples) -> None:
             "evidence.evidence_images to 'all', or curvature.ggn to 'blocks'"
         )
     rows = rows_of(model, config, train, len(train))
+    rows = (drawn_columns(config, len(train), rows) or rows // len(train)) * len(train)
     if rows > MOST or rows * largest_tensor(model, config) > LARGEST:
         raise ValueError(
             f"the whole GGN of {len(train):,} images has {rows:,} rows, whose gradients do not fit; expected "

@@ -128,17 +128,18 @@ class TestWhenItIsTaken:
         model = curvature_of(one_layer(classes=3), config, data)
         assert isinstance(model, WholeEvidence) is taken
 
-    @pytest.mark.parametrize(("images", "columns"), [(113, None), (114, 8), (341, 3), (342, None)])
-    def test_of_more_rows_some_are_drawn(self, images: int, columns: int | None) -> None:
-        """Ten classes: nine rows an image up to 113 images, three mixtures of them up to 341."""
-        data, config = (torch.rand(images, 1, 8, 8), torch.arange(images) % 10), Config()
-        model = one_layer(classes=10)
-        assert uses_whole(model, config, samples_of(data)) is (images < 342)
+    @pytest.mark.parametrize(("images", "columns"), [(113, None), (114, 8), (341, 3), (600, 1)])
+    def test_rows_are_drawn_where_that_is_asked_for(self, images: int, columns: int | None) -> None:
+        """Ten classes: nine rows an image up to 113 images, mixtures of them beyond."""
+        data = (torch.rand(images, 1, 8, 8), torch.arange(images) % 10)
+        model, config = one_layer(classes=10), Config().with_options(ggn="drawn")
+        assert uses_whole(model, config, samples_of(data))
+        assert uses_whole(model, Config(), samples_of(data)) is (columns is None)
         evidence = curvature_of(model, config, data)
-        if images < 342:
-            assert isinstance(evidence, WholeEvidence)
-            assert evidence.factors.grams.shape[1] == images * (columns or 9)
-        assert drawn_columns(config, images, 9 * images) == (columns if images < 342 else 2)
+        assert isinstance(evidence, WholeEvidence)
+        assert evidence.factors.grams.shape[1] == images * (columns or 9)
+        assert drawn_columns(config, images, 9 * images) == columns
+        assert drawn_columns(Config().with_options(ggn="whole"), images, 9 * images) is None
 
     def test_drawn_rows_come_to_nearly_the_same(self) -> None:
         """Three of nine rows an image: effective parameters are a little fewer, by blocks far more."""
@@ -227,7 +228,11 @@ def test_the_report_says_which(ggn: str, told: str) -> None:
 
 
 def test_the_report_says_how_many_rows_were_drawn() -> None:
-    config = {"training": {"epochs": 1}, "evidence": {"selection": "gradient", "burn_in": 1, "frequency": 1}}
+    config = {
+        "curvature": {"ggn": "drawn"},
+        "training": {"epochs": 1},
+        "evidence": {"selection": "gradient", "burn_in": 1, "frequency": 1},
+    }
     data = (torch.rand(150, 1, 8, 8), torch.arange(150) % 10)
     report = symlearn.fit(one_layer(classes=10), data, config=config).report
     assert (report["ggn"], report["ggn_columns"]) == ("whole", 6)
