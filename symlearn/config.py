@@ -245,8 +245,9 @@ class CurvatureConfig(Table):
     ggn: Literal["auto", "blocks", "whole", "drawn"] = Field(
         "auto",
         description="what the curvature is of: blocks, each tensor by itself; whole, with what lies between "
-        f"tensors, exact; drawn: of random mixtures of each image's rows, {WHOLE_UP_TO:,} in all; auto: whole "
-        "where all rows are no more, only precisions are learned and no other key asks for a kind of blocks",
+        f"tensors, exact; drawn: of random mixtures of each image's rows, {WHOLE_UP_TO:,} in all; auto: "
+        "whole where all rows are no more, only precisions are learned and no other key asks for a kind of "
+        "blocks",
     )
     batch_size: PositiveInt = Field(500, description="images a batch of a curvature pass")
     diagonal: Names = Field(
