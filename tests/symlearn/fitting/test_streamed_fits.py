@@ -88,14 +88,15 @@ def test_workers_and_loaders_change_nothing(batch: int) -> None:
 
 
 def test_no_process_stays_and_the_result_can_be_pickled() -> None:
+    others = set(multiprocessing.active_children())  # of tests that were here before
     data = Stream(Listed(X, Y), workers=1)
     result = symlearn.fit(one_layer(classes=3), data, None, options(epochs=1, selection="none"))
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
     assert result.train is not None
     again = pickle.loads(pickle.dumps(result.train))
     assert not differences(again.whole(), (X, Y))
     again.close()
-    assert not multiprocessing.active_children()
+    assert set(multiprocessing.active_children()) <= others
 
 
 def test_augmentation_is_seen_by_the_weights_alone() -> None:
