@@ -11,8 +11,7 @@ so that tensors' own Gram matrices are all that is kept. Nothing is left out: ne
 nor what a Kronecker product is not.
 
 Of more data a few random-sign mixtures of each datum's rows stand for all of them. H is then unbiased, its
-log determinant on average below the exact one (it is concave): with three rows a datum for nine by 3 to 10 %,
-where that of Kronecker blocks may be several times too high.
+log determinant on average below the exact one (it is concave).
 
 Axes: row, tensor, params, batch, classes.
 """
@@ -119,9 +118,7 @@ def compute_gram(
         NonFiniteError: outputs or gradients are not finite.
         ValueError: nothing to train, no columns, or data as for `compute_factors`.
     """
-    curvature = Curvature(
-        likelihood, "type-2" if columns is None else "sketch", columns if columns is not None else 1
-    )
+    curvature = Curvature(likelihood) if columns is None else Curvature(likelihood, "sketch", columns)
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         raise ValueError("the network has no trainable parameter; there is no curvature to compute")

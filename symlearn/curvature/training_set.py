@@ -27,7 +27,7 @@ from kfac import (
 )
 from symlearn.config import Config
 from symlearn.curvature.coverage import diagonal_blocks, seen
-from symlearn.curvature.whole import drawn_columns, rows_of, uses_whole
+from symlearn.curvature.whole import columns_of, uses_whole
 from symlearn.data.samples import SamplesLike, samples_of
 from symlearn.evidence.laplace import EvidenceModel, squared_norms
 from symlearn.evidence.whole import WholeEvidence
@@ -158,7 +158,7 @@ def curvature_of(
     if uses_whole(model, config, samples, ranks, n_data):
         with seen(model, config.curvature):
             loader = list(samples.batches(config.curvature.batch_size))
-            columns = drawn_columns(config, len(samples), rows_of(model, config, samples, len(samples)))
+            columns = columns_of(model, config, samples)
             grams = compute_gram(model, loader, likelihood, columns, config.training.seed)
             return WholeEvidence.of(model, grams, likelihood)
     factors = training_factors(model, config, data, ranks)

@@ -65,6 +65,13 @@ def drawn_columns(config: Config, n_data: int, rows: int) -> int | None:
     return max(WHOLE_UP_TO // n_data, 1)
 
 
+def columns_of(model: nn.Module, config: Config, train: Samples) -> int | None:
+    """`drawn_columns` of a training set; the network is run only where rows may be drawn."""
+    if config.curvature.ggn != "drawn":
+        return None
+    return drawn_columns(config, len(train), rows_of(model, config, train, len(train)))
+
+
 def kinds_of_blocks(chosen: CurvatureConfig) -> list[str]:
     """Keys that are set to another kind of blocks than the default's."""
     return [key for key in OF_BLOCKS if getattr(chosen, key) != CurvatureConfig.model_fields[key].default]
@@ -115,8 +122,8 @@ def check_whole(model: nn.Module, config: Config, train: Samples) -> None:
             f"evidence_images is {config.evidence.evidence_images}, but the whole GGN is of all images; set "
             "evidence.evidence_images to 'all', or curvature.ggn to 'blocks'"
         )
-    rows = rows_of(model, config, train, len(train))
-    rows = (drawn_columns(config, len(train), rows) or rows // len(train)) * len(train)
+    columns = columns_of(model, config, train)
+    rows = rows_of(model, config, train, len(train)) if columns is None else columns * len(train)
     if rows > MOST or rows * largest_tensor(model, config) > LARGEST:
         raise ValueError(
             f"the whole GGN of {len(train):,} images has {rows:,} rows, whose gradients do not fit; expected "

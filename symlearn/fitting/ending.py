@@ -14,7 +14,7 @@ from symlearn.analysis.codes import code_sparsity
 from symlearn.analysis.equivariance import IMAGES, equivariance_report
 from symlearn.analysis.predictive import predictive_of
 from symlearn.curvature.coverage import has_evidence
-from symlearn.curvature.whole import drawn_columns, rows_of, uses_whole
+from symlearn.curvature.whole import columns_of, uses_whole
 from symlearn.data.samples import Samples
 from symlearn.fitting.result import DataInfo
 from symlearn.report.notebook import ReportDict
@@ -68,8 +68,7 @@ def final_report(
     whole = curved and uses_whole(model, state.config, train, state.ranks)
     report["ggn"] = "whole" if whole else "blocks"
     if whole:
-        rows = rows_of(model, state.config, train, len(train))
-        report["ggn_columns"] = drawn_columns(state.config, len(train), rows)
+        report["ggn_columns"] = columns_of(model, state.config, train)
     report["test_examples"] = None if test is None else len(test)
     few, _ = train.first(LOOKED_AT)
     report["equivariance"] = equivariance_report(model, few)
