@@ -26,6 +26,8 @@ from symlearn.networks import NETWORKS
 from symlearn.report.page import CAPTIONS
 from symlearn.runs.experiment import run_experiment
 
+pytestmark = pytest.mark.pictures  # they are looked for
+
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SHORT = {"selection": "gradient", "epochs": 2, "burn_in": 1, "frequency": 1, "seed": 0}

@@ -112,7 +112,7 @@ class Beginning:
             self.initial = self.best = None
             return None
         if fault is None and self.better(state):
-            self.best = {"state": state.saved(), "loss": loss, "fallen": fallen, "short": short}
+            self.best = {"state": state.saved(), "loss": loss, "fallen": fallen}
         if self.at + 1 < len(starts):
             self.at += 1
             self.learned, self.fallen = None, True  # not known yet: a fit resumed here must still run it
@@ -121,7 +121,7 @@ class Beginning:
         if self.best is not None:
             state.load(self.best["state"])
             self.fallen = bool(self.best["fallen"])
-            self.learned = self.fallen and bool(self.best["short"])
+            self.learned = self.fallen and state.step - state.begun < PROBE
         self.initial = self.best = None
         return None
 

@@ -39,6 +39,8 @@ from symlearn.run_folder import (
 from symlearn.runs.experiment import prepare, resume_experiment, run_experiment
 from symlearn.training.state import TrainingStoppedError
 
+pytestmark = pytest.mark.pictures  # they are looked for
+
 Command = Callable[..., tuple[int, str, str]]
 FIGURES = {
     "removals",

@@ -14,6 +14,8 @@ from symlearn.layers.structure import layer_paths
 from symlearn.networks import build_model
 from symlearn.report.table import layer_table_text
 
+pytestmark = pytest.mark.pictures  # they are looked for
+
 TOTALS = {  # CIFAR-10; shared over rotations, by channel
     "free": (56_290, 56_290),
     "cyclic-90": (21_280, 21_730),

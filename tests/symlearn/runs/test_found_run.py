@@ -22,6 +22,8 @@ from symlearn.run_folder import EXAMPLES, FOUND, FOUND_PAGE, MODEL, PAGE, REPORT
 from symlearn.runs.experiment import prepare, run_experiment, untrained_network
 from symlearn.runs.results import draw_figures, read_found_page
 
+pytestmark = pytest.mark.pictures  # they are looked for
+
 TINY = {"limit": 40, "test_limit": 30, "alpha": 1, "epochs": 2, "selection": "none"}
 
 
